@@ -1,0 +1,227 @@
+use std::time::{Duration, SystemTime};
+
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, HeaderName, StatusCode};
+
+/// A stored response: head, body frames, trailers, and what is known about it.
+///
+/// Entries are shared between readers behind an `Arc` and never change.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// Its status.
+    pub status: StatusCode,
+    /// Its end-to-end header fields, as the policy keeps them.
+    pub headers: HeaderMap,
+    /// Its body, in the chunks in which it came.
+    pub body: Frames,
+    /// Its trailer fields.
+    pub trailers: Option<HeaderMap>,
+    /// How long it lives.
+    pub lifetime: Lifetime,
+    /// What is known about it.
+    pub metadata: Metadata,
+}
+
+impl Entry {
+    /// Bytes that it takes in memory, overhead included.
+    pub fn weight(&self) -> usize {
+        let fields = |map: &HeaderMap| map.iter().map(|(name, value)| 48 + name.as_str().len() + value.len()).sum::<usize>();
+        400 + self.body.len()
+            + 40 * self.body.count()
+            + fields(&self.headers)
+            + self.trailers.as_ref().map_or(0, fields)
+            + self.metadata.weight()
+    }
+}
+
+/// A body as a sequence of chunks, with their boundaries kept.
+///
+/// Event streams and gRPC messages are replayed as they were cut. All chunks are slices of shared buffers: cloning copies no bytes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Frames {
+    chunks: Chunks,
+    len: usize,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+enum Chunks {
+    #[default]
+    None,
+    One(Bytes),
+    Many(std::sync::Arc<[Bytes]>),
+}
+
+impl Frames {
+    /// Chunks in order; empty ones are left out.
+    pub fn new(chunks: impl IntoIterator<Item = Bytes>) -> Self {
+        let mut chunks: Vec<Bytes> = chunks.into_iter().filter(|chunk| !chunk.is_empty()).collect();
+        let len = chunks.iter().map(Bytes::len).sum();
+        let chunks = match chunks.len() {
+            0 => Chunks::None,
+            1 => chunks.pop().map_or(Chunks::None, Chunks::One),
+            _ => Chunks::Many(chunks.into()),
+        };
+        Self { chunks, len }
+    }
+
+    /// Total length in bytes.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Is there no byte?
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// How many chunks there are.
+    pub fn count(&self) -> usize {
+        self.as_slice().len()
+    }
+
+    /// The chunks.
+    pub fn as_slice(&self) -> &[Bytes] {
+        match &self.chunks {
+            Chunks::None => &[],
+            Chunks::One(chunk) => std::slice::from_ref(chunk),
+            Chunks::Many(chunks) => chunks,
+        }
+    }
+
+    /// The body as one buffer; copies only if there are several chunks.
+    pub fn concat(&self) -> Bytes {
+        match self.as_slice() {
+            [] => Bytes::new(),
+            [one] => one.clone(),
+            many => {
+                let mut all = BytesMut::with_capacity(self.len);
+                for chunk in many {
+                    all.extend_from_slice(chunk);
+                }
+                all.freeze()
+            }
+        }
+    }
+}
+
+impl From<Bytes> for Frames {
+    fn from(body: Bytes) -> Self {
+        Self::new([body])
+    }
+}
+
+/// How long an entry is fresh, and how long after that it may still serve.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lifetime {
+    /// When the response was generated or last validated, wall-clock. Ages count from here.
+    pub since: SystemTime,
+    /// How long it is fresh after that.
+    pub fresh_for: Duration,
+    /// How long after it went stale it may be served while a refresh runs (RFC 5861 section 3).
+    pub stale_while_revalidate: Duration,
+    /// How long after it went stale it may be served when the upstream fails (RFC 5861 section 4).
+    pub stale_if_error: Duration,
+    /// How long after it went stale it is kept at all, for validation. The longest of the three windows bounds the entry.
+    pub kept_for: Duration,
+}
+
+impl Lifetime {
+    /// Fresh from `since` for `ttl`, then gone.
+    pub fn fresh(since: SystemTime, ttl: Duration) -> Self {
+        Self {
+            since,
+            fresh_for: ttl,
+            stale_while_revalidate: Duration::ZERO,
+            stale_if_error: Duration::ZERO,
+            kept_for: Duration::ZERO,
+        }
+    }
+
+    /// How old it is. A clock that ran backwards makes it 0, never negative.
+    pub fn age(&self, now: SystemTime) -> Duration {
+        now.duration_since(self.since).unwrap_or_default()
+    }
+
+    /// How long it has still to be fresh; `None` once stale. An entry from the future, as after a clock jump,
+    /// is fresh for no longer than its lifetime.
+    pub fn ttl(&self, now: SystemTime) -> Option<Duration> {
+        self.fresh_for.checked_sub(self.age(now)).filter(|left| !left.is_zero())
+    }
+
+    /// How long it has been stale; `None` while fresh.
+    pub fn staleness(&self, now: SystemTime) -> Option<Duration> {
+        self.age(now).checked_sub(self.fresh_for)
+    }
+
+    /// When a store may forget it. Saturates far in the future.
+    pub fn expires(&self) -> SystemTime {
+        let tail = self.stale_while_revalidate.max(self.stale_if_error).max(self.kept_for);
+        // A thousand years: beyond any use, within what platforms can represent.
+        const FAR: Duration = Duration::from_secs(1000 * 365 * 86_400);
+        let life = self.fresh_for.min(FAR).saturating_add(tail.min(FAR));
+        self.since.checked_add(life).unwrap_or(self.since)
+    }
+}
+
+/// What is known about an entry besides the response itself. Readable without loading the body.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Metadata {
+    /// The request that caused it to be stored, as its caller named it.
+    pub request_id: Option<String>,
+    /// Who answered: the `provider` label of that request.
+    pub provider: Option<String>,
+    /// The model that answered, as the response says.
+    pub model: Option<String>,
+    /// When it was stored, wall-clock; the Unix epoch in an entry that is not stored yet.
+    pub cached_at: Option<SystemTime>,
+    /// How long the upstream took to the end of the body.
+    pub upstream_time: Duration,
+    /// How long the upstream took to the response head.
+    pub upstream_first_byte: Duration,
+    /// Tokens that the answer cost.
+    pub usage: Option<Usage>,
+    /// Surrogate tags: handles for invalidation.
+    pub tags: Vec<String>,
+    /// The labels of the request that stored it: `model`, `route` and whatever else its caller set.
+    pub labels: Vec<(String, String)>,
+    /// The names of the upstream's request ids, kept out of replayed heads.
+    pub upstream_request_id: Option<String>,
+}
+
+impl Metadata {
+    fn weight(&self) -> usize {
+        let text = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+        text(&self.request_id)
+            + text(&self.provider)
+            + text(&self.model)
+            + text(&self.upstream_request_id)
+            + self.tags.iter().map(|tag| 24 + tag.len()).sum::<usize>()
+            + self.labels.iter().map(|(name, value)| 48 + name.len() + value.len()).sum::<usize>()
+    }
+}
+
+/// Tokens of one call, normalised over providers: classes that are billed apart stand apart and do not overlap.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Prompt tokens that were read afresh.
+    pub input_uncached: u64,
+    /// Prompt tokens that the provider read from its own cache.
+    pub cache_read: u64,
+    /// Prompt tokens that the provider wrote into its own cache for five minutes.
+    pub cache_write_5m: u64,
+    /// Prompt tokens that the provider wrote into its own cache for an hour.
+    pub cache_write_1h: u64,
+    /// Tokens that were generated and billed, reasoning included.
+    pub output: u64,
+    /// Of `output`, those that were reasoning.
+    pub reasoning: u64,
+}
+
+/// The index under a primary key: which request fields select among the variants (RFC 9111 section 4.1).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Variants {
+    /// Lists of field names, the most recently stored first.
+    pub fields: Vec<Vec<HeaderName>>,
+    /// When the last of the variants may be forgotten.
+    pub expires: SystemTime,
+}

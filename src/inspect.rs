@@ -1,0 +1,36 @@
+//! A look at a response while it goes by: is it complete, may it be stored, what did it cost?
+//!
+//! The core knows nothing of what responses mean. A policy supplies one [`Inspector`] per fill; it sees every frame once, never delays one,
+//! and whatever goes wrong in it means "do not store", never a failed response.
+
+use std::borrow::Cow;
+
+use http::{request, response};
+
+use crate::entry::Usage;
+
+/// Makes inspectors.
+pub trait Inspect: Send + Sync + 'static {
+    /// An inspector for this response, if its format is known.
+    fn begin(&self, request: &request::Parts, response: &response::Parts) -> Option<Box<dyn Inspector>>;
+}
+
+/// Watches one response body.
+pub trait Inspector: Send {
+    /// The next bytes, cut anywhere.
+    fn frame(&mut self, data: &[u8]);
+
+    /// The body ended cleanly. Is it whole, and what was in it?
+    fn end(self: Box<Self>) -> Findings;
+}
+
+/// What an inspector found.
+#[derive(Clone, Debug, Default)]
+pub struct Findings {
+    /// Why the response must not be stored, in a few words fit for a log and a label; `None` if it may be.
+    pub objection: Option<Cow<'static, str>>,
+    /// The model that answered.
+    pub model: Option<String>,
+    /// Tokens that the answer cost.
+    pub usage: Option<Usage>,
+}

@@ -1,0 +1,52 @@
+//! Whose answer it is.
+
+use sha2::{Digest, Sha256};
+
+/// Request fields that carry credentials, all of which a per-credential scope digests.
+pub const CREDENTIAL_HEADERS: &[&str] = &["authorization", "proxy-authorization", "cookie", "x-api-key", "api-key", "x-goog-api-key"];
+
+/// Query parameters that carry credentials: they move from the query to the scope.
+pub const CREDENTIAL_PARAMETERS: &[&str] = &["key", "api_key", "api-key", "access_token"];
+
+/// Whose answer an entry is. Two scopes never share an entry, a flight, or a stale answer.
+///
+/// A scope holds a digest, never the credential or the name it was made from.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Scope(pub(super) [u8; 32]);
+
+impl Scope {
+    /// One answer for all callers: for gateways that authenticate outside the layer.
+    pub fn shared() -> Self {
+        Self::digest(b"shared", std::iter::empty())
+    }
+
+    /// The tenant of that name, as the operator knows it.
+    pub fn tenant(name: impl AsRef<[u8]>) -> Self {
+        Self::digest(b"tenant", [(b"".as_slice(), name.as_ref())].into_iter())
+    }
+
+    /// The bearer of these credentials, named (`authorization`) and in a fixed order. None at all is a scope of its own.
+    pub fn credentials<'a>(credentials: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> Self {
+        Self::digest(b"credentials", credentials)
+    }
+
+    fn digest<'a>(kind: &[u8], parts: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> Self {
+        let mut hash = Sha256::new();
+        let mut part = |bytes: &[u8]| {
+            hash.update((bytes.len() as u64).to_be_bytes());
+            hash.update(bytes);
+        };
+        part(kind);
+        for (name, value) in parts {
+            part(name);
+            part(value);
+        }
+        Self(hash.finalize().into())
+    }
+}
+
+impl std::fmt::Debug for Scope {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Scope(..)")
+    }
+}

@@ -1,0 +1,122 @@
+//! What one request may ask of the cache.
+
+use std::time::Duration;
+
+use crate::key::Scope;
+
+/// Per-request control, set in the request's extensions by code that the operator trusts.
+///
+/// ```
+/// use std::time::Duration;
+/// use tower_response_cache::CacheOptions;
+///
+/// let mut request = http::Request::post("/v1/chat/completions").body(())?;
+/// request.extensions_mut().insert(CacheOptions::new().ttl(Duration::from_secs(60)).tag("team:blue").label("route", "chat"));
+/// # Ok::<_, http::Error>(())
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct CacheOptions {
+    pub(crate) mode: Mode,
+    pub(crate) ttl: Option<Duration>,
+    pub(crate) max_age: Option<Duration>,
+    pub(crate) only_if_cached: bool,
+    pub(crate) tags: Vec<String>,
+    pub(crate) extra: Vec<u8>,
+    pub(crate) scope: Option<Scope>,
+    pub(crate) upstream: Option<String>,
+    pub(crate) labels: Vec<(String, String)>,
+    pub(crate) request_id: Option<String>,
+}
+
+/// Which way the cache may be used for a request.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mode {
+    /// Answer from the cache, and store what was not there.
+    #[default]
+    ReadWrite,
+    /// Answer from the cache; store nothing.
+    ReadOnly,
+    /// Ask the upstream, and store the answer: a refresh.
+    WriteOnly,
+    /// Neither.
+    Off,
+}
+
+impl CacheOptions {
+    /// No wishes: the policy decides.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Which way the cache may be used. Default: [`Mode::ReadWrite`].
+    #[must_use]
+    pub fn mode(mut self, mode: Mode) -> Self {
+        self.mode = mode;
+        self
+    }
+
+    /// How long the answer stays fresh, within the bounds of the policy. Default: the policy's.
+    #[must_use]
+    pub fn ttl(mut self, ttl: Duration) -> Self {
+        self.ttl = Some(ttl);
+        self
+    }
+
+    /// The oldest stored answer that is welcome. Default: any that is fresh.
+    #[must_use]
+    pub fn max_age(mut self, max_age: Duration) -> Self {
+        self.max_age = Some(max_age);
+        self
+    }
+
+    /// Answer from the cache or not at all: 504 on a miss (RFC 9111 section 5.2.1.7). Default: off.
+    #[must_use]
+    pub fn only_if_cached(mut self) -> Self {
+        self.only_if_cached = true;
+        self
+    }
+
+    /// Adds a tag to what is stored: a handle for invalidation.
+    #[must_use]
+    pub fn tag(mut self, tag: impl Into<String>) -> Self {
+        self.tags.push(tag.into());
+        self
+    }
+
+    /// Adds key material: requests that differ in it never share an answer. Each call adds a part of its own.
+    #[must_use]
+    pub fn extra(mut self, extra: impl AsRef<[u8]>) -> Self {
+        let extra = extra.as_ref();
+        self.extra.extend_from_slice(&(extra.len() as u64).to_be_bytes());
+        self.extra.extend_from_slice(extra);
+        self
+    }
+
+    /// Whose answer it is, in place of what the policy would say. Default: the policy's scope.
+    #[must_use]
+    pub fn scope(mut self, scope: Scope) -> Self {
+        self.scope = Some(scope);
+        self
+    }
+
+    /// Which upstream answers, for one layer in front of several; part of the key. Default: none.
+    #[must_use]
+    pub fn upstream(mut self, upstream: impl Into<String>) -> Self {
+        self.upstream = Some(upstream.into());
+        self
+    }
+
+    /// Adds a label for observers, metadata and invalidation by pattern, as in `("provider", "openai")`. Labels are no key material.
+    #[must_use]
+    pub fn label(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.labels.push((name.into(), value.into()));
+        self
+    }
+
+    /// Names the request in records and metadata. Default: none.
+    #[must_use]
+    pub fn request_id(mut self, id: impl Into<String>) -> Self {
+        self.request_id = Some(id.into());
+        self
+    }
+}

@@ -1,0 +1,239 @@
+//! Where entries are kept.
+//!
+//! A [`Store`] is small: look up, put under a condition, remove. Whatever else a store can do stands behind methods with defaults.
+//! Implementers write plain `async fn`s; [`BoxStore`] serves a choice at run time; [`contract`] proves any implementation.
+
+mod boxed;
+#[cfg(feature = "test-util")]
+pub mod contract;
+#[cfg(feature = "memory")]
+mod memory;
+#[cfg(feature = "redis")]
+pub mod redis;
+
+use std::future::{Future, ready};
+
+pub use boxed::BoxStore;
+#[cfg(feature = "memory")]
+pub use memory::Memory;
+#[cfg(feature = "redis")]
+pub use redis::Redis;
+
+use crate::{
+    entry::{Metadata, Record},
+    error::Error,
+    key::Key,
+};
+
+/// Where entries are kept.
+///
+/// # Contract
+///
+/// - A record put under a key is found only under that key, whole, until it expires, is removed, or is evicted.
+/// - [`put`](Self::put) stores nothing if anything was removed under that key, or stored under it, since the look-up that the
+///   [`Generation`] came from. So neither an invalidation nor a newer answer is ever overwritten by a late writer.
+/// - Every operation ends within a bound of the store's own. Dropping a future at any await loses no other operation's answer.
+/// - Memory is bounded.
+pub trait Store: Send + Sync + 'static {
+    /// Looks a record up, and notes the generation of the key at that moment.
+    ///
+    /// # Errors
+    ///
+    /// If the store cannot answer in time; a damaged value is removed and reported as [corrupt](Error::is_corrupt).
+    fn get(&self, key: &Key) -> impl Future<Output = Result<Lookup, Error>> + Send;
+
+    /// Stores a record until [`Record::expires`], unless the key changed since `generation` was noted. Says whether it did.
+    ///
+    /// # Errors
+    ///
+    /// If the store does not confirm in time; then it is unknown whether the record is stored.
+    fn put(&self, key: &Key, record: Record, generation: Generation) -> impl Future<Output = Result<bool, Error>> + Send;
+
+    /// Removes the record under a key and starts a new generation of it, whether there was a record or not. Says whether there was.
+    ///
+    /// # Errors
+    ///
+    /// If the store does not confirm in time.
+    fn remove(&self, key: &Key) -> impl Future<Output = Result<bool, Error>> + Send;
+
+    /// The metadata of an entry. The default loads the entry.
+    ///
+    /// # Errors
+    ///
+    /// As [`get`](Self::get).
+    fn metadata(&self, key: &Key) -> impl Future<Output = Result<Option<Listing>, Error>> + Send {
+        async { Ok(self.get(key).await?.record.and_then(|record| Listing::of(*key, &record))) }
+    }
+
+    /// Removes all records that the selection names, starts a new generation of whatever it could name, and counts what was removed.
+    ///
+    /// # Errors
+    ///
+    /// The default: [unsupported](Error::is_unsupported).
+    fn remove_where(&self, selection: &Selection) -> impl Future<Output = Result<u64, Error>> + Send {
+        let _ = selection;
+        ready(Err(Error::unsupported("this store cannot remove by tag or pattern")))
+    }
+
+    /// Drops what expiry does not reach, and counts it. The default has nothing to drop.
+    ///
+    /// # Errors
+    ///
+    /// If the store does not confirm in time.
+    fn cleanup(&self) -> impl Future<Output = Result<u64, Error>> + Send {
+        ready(Ok(0))
+    }
+
+    /// What the store holds, without a scan.
+    ///
+    /// # Errors
+    ///
+    /// If the store cannot answer in time.
+    fn usage(&self) -> impl Future<Output = Result<StoreUsage, Error>> + Send {
+        ready(Ok(StoreUsage::default()))
+    }
+
+    /// Ends connections and tasks of the store. Later operations may fail.
+    fn shutdown(&self) -> impl Future<Output = ()> + Send {
+        ready(())
+    }
+}
+
+/// The answer to a look-up.
+#[derive(Clone, Debug)]
+pub struct Lookup {
+    /// What is stored, if anything is.
+    pub record: Option<Record>,
+    /// The generation of the key when that was true.
+    pub generation: Generation,
+}
+
+/// A mark of what a key's history was at a look-up; what it means is the store's business.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Generation(pub [u64; 2]);
+
+/// What to remove.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Selection {
+    /// Everything of this cache, and nothing else that the store may hold.
+    All,
+    /// Entries that carry this tag.
+    Tag(String),
+    /// Entries of which the key digest, the model, the provider or a label's value matches this glob (`*` and `?`; all else is literal);
+    /// `name=pattern` asks one label alone, as in `model=gpt-4*`.
+    Pattern(String),
+}
+
+impl Selection {
+    /// Does it name the entry?
+    pub fn matches(&self, listing: &Listing) -> bool {
+        match self {
+            Self::All => true,
+            Self::Tag(tag) => listing.metadata.tags.contains(tag),
+            Self::Pattern(pattern) => {
+                let meta = &listing.metadata;
+                let named = [("model", &meta.model), ("provider", &meta.provider)];
+                let mut values = named
+                    .into_iter()
+                    .filter_map(|(name, value)| Some((name, value.as_deref()?)))
+                    .chain(meta.labels.iter().map(|(name, value)| (name.as_str(), value.as_str())));
+                match pattern.split_once('=') {
+                    Some((name, pattern)) => values.any(|(n, value)| n == name && glob(pattern, value)),
+                    None => glob(pattern, &listing.key.to_string()) || values.any(|(_, value)| glob(pattern, value)),
+                }
+            }
+        }
+    }
+}
+
+/// Matches `*` (any run) and `?` (any one character). Linear in space, and at worst the product of both lengths in time.
+fn glob(pattern: &str, text: &str) -> bool {
+    let (pattern, text): (Vec<char>, Vec<char>) = (pattern.chars().collect(), text.chars().collect());
+    let (mut p, mut t) = (0, 0);
+    let mut star = None;
+    while t < text.len() {
+        match pattern.get(p) {
+            Some('*') => {
+                star = Some((p, t));
+                p += 1;
+            }
+            Some(c) if *c == '?' || *c == text[t] => {
+                p += 1;
+                t += 1;
+            }
+            _ => {
+                let Some((star_p, star_t)) = star else { return false };
+                star = Some((star_p, star_t + 1));
+                p = star_p + 1;
+                t = star_t + 1;
+            }
+        }
+    }
+    pattern[p..].iter().all(|c| *c == '*')
+}
+
+/// An entry without its body.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listing {
+    /// Its key.
+    pub key: Key,
+    /// Its status.
+    pub status: http::StatusCode,
+    /// How long it lives.
+    pub lifetime: crate::entry::Lifetime,
+    /// The length of its body in bytes.
+    pub body_len: u64,
+    /// What is known about it.
+    pub metadata: Metadata,
+}
+
+impl Listing {
+    /// Of a record, if it is a response.
+    pub fn of(key: Key, record: &Record) -> Option<Self> {
+        match record {
+            Record::Response(entry) => Some(Self {
+                key,
+                status: entry.status,
+                lifetime: entry.lifetime,
+                body_len: entry.body.len() as u64,
+                metadata: entry.metadata.clone(),
+            }),
+            Record::Variants(_) => None,
+        }
+    }
+}
+
+/// What a store holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StoreUsage {
+    /// Records of this cache; `None` if the store cannot say without a scan.
+    pub entries: Option<u64>,
+    /// Bytes that they take, or that the whole store takes.
+    pub bytes: Option<u64>,
+    /// Keys in the whole store, those of others included.
+    pub total_keys: Option<u64>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::glob;
+
+    #[test]
+    fn globs_match_runs_and_single_characters_and_nothing_else() {
+        for (pattern, text, expected) in [
+            ("*", "", true),
+            ("gpt-4*", "gpt-4o-mini", true),
+            ("gpt-4*", "xgpt-4", false),
+            ("*mini", "gpt-4o-mini", true),
+            ("g?t", "gpt", true),
+            ("g?t", "gt", false),
+            ("a*b*c", "aXbXbXc", true),
+            ("[a]", "a", false),
+            ("", "", true),
+            ("", "x", false),
+        ] {
+            assert_eq!(glob(pattern, text), expected, "{pattern:?} on {text:?}");
+        }
+    }
+}
