@@ -1,0 +1,1 @@
+//! What LLM answers say about themselves.

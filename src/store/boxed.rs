@@ -1,0 +1,106 @@
+use std::{fmt, future::Future, pin::Pin, sync::Arc};
+
+use super::{Generation, Listing, Lookup, Selection, Store, StoreUsage};
+use crate::{entry::Record, error::Error, key::Key};
+
+/// A store chosen at run time. Costs one allocation per operation; clones share the store.
+#[derive(Clone)]
+pub struct BoxStore(Arc<dyn DynStore>);
+
+impl BoxStore {
+    /// Hides what kind of store it is.
+    pub fn new(store: impl Store) -> Self {
+        Self(Arc::new(store))
+    }
+}
+
+impl fmt::Debug for BoxStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("BoxStore(..)")
+    }
+}
+
+impl Store for BoxStore {
+    async fn get(&self, key: &Key) -> Result<Lookup, Error> {
+        self.0.get(key).await
+    }
+
+    async fn put(&self, key: &Key, record: Record, generation: Generation) -> Result<bool, Error> {
+        self.0.put(key, record, generation).await
+    }
+
+    async fn remove(&self, key: &Key) -> Result<bool, Error> {
+        self.0.remove(key).await
+    }
+
+    async fn metadata(&self, key: &Key) -> Result<Option<Listing>, Error> {
+        self.0.metadata(key).await
+    }
+
+    async fn remove_where(&self, selection: &Selection) -> Result<u64, Error> {
+        self.0.remove_where(selection).await
+    }
+
+    async fn cleanup(&self) -> Result<u64, Error> {
+        self.0.cleanup().await
+    }
+
+    async fn usage(&self) -> Result<StoreUsage, Error> {
+        self.0.usage().await
+    }
+
+    async fn shutdown(&self) {
+        self.0.shutdown().await;
+    }
+}
+
+type Operation<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// The twin of [`Store`] that trait objects can have.
+trait DynStore: Send + Sync {
+    fn get<'a>(&'a self, key: &'a Key) -> Operation<'a, Result<Lookup, Error>>;
+    fn put<'a>(&'a self, key: &'a Key, record: Record, generation: Generation) -> Operation<'a, Result<bool, Error>>;
+    fn remove<'a>(&'a self, key: &'a Key) -> Operation<'a, Result<bool, Error>>;
+    fn metadata<'a>(&'a self, key: &'a Key) -> Operation<'a, Result<Option<Listing>, Error>>;
+    fn remove_where<'a>(&'a self, selection: &'a Selection) -> Operation<'a, Result<u64, Error>>;
+    fn cleanup(&self) -> Operation<'_, Result<u64, Error>>;
+    fn usage(&self) -> Operation<'_, Result<StoreUsage, Error>>;
+    fn shutdown(&self) -> Operation<'_, ()>;
+}
+
+impl<St> DynStore for St
+where
+    St: Store,
+{
+    fn get<'a>(&'a self, key: &'a Key) -> Operation<'a, Result<Lookup, Error>> {
+        Box::pin(Store::get(self, key))
+    }
+
+    fn put<'a>(&'a self, key: &'a Key, record: Record, generation: Generation) -> Operation<'a, Result<bool, Error>> {
+        Box::pin(Store::put(self, key, record, generation))
+    }
+
+    fn remove<'a>(&'a self, key: &'a Key) -> Operation<'a, Result<bool, Error>> {
+        Box::pin(Store::remove(self, key))
+    }
+
+    fn metadata<'a>(&'a self, key: &'a Key) -> Operation<'a, Result<Option<Listing>, Error>> {
+        Box::pin(Store::metadata(self, key))
+    }
+
+    fn remove_where<'a>(&'a self, selection: &'a Selection) -> Operation<'a, Result<u64, Error>> {
+        Box::pin(Store::remove_where(self, selection))
+    }
+
+    fn cleanup(&self) -> Operation<'_, Result<u64, Error>> {
+        Box::pin(Store::cleanup(self))
+    }
+
+    fn usage(&self) -> Operation<'_, Result<StoreUsage, Error>> {
+        Box::pin(Store::usage(self))
+    }
+
+    fn shutdown(&self) -> Operation<'_, ()> {
+        Box::pin(Store::shutdown(self))
+    }
+}

@@ -1,0 +1,1 @@
+//! A test suite that any store has to pass.

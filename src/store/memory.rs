@@ -1,0 +1,3 @@
+/// Keeps entries in this process.
+#[derive(Debug)]
+pub struct Memory;
