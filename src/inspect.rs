@@ -29,6 +29,9 @@ pub trait Inspector: Send {
 pub struct Findings {
     /// Why the response must not be stored, in a few words fit for a log and a label; `None` if it may be.
     pub objection: Option<Cow<'static, str>>,
+    /// The body proves by itself that it is whole: a terminal event, a closed document. Counts where the framing proves nothing,
+    /// as with a body that ends with its connection.
+    pub proven: bool,
     /// The model that answered.
     pub model: Option<String>,
     /// Tokens that the answer cost.

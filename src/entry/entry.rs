@@ -64,6 +64,19 @@ impl Frames {
         Self { chunks, len }
     }
 
+    /// Copies chunks into one buffer and keeps their boundaries: many small allocations become one.
+    pub fn compact(chunks: &[Bytes]) -> Self {
+        if let [one] = chunks {
+            return Self::from(one.clone());
+        }
+        let mut all = BytesMut::with_capacity(chunks.iter().map(Bytes::len).sum());
+        for chunk in chunks {
+            all.extend_from_slice(chunk);
+        }
+        let mut rest = all.freeze();
+        Self::new(chunks.iter().map(|chunk| rest.split_to(chunk.len())))
+    }
+
     /// Total length in bytes.
     pub fn len(&self) -> usize {
         self.len
@@ -189,6 +202,22 @@ pub struct Metadata {
 }
 
 impl Metadata {
+    /// What the request says of itself.
+    pub(crate) fn of(options: &crate::options::CacheOptions) -> Self {
+        let label = |wanted: &str| options.labels.iter().find(|(name, _)| name == wanted).map(|(_, value)| value.clone());
+        let mut tags = options.tags.clone();
+        tags.sort_unstable();
+        tags.dedup();
+        Self {
+            request_id: options.request_id.clone(),
+            provider: label("provider"),
+            model: label("model"),
+            tags,
+            labels: options.labels.clone(),
+            ..Self::default()
+        }
+    }
+
     fn weight(&self) -> usize {
         let text = |text: &Option<String>| text.as_ref().map_or(0, String::len);
         text(&self.request_id)

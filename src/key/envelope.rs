@@ -1,6 +1,6 @@
 //! The length-prefixed envelope that is hashed into a key.
 
-use sha2::{Digest, Sha256};
+use sha2::{Digest as _, Sha256};
 
 use super::{Key, Scope};
 
@@ -46,7 +46,7 @@ pub enum Field {
     Primary = 15,
 }
 
-/// An envelope that has its domain and namespace, and waits to be told whose answer it is.
+/// An envelope that has its domain and namespace, and takes the fields of one request after another.
 #[derive(Clone)]
 pub struct Envelope(Sha256);
 
@@ -60,18 +60,17 @@ impl Envelope {
         Self(fields.hash)
     }
 
-    /// Says whose answer it is; only then can the other fields be added.
-    pub fn scope(&self, scope: Scope) -> Fields {
-        let mut fields = Fields { hash: self.0.clone() };
-        fields.add(Field::Scope, &scope.0);
-        fields
+    /// The envelope of one request.
+    pub fn open(&self) -> Fields {
+        Fields { hash: self.0.clone() }
     }
 
     /// The key of a variant below a primary key, which carries the scope already (RFC 9111 section 4.1).
-    pub fn variant(&self, primary: &Key) -> Fields {
-        let mut fields = Fields { hash: self.0.clone() };
+    pub fn variant(&self, primary: &Key, selecting: impl FnOnce(&mut Fields)) -> Key {
+        let mut fields = self.open();
         fields.add(Field::Primary, primary.as_bytes());
-        fields
+        selecting(&mut fields);
+        Key(fields.hash.finalize().into())
     }
 }
 
@@ -81,7 +80,7 @@ impl std::fmt::Debug for Envelope {
     }
 }
 
-/// An envelope that takes fields, and becomes a key.
+/// An open envelope: it takes fields, and becomes a key once it is told whose answer it is.
 #[derive(Clone)]
 pub struct Fields {
     hash: Sha256,
@@ -98,14 +97,51 @@ impl Fields {
         self
     }
 
-    /// The key.
-    pub fn finish(self) -> Key {
-        Key(self.hash.finalize().into())
+    /// Says whose answer it is, and closes the envelope. The scope comes last, so that the digest without it costs no second pass.
+    pub fn seal(self, scope: Scope) -> Identity {
+        let digest = Digest(self.hash.clone().finalize().into());
+        let mut sealed = self;
+        sealed.add(Field::Scope, &scope.0);
+        Identity { key: Key(sealed.hash.finalize().into()), digest }
     }
 }
 
 impl std::fmt::Debug for Fields {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Fields(..)")
+    }
+}
+
+/// What identifies a request: its key, and what it asks for regardless of who asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// The key.
+    pub key: Key,
+    /// The digest of the request without its scope.
+    pub digest: Digest,
+}
+
+/// What a request asks for, regardless of who asks: equal questions of different callers have equal digests, and nothing in it
+/// stems from a credential. Fit for logs and analytics; opens no entry.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Digest([u8; 32]);
+
+impl Digest {
+    /// Its 32 bytes.
+    pub const fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+/// 64 hexadecimal digits, lower case.
+impl std::fmt::Display for Digest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        super::write_hex(&self.0, f)
+    }
+}
+
+impl std::fmt::Debug for Digest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Digest({self})")
     }
 }

@@ -10,7 +10,7 @@ mod scope;
 
 use std::{fmt, str::FromStr};
 
-pub use envelope::{Envelope, Field, Fields};
+pub use envelope::{Digest, Envelope, Field, Fields, Identity};
 pub use scope::{CREDENTIAL_HEADERS, CREDENTIAL_PARAMETERS, Scope};
 
 /// The identity of a cached request: 256 bits that show nothing of what went in.
@@ -37,14 +37,18 @@ impl Key {
 /// 64 hexadecimal digits, lower case.
 impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const DIGITS: &[u8; 16] = b"0123456789abcdef";
-        let mut hex = [0; 64];
-        for (pair, byte) in hex.chunks_exact_mut(2).zip(self.0) {
-            pair[0] = DIGITS[usize::from(byte >> 4)];
-            pair[1] = DIGITS[usize::from(byte & 15)];
-        }
-        f.write_str(std::str::from_utf8(&hex).map_err(|_| fmt::Error)?)
+        write_hex(&self.0, f)
     }
+}
+
+fn write_hex(bytes: &[u8; 32], f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut hex = [0; 64];
+    for (pair, byte) in hex.chunks_exact_mut(2).zip(bytes) {
+        pair[0] = DIGITS[usize::from(byte >> 4)];
+        pair[1] = DIGITS[usize::from(byte & 15)];
+    }
+    f.write_str(std::str::from_utf8(&hex).map_err(|_| fmt::Error)?)
 }
 
 impl fmt::Debug for Key {

@@ -1,0 +1,193 @@
+use std::{
+    collections::VecDeque,
+    fmt,
+    future::poll_fn,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use bytes::{Buf, Bytes, BytesMut};
+use http::HeaderMap;
+use http_body::{Body, Frame, SizeHint};
+use pin_project_lite::pin_project;
+
+pin_project! {
+    /// The request body as the inner service receives it: untouched, or buffered, or a part that was buffered and the rest.
+    ///
+    /// Byte for byte what the caller sent, trailers included. It fails only where the caller's body fails.
+    pub struct RequestBody<B>
+    where
+        B: Body,
+    {
+        #[pin]
+        kind: Kind<B>,
+    }
+}
+
+pin_project! {
+    #[project = KindProjection]
+    enum Kind<B>
+    where
+        B: Body,
+    {
+        Untouched { #[pin] body: B },
+        Buffered { bytes: Bytes, trailers: Option<HeaderMap> },
+        Rejoined { prefix: VecDeque<Bytes>, failure: Option<B::Error>, rest: Option<Pin<Box<B>>> },
+    }
+}
+
+impl<B> RequestBody<B>
+where
+    B: Body,
+{
+    pub(crate) fn untouched(body: B) -> Self {
+        Self { kind: Kind::Untouched { body } }
+    }
+
+    pub(crate) fn buffered(bytes: Bytes, trailers: Option<HeaderMap>) -> Self {
+        Self { kind: Kind::Buffered { bytes, trailers } }
+    }
+}
+
+impl<B> Body for RequestBody<B>
+where
+    B: Body,
+{
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        match self.project().kind.project() {
+            KindProjection::Untouched { body } => poll_bytes(body, cx),
+            KindProjection::Buffered { bytes, trailers } => Poll::Ready(if bytes.is_empty() {
+                trailers.take().map(|trailers| Ok(Frame::trailers(trailers)))
+            } else {
+                Some(Ok(Frame::data(std::mem::take(bytes))))
+            }),
+            KindProjection::Rejoined { prefix, failure, rest } => {
+                if let Some(bytes) = prefix.pop_front() {
+                    return Poll::Ready(Some(Ok(Frame::data(bytes))));
+                }
+                if let Some(error) = failure.take() {
+                    *rest = None;
+                    return Poll::Ready(Some(Err(error)));
+                }
+                match rest {
+                    Some(rest) => poll_bytes(rest.as_mut(), cx),
+                    None => Poll::Ready(None),
+                }
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.kind {
+            Kind::Untouched { body } => body.is_end_stream(),
+            Kind::Buffered { bytes, trailers } => bytes.is_empty() && trailers.is_none(),
+            Kind::Rejoined { prefix, failure, rest } => {
+                prefix.is_empty() && failure.is_none() && rest.as_ref().is_none_or(|rest| rest.is_end_stream())
+            }
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.kind {
+            Kind::Untouched { body } => body.size_hint(),
+            Kind::Buffered { bytes, .. } => SizeHint::with_exact(bytes.len() as u64),
+            Kind::Rejoined { prefix, rest, .. } => {
+                let held: u64 = prefix.iter().map(|bytes| bytes.len() as u64).sum();
+                let rest = rest.as_ref().map_or_else(|| SizeHint::with_exact(0), |rest| rest.size_hint());
+                let mut hint = SizeHint::new();
+                hint.set_lower(rest.lower().saturating_add(held));
+                if let Some(upper) = rest.upper().and_then(|upper| upper.checked_add(held)) {
+                    hint.set_upper(upper);
+                }
+                hint
+            }
+        }
+    }
+}
+
+impl<B> fmt::Debug for RequestBody<B>
+where
+    B: Body,
+{
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("RequestBody(..)")
+    }
+}
+
+/// The next frame, its data as `Bytes`, which is free for data that is `Bytes` already.
+pub(crate) fn poll_bytes<B, E>(body: Pin<&mut B>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, E>>>
+where
+    B: Body,
+    B::Error: Into<E>,
+{
+    let frame = ready!(body.poll_frame(cx));
+    Poll::Ready(frame.map(|frame| match frame {
+        Ok(frame) => Ok(frame.map_data(|mut data| data.copy_to_bytes(data.remaining()))),
+        Err(error) => Err(error.into()),
+    }))
+}
+
+/// A request body after the attempt to read it whole.
+pub(crate) enum Buffered<B>
+where
+    B: Body,
+{
+    /// All of it.
+    Whole(Bytes, Option<HeaderMap>),
+    /// Longer than the limit.
+    Over(RequestBody<B>),
+    /// It failed on the way.
+    Broken(RequestBody<B>),
+}
+
+/// Reads a body up to `limit` bytes. What was read is never lost: it stands before the rest in what is returned.
+pub(crate) async fn buffer<B>(body: B, limit: usize) -> Buffered<B>
+where
+    B: Body,
+{
+    if body.is_end_stream() {
+        return Buffered::Whole(Bytes::new(), None);
+    }
+    if usize::try_from(body.size_hint().lower()).map_or(true, |least| least > limit) {
+        return Buffered::Over(RequestBody::untouched(body));
+    }
+    // Pinned on the heap, because it may have to move on, half read.
+    let mut body = Box::pin(body);
+    let mut prefix = VecDeque::new();
+    let mut len = 0;
+    let mut trailers = None;
+    loop {
+        match poll_fn(|cx| poll_bytes::<B, B::Error>(body.as_mut(), cx)).await {
+            None => return Buffered::Whole(concat(prefix, len), trailers),
+            Some(Err(error)) => {
+                return Buffered::Broken(RequestBody { kind: Kind::Rejoined { prefix, failure: Some(error), rest: None } });
+            }
+            Some(Ok(frame)) => match frame.into_data() {
+                Ok(data) => {
+                    len += data.len();
+                    if !data.is_empty() {
+                        prefix.push_back(data);
+                    }
+                    if len > limit {
+                        return Buffered::Over(RequestBody { kind: Kind::Rejoined { prefix, failure: None, rest: Some(body) } });
+                    }
+                }
+                Err(frame) => trailers = frame.into_trailers().ok(),
+            },
+        }
+    }
+}
+
+fn concat(mut chunks: VecDeque<Bytes>, len: usize) -> Bytes {
+    if chunks.len() <= 1 {
+        return chunks.pop_front().unwrap_or_default();
+    }
+    let mut all = BytesMut::with_capacity(len);
+    for chunk in chunks {
+        all.extend_from_slice(&chunk);
+    }
+    all.freeze()
+}

@@ -1,0 +1,137 @@
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, response};
+
+use super::{Caller, Fill, tell};
+use crate::{
+    entry::{Entry, Frames, Metadata, Record, Variants},
+    flight::State,
+    flow::{Opening, VARIANTS, contain},
+    inspect::Findings,
+    key::Key,
+    observe::FillRecord,
+    policy::{NotStored, Policy, Storing},
+    store::{Generation, Store},
+};
+
+/// How often variants are merged with those that others store at the same time.
+const MERGES: usize = 4;
+
+impl<St, P> Fill<St, P>
+where
+    St: Store,
+    P: Policy,
+{
+    /// The entry as it will be stored, and the request fields that select it.
+    pub(super) fn entry(
+        &self,
+        head: &response::Parts,
+        storing: Storing,
+        findings: Findings,
+        frames: &[Bytes],
+        trailers: Option<HeaderMap>,
+        record: &FillRecord,
+    ) -> (Entry, Option<Vec<HeaderName>>) {
+        let mut metadata = Metadata {
+            cached_at: Some(self.shared.settings.clock.now()),
+            upstream_time: record.last_byte,
+            upstream_first_byte: record.first_byte.unwrap_or_default(),
+            usage: findings.usage,
+            upstream_request_id: storing.upstream_request_id,
+            ..Metadata::of(&self.options)
+        };
+        metadata.model = findings.model.or(metadata.model);
+        metadata.tags.extend(storing.tags);
+        metadata.tags.sort_unstable();
+        metadata.tags.dedup();
+        let entry = Entry {
+            status: head.status,
+            headers: storing.headers,
+            body: Frames::compact(frames),
+            trailers,
+            lifetime: storing.lifetime,
+            metadata,
+        };
+        (entry, storing.vary)
+    }
+
+    /// The key under which the answer to this request is stored if it varies by these fields.
+    pub(super) fn variant(&self, fields: &[HeaderName]) -> Option<Key> {
+        let shared = &self.shared;
+        contain(&shared.core.counters, || shared.core.policy.variant(&shared.settings.envelope, &self.identity.key, &self.asked, fields))
+            .flatten()
+    }
+
+    /// Stores an entry, unless it was superseded.
+    pub(super) async fn commit(&self, entry: Entry, vary: Option<Vec<HeaderName>>) -> Result<(), NotStored> {
+        // Shutting down, the store is given no more than the bound that the rest has.
+        let committed = self.shared.core.stop.run_until_cancelled(self.put(Arc::new(entry), vary)).await;
+        committed.unwrap_or(Err(NotStored::Store))?;
+        self.shared.core.flights.landed(&self.identity.key, self.lead.key());
+        Ok(())
+    }
+
+    async fn put(&self, entry: Arc<Entry>, vary: Option<Vec<HeaderName>>) -> Result<(), NotStored> {
+        let (primary, found) = (&self.identity.key, &self.found);
+        let generation = found.primary.ok_or(NotStored::Store)?;
+        let Some(fields) = vary else {
+            return self.put_one(primary, Record::Response(entry), generation).await;
+        };
+        let key = self.variant(&fields).ok_or(NotStored::Panic)?;
+        let expires = entry.lifetime.expires();
+        let of_variant = match found.generation {
+            Some(generation) if found.key == key => generation,
+            _ => self.shared.get(&key).await.ok_or(NotStored::Store)?.generation,
+        };
+        self.put_one(&key, Record::Response(entry), of_variant).await?;
+
+        // Then the way to it. Others may put theirs at the same time: theirs is kept. Whoever removed it meant this one too.
+        let (mut known, mut generation) = (found.variants.clone(), generation);
+        for _ in 0..MERGES {
+            let merged = merge(known.as_deref(), &fields, expires);
+            if self.put_one(primary, Record::Variants(Arc::new(merged)), generation).await.is_ok() {
+                return Ok(());
+            }
+            let lookup = self.shared.get(primary).await.ok_or(NotStored::Store)?;
+            let Some(Record::Variants(variants)) = lookup.record else { break };
+            (known, generation) = (Some(variants), lookup.generation);
+        }
+        self.shared.attempt("remove", self.shared.core.store.remove(&key)).await;
+        Err(NotStored::Superseded)
+    }
+
+    async fn put_one(&self, key: &Key, record: Record, generation: Generation) -> Result<(), NotStored> {
+        match self.shared.attempt("put", self.shared.core.store.put(key, record, generation)).await {
+            Some(true) => Ok(()),
+            Some(false) => Err(NotStored::Superseded),
+            None => Err(NotStored::Store),
+        }
+    }
+
+    /// The entry that was found, as a 304 freshens it.
+    pub(super) fn freshen(&self, head: &response::Parts) -> Option<Entry> {
+        let (shared, entry) = (&self.shared, self.found.entry.as_ref()?);
+        contain(&shared.core.counters, || shared.core.policy.freshen(&self.asked, entry, head, shared.settings.moment())).flatten()
+    }
+
+    /// Hands a freshened entry to all who wait, and stores it where it was.
+    pub(super) async fn freshened<RB, E>(&self, entry: Entry, mut caller: Option<Caller<RB, E>>) -> Result<(), NotStored> {
+        let entry = Arc::new(entry);
+        self.lead.publish(State::Freshened(Arc::clone(&entry)));
+        tell(&mut caller, Opening::Freshened(Arc::clone(&entry)));
+        drop(caller);
+        let generation = self.found.generation.ok_or(NotStored::Store)?;
+        self.put_one(&self.found.key, Record::Response(entry), generation).await?;
+        self.shared.core.flights.landed(&self.identity.key, self.lead.key());
+        Ok(())
+    }
+}
+
+/// The variants with one more, the most recent first.
+fn merge(known: Option<&Variants>, fields: &[HeaderName], expires: std::time::SystemTime) -> Variants {
+    let mut all = vec![fields.to_vec()];
+    let others = known.map_or(&[][..], |known| &known.fields);
+    all.extend(others.iter().filter(|other| *other != fields).take(VARIANTS - 1).cloned());
+    Variants { fields: all, expires: known.map_or(expires, |known| known.expires.max(expires)) }
+}

@@ -1,0 +1,150 @@
+use std::{
+    future::poll_fn,
+    pin::pin,
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http_body::Body;
+use tokio::time::timeout;
+
+use super::{
+    Verdict,
+    vigil::{Unwanted, Vigil},
+};
+use crate::{
+    body::{poll_bytes, tape::Writer},
+    error::BoxError,
+    flight::Lead,
+    flow::contain,
+    inspect::{Findings, Inspector},
+    layer::Settings,
+    observe::{Counters, FillRecord},
+    policy::{NotStored, Storing},
+};
+
+/// How much of a response that will not be stored is kept for those who wait for it but have not begun to read.
+const KEEP_UNSTORED: usize = 64 << 10;
+
+/// Puts a response body on the tape, and watches what goes by.
+pub(super) struct Recording<'a> {
+    storing: Option<Storing>,
+    why_not: Option<NotStored>,
+    inspector: Option<Box<dyn Inspector>>,
+    limit: usize,
+    stall_limit: Duration,
+    counters: &'a Arc<Counters>,
+}
+
+/// A body that did not end as it should.
+pub(super) struct Broken {
+    pub(super) reason: NotStored,
+    pub(super) error: BoxError,
+}
+
+impl<'a> Recording<'a> {
+    pub(super) fn begin(verdict: Verdict, settings: &Settings, counters: &'a Arc<Counters>) -> Self {
+        let Verdict { mut storing, why_not } = verdict;
+        Self {
+            limit: storing.as_ref().map_or(KEEP_UNSTORED, |storing| storing.max_body),
+            inspector: storing.as_mut().and_then(|storing| storing.inspector.take()),
+            storing,
+            why_not,
+            stall_limit: settings.stall_limit,
+            counters,
+        }
+    }
+
+    /// Goes through the body to its end, and returns its trailers.
+    pub(super) async fn run<RB>(
+        &mut self,
+        body: RB,
+        writer: &Writer,
+        vigil: &mut Vigil,
+        lead: &Lead,
+        record: &mut FillRecord,
+    ) -> Result<Option<HeaderMap>, Broken>
+    where
+        RB: Body<Error: Into<BoxError>>,
+    {
+        let mut body = pin!(body);
+        let mut trailers = None;
+        while let Some(frame) = vigil.keep(lead, poll_fn(|cx| poll_bytes(body.as_mut(), cx))).await.map_err(unwanted)? {
+            match frame.map_err(|error| Broken { reason: NotStored::Incomplete, error })?.into_data() {
+                Ok(data) => {
+                    if !data.is_empty() {
+                        record.bytes += data.len() as u64;
+                        self.inspect(&data);
+                        self.put(data, writer, lead, record.bytes);
+                        self.wait_for_room(writer, vigil, lead).await?;
+                    }
+                }
+                Err(frame) => trailers = frame.into_trailers().ok(),
+            }
+        }
+        Ok(trailers)
+    }
+
+    fn put(&mut self, data: Bytes, writer: &Writer, lead: &Lead, len: u64) {
+        let kept = writer.push(data);
+        if !kept || len > self.limit as u64 {
+            if kept {
+                writer.window();
+            }
+            // Newcomers could not read it from its start.
+            lead.close();
+            self.why_not.get_or_insert(NotStored::TooLarge);
+        }
+    }
+
+    /// Waits while a tape that keeps only a window is full.
+    async fn wait_for_room(&mut self, writer: &Writer, vigil: &mut Vigil, lead: &Lead) -> Result<(), Broken> {
+        while !writer.has_room() {
+            let room = poll_fn(|cx| writer.poll_room(cx));
+            if vigil.keep(lead, timeout(self.stall_limit, room)).await.map_err(unwanted)?.is_err() {
+                writer.cut_laggards();
+            }
+        }
+        Ok(())
+    }
+
+    fn inspect(&mut self, data: &[u8]) {
+        if let Some(inspector) = &mut self.inspector
+            && contain(self.counters, || inspector.frame(data)).is_none()
+        {
+            self.inspector = None;
+            self.why_not.get_or_insert(NotStored::Panic);
+        }
+    }
+
+    /// The body ended cleanly. May it be stored, then?
+    pub(super) fn finish(mut self, has_trailers: bool, record: &mut FillRecord) -> Result<(Storing, Findings), NotStored> {
+        let findings = match self.inspector.take() {
+            None => Findings::default(),
+            Some(inspector) => contain(self.counters, || inspector.end()).ok_or(NotStored::Panic)?,
+        };
+        record.model.clone_from(&findings.model);
+        record.usage = findings.usage;
+        if let Some(reason) = self.why_not {
+            return Err(reason);
+        }
+        if let Some(objection) = findings.objection {
+            return Err(NotStored::Objection(objection));
+        }
+        let storing = self.storing.ok_or(NotStored::Failed)?;
+        if storing.needs_proof && !findings.proven && !has_trailers {
+            return Err(NotStored::Incomplete);
+        }
+        Ok((storing, findings))
+    }
+}
+
+fn unwanted(why: Unwanted) -> Broken {
+    let error = match why {
+        Unwanted::Abandoned => "nobody waits for the response any more",
+        Unwanted::Stopped => "the cache shut down before the response ended",
+    };
+    Broken { reason: NotStored::Abandoned, error: error.into() }
+}

@@ -1,0 +1,305 @@
+//! Single flight: identical requests that are under way at the same time share one upstream call.
+//!
+//! A flight is the call for one key. The first to [join](Flights::join) leads it, the others follow, until it lands or is given up.
+//! Keys whose answers turned out not to be storable, or to fail, are remembered for a short while: requests for them do not queue behind
+//! one another but go upstream in parallel ("hit-for-miss").
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use http::{HeaderMap, HeaderName, StatusCode, Version};
+use tokio::sync::{Notify, watch};
+
+use crate::{body::tape::Tape, entry::Entry, key::Key};
+
+const SHARDS: usize = 64;
+
+/// How many declined keys a shard remembers.
+const DECLINED: usize = 256;
+
+/// How long a key counts as declined.
+const DECLINED_FOR: Duration = Duration::from_secs(5);
+
+/// All flights of a cache.
+pub(crate) struct Flights {
+    shards: [Mutex<Shard>; SHARDS],
+    /// How many flights ended with something stored.
+    landed: [AtomicU64; SHARDS],
+}
+
+#[derive(Default)]
+struct Shard {
+    flights: HashMap<Key, Arc<Flight>>,
+    declined: HashMap<Key, Instant>,
+}
+
+/// How many flights had landed before a look-up. See [`Flights::join`].
+#[derive(Clone, Copy)]
+pub(crate) struct Mark {
+    shard: usize,
+    landed: u64,
+}
+
+/// What a request is to do about its miss.
+pub(crate) enum Role {
+    /// Make the call, for all.
+    Lead(Lead),
+    /// Wait for the call that is being made.
+    Follow(Ticket),
+    /// Make a call of one's own.
+    Alone,
+    /// Look up again: an answer was stored since.
+    LookAgain,
+}
+
+impl Flights {
+    pub(crate) fn new() -> Self {
+        Self { shards: std::array::from_fn(|_| Mutex::default()), landed: std::array::from_fn(|_| AtomicU64::new(0)) }
+    }
+
+    /// To be taken before a look-up, and shown to [`join`](Self::join) after it.
+    pub(crate) fn mark(&self, key: &Key) -> Mark {
+        let shard = index(key);
+        Mark { shard, landed: self.landed[shard].load(Ordering::SeqCst) }
+    }
+
+    /// Joins the flight for a key, or starts it. If an answer was stored between the look-up that missed and now, there may be
+    /// no flight any more and yet no reason for another: with `mark`, the caller is then told to look again.
+    pub(crate) fn join(self: &Arc<Self>, key: &Key, mark: Option<Mark>, despite_declined: bool) -> Role {
+        let mut shard = self.shard(key);
+        if let Some(flight) = shard.flights.get(key) {
+            return Role::Follow(Ticket::new(flight));
+        }
+        // Landing is counted before the flight leaves the table.
+        if mark.is_some_and(|mark| mark.landed != self.landed[mark.shard].load(Ordering::SeqCst)) {
+            return Role::LookAgain;
+        }
+        if !despite_declined && let Some(until) = shard.declined.get(key) {
+            if Instant::now() < *until {
+                return Role::Alone;
+            }
+            shard.declined.remove(key);
+        }
+        let flight = Arc::new(Flight::new());
+        shard.flights.insert(*key, Arc::clone(&flight));
+        Role::Lead(Lead { flights: Some(Arc::clone(self)), key: *key, flight })
+    }
+
+    /// A flight that nobody else can join.
+    pub(crate) fn alone(&self, key: &Key) -> Lead {
+        Lead { flights: None, key: *key, flight: Arc::new(Flight::new()) }
+    }
+
+    /// Parts the flight for a key, if there is one, from those who come later: they start anew. Those aboard stay.
+    pub(crate) fn detach(&self, key: &Key) {
+        self.shard(key).flights.remove(key);
+    }
+
+    /// [Detaches](Self::detach) all flights.
+    pub(crate) fn detach_all(&self) {
+        for shard in &self.shards {
+            shard.lock().unwrap_or_else(PoisonError::into_inner).flights.clear();
+        }
+    }
+
+    /// Remembers that requests for a key had better not wait for one another.
+    pub(crate) fn decline(&self, key: &Key) {
+        let now = Instant::now();
+        let mut shard = self.shard(key);
+        if shard.declined.len() >= DECLINED {
+            shard.declined.retain(|_, until| now < *until);
+        }
+        if shard.declined.len() < DECLINED {
+            shard.declined.insert(*key, now + DECLINED_FOR);
+        }
+    }
+
+    /// Something was stored under a key, which a look-up finds by way of `primary`.
+    pub(crate) fn landed(&self, primary: &Key, key: &Key) {
+        self.landed[index(primary)].fetch_add(1, Ordering::SeqCst);
+        self.shard(key).declined.remove(key);
+    }
+
+    fn shard(&self, key: &Key) -> MutexGuard<'_, Shard> {
+        self.shards[index(key)].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Flights under way.
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        self.shards.iter().map(|shard| shard.lock().unwrap_or_else(PoisonError::into_inner).flights.len()).sum()
+    }
+}
+
+fn index(key: &Key) -> usize {
+    usize::try_from(key.shard_bits() % SHARDS as u64).unwrap_or_default()
+}
+
+/// One upstream call.
+pub(crate) struct Flight {
+    state: watch::Sender<State>,
+    /// Who waits for it or reads from it.
+    interest: AtomicUsize,
+    abandoned: Notify,
+}
+
+/// How far a flight is.
+#[derive(Clone)]
+pub(crate) enum State {
+    /// No response yet.
+    Pending,
+    /// The response is on its way.
+    Streaming(Arc<Live>),
+    /// The stored response still holds, as freshened.
+    Freshened(Arc<Entry>),
+    /// There is nothing to be had.
+    Ended(Ended),
+}
+
+/// The head of a response, without what belongs to one connection.
+#[derive(Clone, Debug)]
+pub(crate) struct Head {
+    pub(crate) status: StatusCode,
+    pub(crate) version: Version,
+    pub(crate) headers: HeaderMap,
+}
+
+/// A response that is on its way to several readers.
+pub(crate) struct Live {
+    pub(crate) head: Head,
+    pub(crate) tape: Arc<Tape>,
+    /// If it answers only some of those who wait: by which request fields, and with which key.
+    pub(crate) vary: Option<(Vec<HeaderName>, Key)>,
+    pub(crate) storing: bool,
+}
+
+/// Why a flight ended with nothing for those who wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ended {
+    /// The call failed, panicked, or was cancelled: another may succeed.
+    Failed,
+    /// The answer is for the one who asked: every one must ask.
+    NotShared,
+}
+
+impl Flight {
+    fn new() -> Self {
+        Self { state: watch::Sender::new(State::Pending), interest: AtomicUsize::new(0), abandoned: Notify::new() }
+    }
+
+    /// Does anyone wait for it or read from it?
+    pub(crate) fn is_wanted(&self) -> bool {
+        self.interest.load(Ordering::SeqCst) > 0
+    }
+
+    /// Returns once the last of those who wanted it has left; check [`is_wanted`](Self::is_wanted) then, for another may have come.
+    pub(crate) async fn abandoned(&self) {
+        self.abandoned.notified().await;
+    }
+}
+
+/// The one who makes the call. Dropped before it said how it ended, the flight has failed.
+pub(crate) struct Lead {
+    /// `None` if nobody else can join.
+    flights: Option<Arc<Flights>>,
+    key: Key,
+    flight: Arc<Flight>,
+}
+
+impl Lead {
+    pub(crate) fn key(&self) -> &Key {
+        &self.key
+    }
+
+    pub(crate) fn flight(&self) -> &Arc<Flight> {
+        &self.flight
+    }
+
+    pub(crate) fn ticket(&self) -> Ticket {
+        Ticket::new(&self.flight)
+    }
+
+    /// Shows those who wait the response.
+    pub(crate) fn publish(&self, state: State) {
+        self.flight.state.send_replace(state);
+    }
+
+    /// Nobody may join any more; those aboard stay.
+    pub(crate) fn close(&self) {
+        if let Some(flights) = &self.flights {
+            let mut shard = flights.shard(&self.key);
+            self.leave(&mut shard);
+        }
+    }
+
+    /// As [`close`](Self::close), and says whether it happened: it does not while anyone wants the flight.
+    pub(crate) fn close_if_unwanted(&self) -> bool {
+        let Some(flights) = &self.flights else { return !self.flight.is_wanted() };
+        // Whoever joins does so under this lock.
+        let mut shard = flights.shard(&self.key);
+        if self.flight.is_wanted() {
+            return false;
+        }
+        self.leave(&mut shard);
+        true
+    }
+
+    /// Tells those who wait that there is nothing to be had.
+    pub(crate) fn end(self, why: Ended) {
+        self.close();
+        self.publish(State::Ended(why));
+    }
+
+    /// Takes the flight off the table, unless another has taken its place there.
+    fn leave(&self, shard: &mut Shard) {
+        if shard.flights.get(&self.key).is_some_and(|flight| Arc::ptr_eq(flight, &self.flight)) {
+            shard.flights.remove(&self.key);
+        }
+    }
+}
+
+impl Drop for Lead {
+    fn drop(&mut self) {
+        self.close();
+        self.flight.state.send_if_modified(|state| {
+            let pending = matches!(state, State::Pending);
+            if pending {
+                *state = State::Ended(Ended::Failed);
+            }
+            pending
+        });
+    }
+}
+
+/// The interest of one caller in a flight, from the moment it joined until it has read the response or left.
+pub(crate) struct Ticket {
+    flight: Arc<Flight>,
+}
+
+impl Ticket {
+    fn new(flight: &Arc<Flight>) -> Self {
+        flight.interest.fetch_add(1, Ordering::SeqCst);
+        Self { flight: Arc::clone(flight) }
+    }
+
+    /// Waits until there is a response, or no hope for one.
+    pub(crate) async fn outcome(&self) -> State {
+        let mut state = self.flight.state.subscribe();
+        // The sender lives as long as the flight, which this ticket holds.
+        state.wait_for(|state| !matches!(state, State::Pending)).await.map_or(State::Ended(Ended::Failed), |state| state.clone())
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        if self.flight.interest.fetch_sub(1, Ordering::SeqCst) == 1 {
+            self.flight.abandoned.notify_one();
+        }
+    }
+}

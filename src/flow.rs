@@ -1,0 +1,573 @@
+//! One cached request, from its body to its answer. The only place that knows the order of things.
+
+use std::{
+    any::Any,
+    future::Future,
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::Pin,
+    sync::Arc,
+    time::Instant,
+};
+
+use bytes::Bytes;
+use futures_util::FutureExt as _;
+use http::{HeaderMap, Request, Response, StatusCode, request, response};
+use http_body::Body;
+use tokio::{sync::oneshot, time::timeout};
+use tower::{Service, ServiceExt as _};
+
+use crate::{
+    body::{Buffered, RequestBody, ResponseBody, buffer, tape::Reader},
+    entry::{Entry, Record, Variants},
+    error::BoxError,
+    fill::Fill,
+    flight::{Ended, Head, Lead, Live, Role, State, Ticket},
+    key::{Identity, Key},
+    layer::{Settings, Shared},
+    observe::{Counters, Ending, Event, Recorder, Trouble},
+    options::{CacheOptions, Mode},
+    policy::{Bypass, Moment, Policy, Reuse},
+    status::{CACHE_STATUS, CacheStatus, Miss, Outcome, Stale, set_age},
+    store::{Generation, Lookup, Store},
+};
+
+/// How often a request looks up again because an answer was stored in the meantime. More often is chance, not a rule.
+const LOOKS: u32 = 3;
+
+/// How many lists of selecting fields one primary key is looked up with.
+pub(crate) const VARIANTS: usize = 8;
+
+/// One cached request.
+pub(crate) struct Flow<S, St, P> {
+    pub(crate) shared: Shared<St, P>,
+    inner: S,
+    request: request::Parts,
+    options: Arc<CacheOptions>,
+    recorder: Recorder,
+}
+
+/// A service that a cache can stand in front of.
+pub(crate) trait Upstream<B>:
+    Service<Request<RequestBody<B>>, Response = Response<Self::ResponseBody>, Error: Send + 'static, Future: Send + 'static> + Clone + Send + 'static
+where
+    B: Body,
+{
+    type ResponseBody: Body<Error: Into<BoxError>> + Send + 'static;
+}
+
+impl<S, B, RB> Upstream<B> for S
+where
+    S: Service<Request<RequestBody<B>>, Response = Response<RB>, Error: Send + 'static, Future: Send + 'static> + Clone + Send + 'static,
+    B: Body,
+    RB: Body<Error: Into<BoxError>> + Send + 'static,
+{
+    type ResponseBody = RB;
+}
+
+/// A body that a cache can buffer.
+pub(crate) trait Upload: Body<Data: Send, Error: Send + 'static> + Send + 'static {}
+
+impl<B> Upload for B where B: Body<Data: Send, Error: Send + 'static> + Send + 'static {}
+
+type Answer<RB, E> = Result<Response<ResponseBody<RB>>, E>;
+
+impl<S, St, P> Flow<S, St, P> {
+    pub(crate) fn new(shared: Shared<St, P>, inner: S, request: request::Parts, options: CacheOptions, recorder: Recorder) -> Self {
+        Self { shared, inner, request, options: Arc::new(options), recorder }
+    }
+
+    pub(crate) async fn run<B>(mut self, body: B) -> Answer<S::ResponseBody, S::Error>
+    where
+        S: Upstream<B>,
+        St: Store,
+        P: Policy,
+        B: Upload,
+    {
+        // The body, and with it the key.
+        let (bytes, trailers) = match buffer(body, self.shared.core.policy.body_limit()).await {
+            Buffered::Whole(bytes, trailers) => (bytes, trailers),
+            Buffered::Over(body) => return self.pass(body, Bypass::TooLarge).await,
+            Buffered::Broken(body) => return self.pass(body, Bypass::BrokenBody).await,
+        };
+        let identity = match self.identify(&bytes) {
+            Ok(identity) => identity,
+            Err(reason) => return self.pass(RequestBody::buffered(bytes, trailers), reason).await,
+        };
+        self.recorder.record().digest = Some(identity.digest);
+        self.recorder.record().timings.key = self.recorder.elapsed();
+
+        let mut looks = 0;
+        let mut attempt = 0;
+        loop {
+            // The store.
+            let mark = self.shared.core.flights.mark(&identity.key);
+            let mut found = self.look_up(&identity.key).await;
+            looks += 1;
+            let (why, conditions, fallback) = match self.reuse(&found) {
+                Reuse::Fresh { refresh } => {
+                    let Some(entry) = found.entry.take() else { unreachable!("what is fresh is there") };
+                    if refresh {
+                        self.refresh(&identity, found, Arc::clone(&entry), (bytes, trailers));
+                    }
+                    return Ok(self.stored(&entry, &identity.key, Outcome::Hit));
+                }
+                Reuse::StaleWhileRevalidate => {
+                    let Some(entry) = found.entry.take() else { unreachable!("what is stale is there") };
+                    self.refresh(&identity, found, Arc::clone(&entry), (bytes, trailers));
+                    return Ok(self.stored(&entry, &identity.key, Outcome::Stale(Stale::WhileRevalidate)));
+                }
+                Reuse::Validate { conditions, if_error } => {
+                    let fallback = found.entry.clone().filter(|_| if_error);
+                    (Miss::Stale, Some(conditions), fallback)
+                }
+                Reuse::No => (if found.entry.is_some() { Miss::Request } else { Miss::Absent }, None, None),
+            };
+            if self.options.only_if_cached {
+                return Ok(self.unsatisfied());
+            }
+
+            // The flight.
+            let lead = match self.join(&found.key, attempt, (looks < LOOKS).then_some(mark)) {
+                Role::LookAgain => continue,
+                Role::Lead(lead) => lead,
+                Role::Alone => self.shared.core.flights.alone(&found.key),
+                Role::Follow(ticket) => {
+                    let start = Instant::now();
+                    let outcome = timeout(self.shared.settings.patience, ticket.outcome()).await;
+                    self.recorder.record().timings.wait += start.elapsed();
+                    match outcome {
+                        Ok(State::Streaming(live)) => match self.board(&live, &identity.key) {
+                            Some(reader) => return Ok(self.collapsed(&live, reader, ticket, &identity.key)),
+                            None => attempt = ALONE,
+                        },
+                        Ok(State::Freshened(entry)) => return Ok(self.stored(&entry, &identity.key, Outcome::Collapsed)),
+                        Ok(State::Ended(Ended::Failed)) => match fallback {
+                            Some(entry) => return Ok(self.stored(&entry, &identity.key, Outcome::Stale(Stale::IfError))),
+                            // One of those who waited takes over. If that fails too, the rest go upstream on their own.
+                            None => attempt += 1,
+                        },
+                        Ok(State::Pending | State::Ended(Ended::NotShared)) | Err(_) => attempt = ALONE,
+                    }
+                    continue;
+                }
+            };
+
+            // The upstream, in a task of its own: whoever asked first is a reader like all others.
+            self.recorder.record().outcome = Outcome::Unanswered;
+            let asked = Arc::new(head_of(&self.request));
+            let request = std::mem::replace(&mut self.request, head_of(&asked));
+            let key = identity.key;
+            let ticket = lead.ticket();
+            let start = Instant::now();
+            let (answer, opening) = oneshot::channel();
+            self.fill(lead, request, asked, (bytes, trailers), identity, found, conditions, fallback.is_some()).spawn(self.inner.clone(), Some(answer));
+            let opening = opening.await;
+            self.recorder.record().timings.wait += start.elapsed();
+            return match opening {
+                Ok(Opening::Live { head, reader, storing }) => Ok(self.live(head, reader, ticket, key, why, storing)),
+                Ok(Opening::Freshened(entry)) => Ok(self.stored(&entry, &key, Outcome::Revalidated)),
+                Ok(Opening::Failed(failure)) => match (fallback, failure) {
+                    (Some(entry), _) => Ok(self.stored(&entry, &key, Outcome::Stale(Stale::IfError))),
+                    (None, Failure::Error(error)) => {
+                        self.recorder.record().outcome = Outcome::Miss(why);
+                        self.recorder.end(Ending::Failed);
+                        Err(error)
+                    }
+                    (None, Failure::Panic(panic)) => std::panic::resume_unwind(panic),
+                    (None, Failure::Response) => unreachable!("a response is only withheld where a stale one stands in"),
+                },
+                Ok(Opening::Yours(call)) => match call.await {
+                    Ok(answer) => answer.map(|response| passed(&self.shared.settings, response, Bypass::Shutdown, self.recorder)),
+                    Err(panic) => std::panic::resume_unwind(panic),
+                },
+                // The runtime is going down, and this future with it.
+                Err(_) => std::future::pending().await,
+            };
+        }
+    }
+
+    /// Passes a request on as if the cache were not there.
+    async fn pass<B>(self, body: RequestBody<B>, reason: Bypass) -> Answer<S::ResponseBody, S::Error>
+    where
+        S: Upstream<B>,
+        B: Upload,
+    {
+        let Self { shared, inner, request, recorder, .. } = self;
+        pass(&shared.settings, inner.oneshot(Request::from_parts(request, body)), reason, recorder).await
+    }
+}
+
+/// What went before an attempt that shares nothing with anyone.
+const ALONE: u32 = 2;
+
+impl<S, St, P> Flow<S, St, P>
+where
+    St: Store,
+    P: Policy,
+{
+    fn identify(&self, body: &[u8]) -> Result<Identity, Bypass> {
+        let policy = &self.shared.core.policy;
+        contain(&self.shared.core.counters, || {
+            let slots = policy.slots();
+            let slot = if slots > 1 { fastrand::u32(..slots) } else { 0 };
+            policy.identify(&self.shared.settings.envelope, &self.request, body, &self.options, slot)
+        })
+        .unwrap_or(Err(Bypass::Panic))
+    }
+
+    async fn look_up(&mut self, primary: &Key) -> Found {
+        let start = Instant::now();
+        let (found, failures) = look_up(&self.shared, &self.request, primary).await;
+        let record = self.recorder.record();
+        record.timings.lookup += start.elapsed();
+        record.degraded += failures;
+        found
+    }
+
+    fn reuse(&self, found: &Found) -> Reuse {
+        match &found.entry {
+            Some(entry) if self.options.mode != Mode::WriteOnly => contain(&self.shared.core.counters, || {
+                self.shared.core.policy.reuse(&self.request, &self.options, entry, self.shared.settings.moment())
+            })
+            .unwrap_or(Reuse::No),
+            _ => Reuse::No,
+        }
+    }
+
+    fn join(&self, key: &Key, attempt: u32, mark: Option<crate::flight::Mark>) -> Role {
+        // Who asks for a refresh does not want an answer that is older than the question.
+        if attempt >= ALONE || !self.shared.settings.collapse || self.options.mode == Mode::WriteOnly {
+            return Role::Alone;
+        }
+        self.shared.core.flights.join(key, mark, attempt > 0)
+    }
+
+    /// Starts a refresh in the background, unless one runs or one has just failed.
+    fn refresh<B>(&self, identity: &Identity, found: Found, entry: Arc<Entry>, body: (Bytes, Option<HeaderMap>))
+    where
+        S: Upstream<B>,
+        B: Upload,
+    {
+        if self.options.mode == Mode::ReadOnly {
+            return;
+        }
+        if let Role::Lead(lead) = self.shared.core.flights.join(&found.key, None, false) {
+            let conditions = match contain(&self.shared.core.counters, || {
+                let settings = &self.shared.settings;
+                // What would be asked if it were no longer to be served at all.
+                let moment = Moment { now: entry.lifetime.expires(), ..settings.moment() };
+                self.shared.core.policy.reuse(&self.request, &self.options, &entry, moment)
+            }) {
+                Some(Reuse::Validate { conditions, .. }) => Some(conditions),
+                _ => None,
+            };
+            let asked = Arc::new(head_of(&self.request));
+            let found = Found { entry: Some(entry), ..found };
+            self.fill(lead, self.request.clone(), asked, body, *identity, found, conditions, false).spawn(self.inner.clone(), None);
+        }
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "the parts of one struct, from two places")]
+    fn fill(
+        &self,
+        lead: Lead,
+        request: request::Parts,
+        asked: Arc<request::Parts>,
+        body: (Bytes, Option<HeaderMap>),
+        identity: Identity,
+        found: Found,
+        conditions: Option<HeaderMap>,
+        has_fallback: bool,
+    ) -> Fill<St, P> {
+        Fill {
+            shared: self.shared.clone(),
+            lead,
+            request,
+            asked,
+            body,
+            options: Arc::clone(&self.options),
+            identity,
+            found,
+            conditions: conditions.filter(|conditions| !conditions.is_empty()),
+            has_fallback,
+        }
+    }
+}
+
+/// What became of an upstream call, for the one who leads it.
+pub(crate) enum Opening<RB, E> {
+    /// The response is on its way.
+    Live { head: response::Parts, reader: Reader, storing: bool },
+    /// What is stored still holds.
+    Freshened(Arc<Entry>),
+    /// There is none.
+    Failed(Failure<E>),
+    /// The cache shuts down: the call goes on without it.
+    Yours(Call<RB, E>),
+}
+
+/// Why there is no response.
+pub(crate) enum Failure<E> {
+    /// The inner service failed.
+    Error(E),
+    /// It panicked.
+    Panic(Box<dyn Any + Send>),
+    /// It answered with a failure that a stale answer stands in for.
+    Response,
+}
+
+/// A call of the inner service, guarded against panics.
+pub(crate) type Call<RB, E> = Pin<Box<dyn Future<Output = Result<Result<Response<RB>, E>, Box<dyn Any + Send>>> + Send>>;
+
+/// What a look-up brought.
+pub(crate) struct Found {
+    /// Where the answer to the request is, or would be, as far as is known.
+    pub(crate) key: Key,
+    pub(crate) entry: Option<Arc<Entry>>,
+    /// The generation of `key`; `None` if the store did not answer.
+    pub(crate) generation: Option<Generation>,
+    /// The generation of the primary key; `None` if the store did not answer.
+    pub(crate) primary: Option<Generation>,
+    /// What stands under the primary key, if it is not the answer itself.
+    pub(crate) variants: Option<Arc<Variants>>,
+}
+
+/// Looks up in one step, or in two where the answer varies by request fields. Counts what failed.
+pub(crate) async fn look_up<St, P>(shared: &Shared<St, P>, request: &request::Parts, primary: &Key) -> (Found, u32)
+where
+    St: Store,
+    P: Policy,
+{
+    let nothing = |generation| Found { key: *primary, entry: None, generation, primary: generation, variants: None };
+    let Some(Lookup { record, generation }) = shared.get(primary).await else { return (nothing(None), 1) };
+    let variants = match record {
+        None => return (nothing(Some(generation)), 0),
+        Some(Record::Response(entry)) => return (Found { entry: Some(entry), ..nothing(Some(generation)) }, 0),
+        Some(Record::Variants(variants)) => variants,
+    };
+    let mut found = Found { variants: Some(Arc::clone(&variants)), ..nothing(Some(generation)) };
+    let mut failures = 0;
+    for fields in variants.fields.iter().take(VARIANTS) {
+        let key = contain(&shared.core.counters, || shared.core.policy.variant(&shared.settings.envelope, primary, request, fields));
+        let Some(key) = key.flatten() else { continue };
+        let lookup = shared.get(&key).await;
+        failures += u32::from(lookup.is_none());
+        let generation = lookup.as_ref().map(|lookup| lookup.generation);
+        let entry = lookup.and_then(|lookup| lookup.record).and_then(Record::response);
+        // The most recent of those that match (RFC 9111 section 4.1).
+        let since = |entry: &Option<Arc<Entry>>| entry.as_ref().map(|entry| entry.lifetime.since);
+        if found.key == *primary || since(&entry) > since(&found.entry) {
+            found = Found { key, entry, generation, ..found };
+        }
+    }
+    (found, failures)
+}
+
+impl<St, P> Shared<St, P>
+where
+    St: Store,
+{
+    /// Looks one key up; `None`, and told to observers, if the store could not.
+    pub(crate) async fn get(&self, key: &Key) -> Option<Lookup> {
+        self.attempt("get", self.core.store.get(key)).await
+    }
+
+    /// Carries out an operation of the store; `None`, and told to observers, if it failed.
+    pub(crate) async fn attempt<T>(&self, operation: &'static str, work: impl Future<Output = Result<T, crate::Error>>) -> Option<T> {
+        let counters = &self.core.counters;
+        match AssertUnwindSafe(work).catch_unwind().await {
+            Ok(Ok(value)) => Some(value),
+            Ok(Err(error)) => {
+                if error.is_corrupt() { &counters.corrupt } else { &counters.store_errors }.add(1);
+                self.sink().tell(&Event::Trouble(&Trouble { operation, error: &error }));
+                None
+            }
+            Err(_) => {
+                counters.panics.add(1);
+                None
+            }
+        }
+    }
+}
+
+impl Settings {
+    pub(crate) fn moment(&self) -> Moment {
+        Moment { now: self.clock.now(), luck: fastrand::f64() }
+    }
+}
+
+impl<S, St, P> Flow<S, St, P>
+where
+    P: Policy,
+{
+    /// Goes aboard of another's call, if its answer is one to this request too.
+    fn board(&self, live: &Live, primary: &Key) -> Option<Reader> {
+        if let Some((fields, key)) = &live.vary {
+            let envelope = &self.shared.settings.envelope;
+            let own = contain(&self.shared.core.counters, || self.shared.core.policy.variant(envelope, primary, &self.request, fields));
+            if own.flatten() != Some(*key) {
+                return None;
+            }
+        }
+        live.tape.read()
+    }
+
+    /// The answer from the store.
+    fn stored<RB>(mut self, entry: &Arc<Entry>, key: &Key, outcome: Outcome) -> Response<ResponseBody<RB>>
+    where
+        RB: Body,
+        RB::Error: Into<BoxError>,
+    {
+        let now = self.shared.settings.clock.now();
+        let age = entry.lifetime.age(now);
+        let status = CacheStatus { key: Some(*key), age: Some(age), ttl: entry.lifetime.ttl(now), ..CacheStatus::of(outcome) };
+        let mut headers = entry.headers.clone();
+        set_age(age, &mut headers);
+        // A panic leaves the head as it was stored.
+        let _ = contain(&self.shared.core.counters, || self.shared.core.policy.replay(&self.request, entry, &mut headers));
+
+        let record = self.recorder.record();
+        record.saved_time = Some(entry.metadata.upstream_time);
+        record.saved_usage = entry.metadata.usage;
+        record.model.clone_from(&entry.metadata.model);
+        let head = Head { status: entry.status, version: self.request.version, headers };
+        let recorder = self.answered(outcome, entry.status);
+        respond(&self.shared.settings, head, status, ResponseBody::stored(Arc::clone(entry), recorder))
+    }
+
+    /// The answer from upstream, to the one who asked.
+    fn live<RB>(mut self, head: response::Parts, reader: Reader, ticket: Ticket, key: Key, why: Miss, storing: bool) -> Response<ResponseBody<RB>>
+    where
+        RB: Body,
+        RB::Error: Into<BoxError>,
+    {
+        let outcome = Outcome::Miss(why);
+        let status = CacheStatus { key: Some(key), storing, upstream_status: Some(head.status), ..CacheStatus::of(outcome) };
+        let recorder = self.answered(outcome, head.status);
+        let mut response = Response::from_parts(head, ResponseBody::reading(reader, ticket, recorder));
+        tell(&self.shared.settings, status, &mut response);
+        response
+    }
+
+    /// The answer from upstream, to one who joined.
+    fn collapsed<RB>(mut self, live: &Live, reader: Reader, ticket: Ticket, key: &Key) -> Response<ResponseBody<RB>>
+    where
+        RB: Body,
+        RB::Error: Into<BoxError>,
+    {
+        let status = CacheStatus { key: Some(*key), storing: live.storing, ..CacheStatus::of(Outcome::Collapsed) };
+        let recorder = self.answered(Outcome::Collapsed, live.head.status);
+        respond(&self.shared.settings, live.head.clone(), status, ResponseBody::reading(reader, ticket, recorder))
+    }
+
+    /// No answer, for one who wanted a stored one (RFC 9111 section 5.2.1.7).
+    fn unsatisfied<RB>(mut self) -> Response<ResponseBody<RB>>
+    where
+        RB: Body,
+        RB::Error: Into<BoxError>,
+    {
+        let head = Head { status: StatusCode::GATEWAY_TIMEOUT, version: self.request.version, headers: HeaderMap::new() };
+        let recorder = self.answered(Outcome::Unsatisfied, head.status);
+        respond(&self.shared.settings, head, CacheStatus::of(Outcome::Unsatisfied), ResponseBody::empty(recorder))
+    }
+
+    fn answered(&mut self, outcome: Outcome, status: StatusCode) -> Recorder {
+        self.recorder.record().outcome = outcome;
+        self.recorder.head(status);
+        self.recorder.take()
+    }
+}
+
+fn respond<RB>(settings: &Settings, head: Head, status: CacheStatus, body: ResponseBody<RB>) -> Response<ResponseBody<RB>> {
+    let mut response = Response::new(body);
+    *response.status_mut() = head.status;
+    *response.version_mut() = head.version;
+    *response.headers_mut() = head.headers;
+    tell(settings, status, &mut response);
+    response
+}
+
+fn tell<RB>(settings: &Settings, status: CacheStatus, response: &mut Response<ResponseBody<RB>>) {
+    if settings.status_header {
+        status.append(&settings.name, settings.show_key, response.headers_mut());
+    }
+    response.extensions_mut().insert(status);
+}
+
+/// Passes a request on as if the cache were not there.
+pub(crate) async fn pass<RB, E>(
+    settings: &Settings,
+    call: impl Future<Output = Result<Response<RB>, E>>,
+    reason: Bypass,
+    mut recorder: Recorder,
+) -> Answer<RB, E>
+where
+    RB: Body,
+    RB::Error: Into<BoxError>,
+{
+    recorder.record().outcome = Outcome::Bypass(reason);
+    match call.await {
+        Ok(response) => Ok(passed(settings, response, reason, recorder)),
+        Err(error) => {
+            recorder.end(Ending::Failed);
+            Err(error)
+        }
+    }
+}
+
+/// The response to a request that was passed on. Its extensions stay as they are: a bypass allocates nothing.
+pub(crate) fn passed<RB>(settings: &Settings, response: Response<RB>, reason: Bypass, mut recorder: Recorder) -> Response<ResponseBody<RB>>
+where
+    RB: Body,
+    RB::Error: Into<BoxError>,
+{
+    recorder.record().outcome = Outcome::Bypass(reason);
+    recorder.head(response.status());
+    let (mut head, body) = response.into_parts();
+    if settings.status_header {
+        head.headers.append(&CACHE_STATUS, settings.bypass_status(reason));
+    }
+    Response::from_parts(head, ResponseBody::pass(body, recorder))
+}
+
+/// Removes what the response to a watched request makes invalid, off the caller's path.
+pub(crate) fn invalidate_by<St, P, RB>(shared: &Shared<St, P>, asked: request::Parts, response: &Response<RB>)
+where
+    St: Store,
+    P: Policy,
+{
+    let mut head = Response::new(()).into_parts().0;
+    head.status = response.status();
+    head.headers = response.headers().clone();
+    let keys = contain(&shared.core.counters, || shared.core.policy.invalidates(&shared.settings.envelope, &asked, &head));
+    let keys = keys.unwrap_or_default();
+    if keys.is_empty() {
+        return;
+    }
+    let task = shared.clone();
+    shared.core.tasks.spawn(async move {
+        for key in keys {
+            task.core.flights.detach(&key);
+            task.attempt("remove", task.core.store.remove(&key)).await;
+        }
+    });
+}
+
+/// Runs code of the policy's, guarded against its panics: `None` if it panicked.
+pub(crate) fn contain<T>(counters: &Counters, decide: impl FnOnce() -> T) -> Option<T> {
+    let decided = catch_unwind(AssertUnwindSafe(decide));
+    if decided.is_err() {
+        counters.panics.add(1);
+    }
+    decided.ok()
+}
+
+/// The head of a request without its extensions, for decisions that come after it went upstream.
+pub(crate) fn head_of(request: &request::Parts) -> request::Parts {
+    let mut head = Request::new(()).into_parts().0;
+    head.method = request.method.clone();
+    head.uri = request.uri.clone();
+    head.version = request.version;
+    head.headers = request.headers.clone();
+    head
+}

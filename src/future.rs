@@ -1,0 +1,105 @@
+use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use http::{Request, Response};
+use http_body::Body;
+use pin_project_lite::pin_project;
+use tower::{Service, util::Oneshot};
+
+use crate::{
+    body::{RequestBody, ResponseBody},
+    error::BoxError,
+    flow,
+    layer::Settings,
+    observe::{Ending, Recorder},
+    policy::Bypass,
+};
+
+pin_project! {
+    /// The response of a [`Cache`](crate::Cache), to come.
+    pub struct ResponseFuture<S, B, RB>
+    where
+        S: Service<Request<RequestBody<B>>>,
+        B: Body,
+    {
+        #[pin]
+        kind: Kind<S, B, RB, S::Error>,
+    }
+}
+
+type Answer<RB, E> = Result<Response<ResponseBody<RB>>, E>;
+
+pin_project! {
+    #[project = KindProjection]
+    enum Kind<S, B, RB, E>
+    where
+        S: Service<Request<RequestBody<B>>>,
+        B: Body,
+    {
+        // What bypasses the cache allocates nothing.
+        Pass {
+            #[pin]
+            call: Oneshot<S, Request<RequestBody<B>>>,
+            settings: Arc<Settings>,
+            reason: Bypass,
+            recorder: Option<Recorder>,
+        },
+        Flow { flow: Pin<Box<dyn Future<Output = Answer<RB, E>> + Send>> },
+    }
+}
+
+impl<S, B, RB> ResponseFuture<S, B, RB>
+where
+    S: Service<Request<RequestBody<B>>>,
+    B: Body,
+{
+    pub(crate) fn pass(call: Oneshot<S, Request<RequestBody<B>>>, settings: Arc<Settings>, reason: Bypass, recorder: Recorder) -> Self {
+        Self { kind: Kind::Pass { call, settings, reason, recorder: Some(recorder) } }
+    }
+
+    pub(crate) fn flow(flow: impl Future<Output = Answer<RB, S::Error>> + Send + 'static) -> Self {
+        Self { kind: Kind::Flow { flow: Box::pin(flow) } }
+    }
+}
+
+impl<S, B, RB> Future for ResponseFuture<S, B, RB>
+where
+    S: Service<Request<RequestBody<B>>, Response = Response<RB>>,
+    B: Body,
+    RB: Body,
+    RB::Error: Into<BoxError>,
+{
+    type Output = Answer<RB, S::Error>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.project().kind.project() {
+            KindProjection::Pass { call, settings, reason, recorder } => {
+                let answer = ready!(call.poll(cx));
+                let Some(mut recorder) = recorder.take() else { unreachable!("a future is not polled after it is ready") };
+                Poll::Ready(match answer {
+                    Ok(response) => Ok(flow::passed(settings, response, *reason, recorder)),
+                    Err(error) => {
+                        recorder.end(Ending::Failed);
+                        Err(error)
+                    }
+                })
+            }
+            KindProjection::Flow { flow } => flow.as_mut().poll(cx),
+        }
+    }
+}
+
+impl<S, B, RB> fmt::Debug for ResponseFuture<S, B, RB>
+where
+    S: Service<Request<RequestBody<B>>>,
+    B: Body,
+{
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ResponseFuture(..)")
+    }
+}

@@ -1,0 +1,245 @@
+use std::{fmt, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::{Request, Response, request};
+use tokio::time::timeout;
+
+use crate::{
+    entry::{Entry, Frames, Metadata, Record},
+    error::Error,
+    flow::{self, contain},
+    key::Key,
+    layer::Shared,
+    observe::Stats,
+    options::CacheOptions,
+    policy::{Admission, NotStored, Policy, Reuse},
+    store::{Listing, Selection, Store},
+};
+
+/// What can be done with a cache from outside the path of requests.
+///
+/// It uses the same keys and records as the layer that it comes from. Clones are cheap and mean the same cache.
+pub struct Handle<St, P> {
+    pub(crate) shared: Shared<St, P>,
+}
+
+impl<St, P> Handle<St, P>
+where
+    St: Store,
+    P: Policy,
+{
+    /// The stored answer to a request, if it may be served. Counts as no request in the statistics.
+    ///
+    /// # Errors
+    ///
+    /// If the store cannot answer; and [`unsupported`](Error::is_unsupported) for a request that the policy does not cache.
+    pub async fn get<T>(&self, request: &Request<T>) -> Result<Option<Arc<Entry>>, Error>
+    where
+        T: AsRef<[u8]>,
+    {
+        let asked = self.ask(request)?;
+        for key in &asked.keys {
+            self.shared.core.store.get(key).await?;
+            let (found, _) = flow::look_up(&self.shared, &asked.head, key).await;
+            if let Some(entry) = found.entry {
+                let moment = self.shared.settings.moment();
+                let reuse = contain(&self.shared.core.counters, || self.shared.core.policy.reuse(&asked.head, &asked.options, &entry, moment));
+                if matches!(reuse, Some(Reuse::Fresh { .. } | Reuse::StaleWhileRevalidate)) {
+                    return Ok(Some(entry));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// Stores a response as the answer to a request, for `ttl` or as long as the policy says. Says why not if the policy stores no such response.
+    ///
+    /// # Errors
+    ///
+    /// If the store does not confirm; and [`unsupported`](Error::is_unsupported) for a request that the policy does not cache.
+    pub async fn insert<T>(&self, request: &Request<T>, response: Response<Bytes>, ttl: Option<Duration>) -> Result<Result<Key, NotStored>, Error>
+    where
+        T: AsRef<[u8]>,
+    {
+        let Asked { head, mut options, keys } = self.ask(request)?;
+        options.ttl = ttl.or(options.ttl);
+        let (response, body) = response.into_parts();
+        let key = keys[fastrand::usize(..keys.len())];
+        let moment = self.shared.settings.moment();
+        let policy = &self.shared.core.policy;
+        let storing = contain(&self.shared.core.counters, || policy.store(&head, &options, &response, Some(body.len() as u64), moment));
+        let storing = match storing.unwrap_or(Err(NotStored::Panic)) {
+            Ok(storing) if body.len() > storing.max_body => return Ok(Err(NotStored::TooLarge)),
+            Ok(storing) if storing.vary.is_some() => return Err(Error::unsupported("a response that varies by request fields cannot be inserted")),
+            Ok(storing) => storing,
+            Err(reason) => return Ok(Err(reason)),
+        };
+        let mut findings = crate::inspect::Findings::default();
+        if let Some(mut inspector) = storing.inspector {
+            let inspected = contain(&self.shared.core.counters, || {
+                inspector.frame(&body);
+                inspector.end()
+            });
+            findings = match inspected {
+                None => return Ok(Err(NotStored::Panic)),
+                Some(findings) => findings,
+            };
+            if let Some(objection) = findings.objection {
+                return Ok(Err(NotStored::Objection(objection)));
+            }
+        }
+        let metadata = Metadata {
+            model: findings.model,
+            usage: findings.usage,
+            upstream_request_id: storing.upstream_request_id,
+            cached_at: Some(moment.now),
+            ..Metadata::of(&options)
+        };
+        let (status, headers, body) = (response.status, storing.headers, Frames::from(body));
+        let entry = Entry { status, headers, body, trailers: None, lifetime: storing.lifetime, metadata };
+        let generation = self.shared.core.store.get(&key).await?.generation;
+        let stored = self.shared.core.store.put(&key, Record::Response(Arc::new(entry)), generation).await?;
+        Ok(if stored { Ok(key) } else { Err(NotStored::Superseded) })
+    }
+
+    /// What is known about the entry under a key, without its body.
+    ///
+    /// # Errors
+    ///
+    /// If the store cannot answer.
+    pub async fn metadata(&self, key: &Key) -> Result<Option<Listing>, Error> {
+        self.shared.core.store.metadata(key).await
+    }
+
+    /// The keys under which the answers to a request are kept: one, unless the policy keeps several.
+    ///
+    /// # Errors
+    ///
+    /// [`unsupported`](Error::is_unsupported) for a request that the policy does not cache.
+    pub fn keys<T>(&self, request: &Request<T>) -> Result<Vec<Key>, Error>
+    where
+        T: AsRef<[u8]>,
+    {
+        Ok(self.ask(request)?.keys)
+    }
+
+    /// Removes what is stored under a key, and voids what is on its way there. Returns how many entries it was.
+    ///
+    /// # Errors
+    ///
+    /// If the store does not confirm.
+    pub async fn invalidate_key(&self, key: &Key) -> Result<u64, Error> {
+        // Those who come from now on are not to join a call that began before.
+        self.shared.core.flights.detach(key);
+        let removed = self.shared.core.store.remove(key).await?;
+        self.shared.core.flights.detach(key);
+        Ok(u64::from(removed))
+    }
+
+    /// Removes the answers to a request, as [`invalidate_key`](Self::invalidate_key) does.
+    ///
+    /// # Errors
+    ///
+    /// If the store does not confirm; and [`unsupported`](Error::is_unsupported) for a request that the policy does not cache.
+    pub async fn invalidate_request<T>(&self, request: &Request<T>) -> Result<u64, Error>
+    where
+        T: AsRef<[u8]>,
+    {
+        let Asked { head, keys, .. } = self.ask(request)?;
+        let mut removed = 0;
+        for key in keys {
+            let (found, _) = flow::look_up(&self.shared, &head, &key).await;
+            removed += self.invalidate_key(&key).await?;
+            if found.key != key {
+                removed += self.invalidate_key(&found.key).await?;
+            }
+        }
+        Ok(removed)
+    }
+
+    /// Removes what the selection names, voids what is on its way, and returns how many entries it was.
+    ///
+    /// # Errors
+    ///
+    /// If the store does not confirm, or cannot select so.
+    pub async fn invalidate(&self, selection: &Selection) -> Result<u64, Error> {
+        self.shared.core.flights.detach_all();
+        let removed = self.shared.core.store.remove_where(selection).await?;
+        self.shared.core.flights.detach_all();
+        Ok(removed)
+    }
+
+    /// Drops what expiry does not reach, and returns how much it was.
+    ///
+    /// # Errors
+    ///
+    /// If the store does not confirm.
+    pub async fn cleanup(&self) -> Result<u64, Error> {
+        self.shared.core.store.cleanup().await
+    }
+
+    /// What the cache did since it was made, and what its store holds.
+    pub async fn stats(&self) -> Stats {
+        let usage = self.shared.attempt("usage", self.shared.core.store.usage()).await;
+        self.shared.core.counters.stats(usage)
+    }
+
+    /// Ends the cache: requests from now on pass through, upstream calls under way are finished and stored, and what is not done
+    /// `within` is given up. Says whether all was done.
+    pub async fn shutdown(&self, within: Duration) -> bool {
+        let core = &self.shared.core;
+        core.tasks.close();
+        let done = timeout(within, core.tasks.wait()).await.is_ok();
+        core.stop.cancel();
+        core.tasks.wait().await;
+        core.store.shutdown().await;
+        done
+    }
+
+    fn ask<T>(&self, request: &Request<T>) -> Result<Asked, Error>
+    where
+        T: AsRef<[u8]>,
+    {
+        let (policy, counters) = (&self.shared.core.policy, &self.shared.core.counters);
+        let mut head = copy_of(request);
+        let mut options = head.extensions.remove::<CacheOptions>().unwrap_or_default();
+        let admission = contain(counters, || policy.admit(&mut head, &mut options));
+        if admission != Some(Admission::Cache) {
+            return Err(Error::unsupported("the policy does not cache this request"));
+        }
+        let body = request.body().as_ref();
+        let identify = |slot| policy.identify(&self.shared.settings.envelope, &head, body, &options, slot).ok();
+        let keys = contain(counters, || (0..policy.slots().max(1)).map(identify).collect::<Option<Vec<_>>>());
+        let keys = keys.flatten().ok_or_else(|| Error::unsupported("the policy does not cache this request"))?;
+        Ok(Asked { keys: keys.into_iter().map(|identity| identity.key).collect(), head, options })
+    }
+}
+
+fn copy_of<T>(request: &Request<T>) -> request::Parts {
+    let mut head = Request::new(()).into_parts().0;
+    head.method = request.method().clone();
+    head.uri = request.uri().clone();
+    head.version = request.version();
+    head.headers = request.headers().clone();
+    head.extensions = request.extensions().clone();
+    head
+}
+
+/// A request, as the policy sees it.
+struct Asked {
+    head: request::Parts,
+    options: CacheOptions,
+    keys: Vec<Key>,
+}
+
+impl<St, P> Clone for Handle<St, P> {
+    fn clone(&self) -> Self {
+        Self { shared: self.shared.clone() }
+    }
+}
+
+impl<St, P> fmt::Debug for Handle<St, P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Handle(..)")
+    }
+}

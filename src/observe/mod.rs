@@ -1,0 +1,101 @@
+//! What the cache tells about each request: one hook, [`Observer`], over one [`Event`].
+//!
+//! Every request ends in exactly one [`RequestRecord`], when its body ended or was dropped. No event carries a URL, a header, a body or
+//! anything made from a credential. A panic in an observer is contained.
+
+mod record;
+mod stats;
+#[cfg(feature = "tracing")]
+mod tracing;
+
+use std::time::Duration;
+
+pub(crate) use record::{Recorder, Sink};
+pub use record::{Ending, RequestRecord, Timings};
+pub(crate) use stats::Counters;
+pub use stats::Stats;
+#[cfg(feature = "tracing")]
+pub use tracing::TracingObserver;
+
+use crate::{
+    entry::Usage,
+    key::Digest,
+    policy::NotStored,
+};
+
+/// Is told what happens. Called on the request's path: hand over what takes long.
+pub trait Observer: Send + Sync + 'static {
+    /// Something happened.
+    fn on_event(&self, event: &Event<'_>);
+}
+
+impl<F> Observer for F
+where
+    F: Fn(&Event<'_>) + Send + Sync + 'static,
+{
+    fn on_event(&self, event: &Event<'_>) {
+        self(event);
+    }
+}
+
+/// What happens.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub enum Event<'a> {
+    /// A request ended. Exactly one per request.
+    Request(&'a RequestRecord),
+    /// An upstream call ended, and its answer is stored or not. Exactly one per fill.
+    Fill(&'a FillRecord),
+    /// The store failed at something; the request went on without it.
+    Trouble(&'a Trouble<'a>),
+}
+
+/// One upstream call, made for one request or for many.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct FillRecord {
+    /// What was asked.
+    pub digest: Digest,
+    /// The status of the response; `None` if there was none.
+    pub status: Option<http::StatusCode>,
+    /// Why it is not stored; `None` if it is.
+    pub not_stored: Option<NotStored>,
+    /// From the call to the response head.
+    pub first_byte: Option<Duration>,
+    /// From the call to the end of the body.
+    pub last_byte: Duration,
+    /// Bytes of the body.
+    pub bytes: u64,
+    /// The model that answered, if an inspector found it.
+    pub model: Option<String>,
+    /// Tokens that the answer cost, if an inspector found them.
+    pub usage: Option<Usage>,
+    /// Was it a refresh in the background?
+    pub refresh: bool,
+}
+
+impl FillRecord {
+    pub(crate) fn begin(digest: Digest, refresh: bool) -> Self {
+        Self {
+            digest,
+            status: None,
+            not_stored: None,
+            first_byte: None,
+            last_byte: Duration::ZERO,
+            bytes: 0,
+            model: None,
+            usage: None,
+            refresh,
+        }
+    }
+}
+
+/// Something that the store failed at.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct Trouble<'a> {
+    /// What was tried: `get`, `put`, `remove`.
+    pub operation: &'static str,
+    /// What went wrong.
+    pub error: &'a crate::Error,
+}

@@ -1,0 +1,55 @@
+use super::{Event, Observer};
+
+/// Writes one `tracing` event per request (target `tower_response_cache`, level `INFO`), per fill (`DEBUG`), and per trouble with the store (`WARN`).
+#[derive(Clone, Copy, Debug, Default)]
+pub struct TracingObserver;
+
+impl Observer for TracingObserver {
+    fn on_event(&self, event: &Event<'_>) {
+        match event {
+            Event::Request(record) => tracing::info!(
+                target: "tower_response_cache",
+                outcome = record.outcome.label(),
+                reason = record.outcome.reason(),
+                status = record.status.map(|status| status.as_u16()),
+                request_id = record.request_id.as_deref(),
+                digest = record.digest.map(tracing::field::display),
+                labels = ?record.labels,
+                bytes = record.bytes,
+                ending = ?record.ending,
+                degraded = record.degraded,
+                key_us = micros(record.timings.key),
+                lookup_us = micros(record.timings.lookup),
+                wait_us = micros(record.timings.wait),
+                first_byte_us = record.timings.first_byte.map(micros),
+                total_us = micros(record.timings.total),
+                saved_us = record.saved_time.map(micros),
+                model = record.model.as_deref(),
+                "request"
+            ),
+            Event::Fill(fill) => tracing::debug!(
+                target: "tower_response_cache",
+                digest = %fill.digest,
+                status = fill.status.map(|status| status.as_u16()),
+                stored = fill.not_stored.is_none(),
+                reason = fill.not_stored.as_ref().map(|reason| reason.label()),
+                bytes = fill.bytes,
+                first_byte_us = fill.first_byte.map(micros),
+                last_byte_us = micros(fill.last_byte),
+                refresh = fill.refresh,
+                "fill"
+            ),
+            Event::Trouble(trouble) => tracing::warn!(
+                target: "tower_response_cache",
+                operation = trouble.operation,
+                kind = trouble.error.label(),
+                error = %trouble.error,
+                "store"
+            ),
+        }
+    }
+}
+
+fn micros(time: std::time::Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,237 @@
+use std::{cell::RefCell, time::Duration};
+
+use http::{HeaderMap, HeaderName, Method, header, request::Parts};
+
+use super::{ApiPolicy, Sharing};
+use crate::{
+    key::{CREDENTIAL_PARAMETERS, Envelope, Field, Fields, Identity, Scope, json},
+    options::{CacheOptions, Mode},
+    policy::{Admission, Bypass},
+};
+
+impl ApiPolicy {
+    pub(super) fn admission(&self, request: &mut Parts, options: &mut CacheOptions) -> Admission {
+        if let Some(trust) = &self.trust {
+            heed(&mut request.headers, trust.ttl_header.as_ref(), options);
+        }
+        let reason = if options.mode == Mode::Off {
+            Bypass::Off
+        } else if request.method == Method::CONNECT || request.headers.contains_key(header::UPGRADE) {
+            Bypass::Upgrade
+        } else if !self.methods.contains(&request.method) {
+            Bypass::Method
+        } else if request.headers.contains_key(header::RANGE) {
+            Bypass::Range
+        } else if self.paths.as_ref().is_some_and(|cached| !cached(request.uri.path())) {
+            Bypass::Path
+        } else if self.bypass_if.as_ref().is_some_and(|predicate| predicate(request)) {
+            Bypass::Predicate
+        } else {
+            return Admission::Cache;
+        };
+        Admission::Bypass(reason)
+    }
+
+    pub(super) fn identity(
+        &self,
+        envelope: &Envelope,
+        request: &Parts,
+        body: &[u8],
+        options: &CacheOptions,
+        slot: u32,
+    ) -> Result<Identity, Bypass> {
+        let (user, authority) = self.authority(request);
+        let mut fields = envelope.open();
+        fields
+            .add(Field::Method, request.method.as_str().as_bytes())
+            .add(Field::Scheme, request.uri.scheme_str().unwrap_or(self.assumed_scheme).as_bytes())
+            .add(Field::Authority, authority)
+            .add(Field::Path, request.uri.path().as_bytes());
+        add_query(request.uri.query(), &mut fields);
+        let essence = essence(&request.headers);
+        add_header(&header::CONTENT_TYPE, std::iter::once(essence.as_bytes()), &mut fields);
+        for name in &self.headers {
+            add_header(name, request.headers.get_all(name).iter().map(|value| value.as_bytes()), &mut fields);
+        }
+        if self.encoded {
+            add_header(&header::ACCEPT_ENCODING, encodings(&request.headers).iter().map(|coding| coding.as_bytes()), &mut fields);
+        }
+        if let Some(upstream) = &options.upstream {
+            fields.add(Field::Upstream, upstream.as_bytes());
+        }
+        self.add_body(essence, body, &mut fields)?;
+        if !options.extra.is_empty() {
+            fields.add(Field::Extra, &options.extra);
+        }
+        if slot > 0 {
+            fields.add(Field::Slot, &slot.to_be_bytes());
+        }
+        Ok(fields.seal(options.scope.unwrap_or_else(|| self.scope(request, user))))
+    }
+
+    /// Credentials in the authority, and the rest of it: from the URI or else `Host`, so that absolute-form and origin-form give one key.
+    fn authority<'a>(&self, request: &'a Parts) -> (&'a [u8], &'a [u8]) {
+        let authority = match request.uri.authority() {
+            Some(authority) => authority.as_str().as_bytes(),
+            None => request.headers.get(header::HOST).map_or(&[][..], |host| host.as_bytes()),
+        };
+        match authority.iter().rposition(|byte| *byte == b'@') {
+            Some(at) => (&authority[..at], &authority[at + 1..]),
+            None => (&[], authority),
+        }
+    }
+
+    fn scope(&self, request: &Parts, user: &[u8]) -> Scope {
+        match &self.sharing {
+            Sharing::Shared => Scope::shared(),
+            Sharing::By(scope) => scope(request),
+            Sharing::PerCredential => {
+                let headers = self.credentials.iter().flat_map(|name| {
+                    let values = request.headers.get_all(name).iter();
+                    values.map(|value| (name.as_str().as_bytes(), value.as_bytes()))
+                });
+                let parameters = parameters(request.uri.query()).filter(|part| is_credential(part)).map(|part| (&b"?"[..], part.as_bytes()));
+                let user = Some((&b"@"[..], user)).filter(|(_, user)| !user.is_empty());
+                Scope::credentials(headers.chain(parameters).chain(user))
+            }
+        }
+    }
+
+    fn add_body(&self, essence: &str, body: &[u8], fields: &mut Fields) -> Result<(), Bypass> {
+        if !is_json(essence) || !(self.canonical || self.must_look_into(body)) {
+            fields.add(Field::RawBody, body);
+            return Ok(());
+        }
+        let mut bypass = None;
+        let mut member = |name: &str, value: &[u8]| bypass = bypass.or(self.objection(name, value));
+        SCRATCH.with_borrow_mut(|canonical| {
+            canonical.clear();
+            if json::canonicalize(body, &self.json, canonical, &mut member) && self.canonical {
+                fields.add(Field::JsonBody, canonical);
+            } else {
+                fields.add(Field::RawBody, body);
+            }
+            canonical.shrink_to(KEEP_SCRATCH);
+        });
+        bypass.map_or(Ok(()), Err)
+    }
+
+    /// Could a body that is compared by its bytes name something that [`objection`](Self::objection) would object to?
+    fn must_look_into(&self, body: &[u8]) -> bool {
+        let names = |needle: &str| memchr::memmem::find(body, needle.as_bytes()).is_some();
+        // An escape could hide any name.
+        (self.stateful && ["previous_response_id", "conversation", "background", "\\u"].into_iter().any(names))
+            || (self.max_temperature.is_some() && ["temperature", "\\u"].into_iter().any(names))
+    }
+
+    /// Is this member of the body a reason to bypass?
+    fn objection(&self, name: &str, value: &[u8]) -> Option<Bypass> {
+        match name {
+            "previous_response_id" | "conversation" if self.stateful && value != b"null" => Some(Bypass::Stateful),
+            "background" if self.stateful && value == b"true" => Some(Bypass::Stateful),
+            "temperature" => {
+                let bound = self.max_temperature?;
+                let temperature: f64 = std::str::from_utf8(value).ok()?.parse().ok()?;
+                (temperature > bound).then_some(Bypass::Temperature)
+            }
+            _ => None,
+        }
+    }
+}
+
+/// How much of the buffer for canonical bodies a thread keeps.
+const KEEP_SCRATCH: usize = 128 << 10;
+
+thread_local! {
+    static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// The query without its credentials, which belong to the scope.
+fn add_query(query: Option<&str>, fields: &mut Fields) {
+    let Some(query) = query else { return };
+    if parameters(Some(query)).any(is_credential) {
+        let kept: Vec<&str> = parameters(Some(query)).filter(|part| !is_credential(part)).collect();
+        if !kept.is_empty() {
+            fields.add(Field::Query, kept.join("&").as_bytes());
+        }
+    } else {
+        fields.add(Field::Query, query.as_bytes());
+    }
+}
+
+fn parameters(query: Option<&str>) -> impl Iterator<Item = &str> {
+    query.into_iter().flat_map(|query| query.split('&'))
+}
+
+fn is_credential(parameter: &str) -> bool {
+    let name = parameter.split_once('=').map_or(parameter, |(name, _)| name);
+    CREDENTIAL_PARAMETERS.iter().any(|credential| name.eq_ignore_ascii_case(credential))
+}
+
+/// A field that is absent adds nothing; one with several lines adds them in order.
+fn add_header<'a>(name: &HeaderName, values: impl Iterator<Item = &'a [u8]>, fields: &mut Fields) {
+    let mut named = false;
+    for value in values {
+        if !named {
+            fields.add(Field::HeaderName, name.as_str().as_bytes());
+            named = true;
+        }
+        fields.add(Field::HeaderValue, value);
+    }
+}
+
+/// The media type without its parameters (RFC 9110 section 8.3.1).
+fn essence(headers: &HeaderMap) -> &str {
+    let value = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    value.split(';').next().unwrap_or_default().trim()
+}
+
+fn is_json(essence: &str) -> bool {
+    let ends = |end: &str| essence.len() >= end.len() && essence.as_bytes()[essence.len() - end.len()..].eq_ignore_ascii_case(end.as_bytes());
+    essence.eq_ignore_ascii_case("application/json") || ends("+json")
+}
+
+/// The codings that a caller accepts, in one order, without weights, those refused left out (RFC 9110 section 12.5.3).
+fn encodings(headers: &HeaderMap) -> Vec<String> {
+    let mut codings: Vec<String> = headers
+        .get_all(header::ACCEPT_ENCODING)
+        .iter()
+        .filter_map(|line| line.to_str().ok())
+        .flat_map(|line| line.split(','))
+        .filter_map(|item| {
+            let (coding, weight) = item.split_once(';').unwrap_or((item, ""));
+            let weight = weight.trim().strip_prefix("q=").and_then(|q| q.trim().parse::<f32>().ok()).unwrap_or(1.0);
+            (weight > 0.0).then(|| coding.trim().to_ascii_lowercase())
+        })
+        .filter(|coding| !coding.is_empty())
+        .collect();
+    codings.sort_unstable();
+    codings.dedup();
+    codings
+}
+
+/// Takes control fields from the head and into the options (RFC 9111 section 5.2.1).
+fn heed(headers: &mut HeaderMap, ttl_header: Option<&HeaderName>, options: &mut CacheOptions) {
+    let seconds = |text: &str| text.trim().trim_matches('"').parse().ok().map(Duration::from_secs);
+    for line in headers.get_all(header::CACHE_CONTROL) {
+        for directive in line.to_str().unwrap_or_default().split(',') {
+            let (name, argument) = directive.split_once('=').unwrap_or((directive, ""));
+            match name.trim().to_ascii_lowercase().as_str() {
+                "no-store" => options.mode = Mode::Off,
+                "no-cache" if options.mode == Mode::ReadWrite => options.mode = Mode::WriteOnly,
+                "only-if-cached" => options.only_if_cached = true,
+                // What cannot be read as an age accepts none but the newest.
+                "max-age" => options.max_age = Some(seconds(argument).unwrap_or_default()),
+                _ => {}
+            }
+        }
+    }
+    headers.remove(header::CACHE_CONTROL);
+    headers.remove(header::PRAGMA);
+    if let Some(name) = ttl_header
+        && let Some(value) = headers.remove(name)
+        && let Some(ttl) = value.to_str().ok().and_then(seconds)
+    {
+        options.ttl = Some(ttl);
+    }
+}

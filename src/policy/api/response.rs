@@ -1,0 +1,147 @@
+use http::{HeaderMap, HeaderName, Method, Version, header, request, response::Parts};
+
+use super::ApiPolicy;
+use crate::{
+    entry::Lifetime,
+    options::CacheOptions,
+    policy::{Moment, NotStored, Storing, strip_hop_by_hop},
+};
+
+/// Fields that speak of one exchange, and would mislead in another.
+const OF_ONE_EXCHANGE: &[&str] = &[
+    "age",
+    "authentication-info",
+    "openai-processing-ms",
+    "retry-after",
+    "server-timing",
+    "set-cookie2",
+    "www-authenticate",
+    "x-envoy-upstream-service-time",
+];
+
+/// Families of such fields: rate limits, and permissions for one origin.
+const OF_ONE_EXCHANGE_PREFIXES: &[&str] = &["x-ratelimit", "ratelimit", "x-rate-limit", "anthropic-ratelimit", "access-control-"];
+
+/// Under which names upstreams tell their request ids.
+const REQUEST_IDS: &[&str] = &["x-request-id", "request-id", "x-amzn-requestid", "apim-request-id", "cf-ray", "x-cloud-trace-context"];
+
+impl ApiPolicy {
+    pub(super) fn storing(
+        &self,
+        request: &request::Parts,
+        options: &CacheOptions,
+        response: &Parts,
+        len: Option<u64>,
+        moment: Moment,
+    ) -> Result<Storing, NotStored> {
+        let headers = &response.headers;
+        if !self.statuses.contains(&response.status) || headers.contains_key(header::CONTENT_RANGE) {
+            return Err(NotStored::Status);
+        }
+        if self.honour_no_store && has_directive(headers, "no-store") {
+            return Err(NotStored::Forbidden);
+        }
+        let stream = media_type(headers).eq_ignore_ascii_case("text/event-stream");
+        if is_encoded(headers) && (!self.encoded || stream) {
+            return Err(NotStored::Encoded);
+        }
+        self.check_vary(headers)?;
+        let promised = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok()).or(len);
+        if promised.is_some_and(|promised: u64| promised > self.max_body as u64) {
+            return Err(NotStored::TooLarge);
+        }
+        let ttl = options.ttl.map_or(self.ttl, |ttl| ttl.clamp(self.ttl_bounds.0, self.ttl_bounds.1));
+        if ttl.is_zero() {
+            return Err(NotStored::Forbidden);
+        }
+        if self.store_if.as_ref().is_some_and(|predicate| !predicate(response)) {
+            return Err(NotStored::Predicate);
+        }
+        Ok(Storing {
+            headers: self.kept(headers),
+            lifetime: Lifetime {
+                stale_while_revalidate: self.stale_while_revalidate,
+                stale_if_error: self.stale_if_error,
+                ..Lifetime::fresh(moment.now, ttl)
+            },
+            max_body: self.max_body,
+            tags: Vec::new(),
+            vary: None,
+            inspector: self.inspector.as_ref().and_then(|inspector| inspector.begin(request, response)),
+            needs_proof: !self.close_delimited && request.method != Method::HEAD && promised.is_none() && is_close_delimited(response),
+            upstream_request_id: request_id(headers),
+        })
+    }
+
+    /// A response that varies by something that is not in the key would reach callers that it is not for.
+    fn check_vary(&self, headers: &HeaderMap) -> Result<(), NotStored> {
+        let fields = headers.get_all(header::VARY).iter().flat_map(|line| line.to_str().unwrap_or("*").split(','));
+        for field in fields.map(str::trim).filter(|field| !field.is_empty()) {
+            let keyed = match HeaderName::from_bytes(field.as_bytes()) {
+                // Without `content-encoding` there is nothing to choose; what depends on the origin alone is not kept.
+                Ok(header::ACCEPT_ENCODING | header::ORIGIN | header::CONTENT_TYPE) => true,
+                Ok(name) if name.as_str().starts_with("access-control-request-") => true,
+                Ok(name) => self.headers.contains(&name) || self.credentials.contains(&name),
+                Err(_) => false,
+            };
+            if !keyed {
+                return Err(NotStored::Vary);
+            }
+        }
+        Ok(())
+    }
+
+    fn kept(&self, headers: &HeaderMap) -> HeaderMap {
+        let mut kept = headers.clone();
+        strip_hop_by_hop(&mut kept);
+        if !self.set_cookie {
+            kept.remove(header::SET_COOKIE);
+        }
+        let of_one_exchange = |name: &HeaderName| {
+            let name = name.as_str();
+            OF_ONE_EXCHANGE.contains(&name)
+                || REQUEST_IDS.contains(&name)
+                || OF_ONE_EXCHANGE_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+        };
+        let doomed: Vec<HeaderName> = kept.keys().filter(|name| of_one_exchange(name)).cloned().collect();
+        for name in doomed {
+            kept.remove(name);
+        }
+        kept
+    }
+}
+
+/// Did the call succeed, if it was a gRPC call? Its status stands in the trailers, or in the head if there is nothing else (gRPC over HTTP/2, "Responses").
+pub(super) fn grpc_succeeded(response: &Parts, trailers: Option<&HeaderMap>) -> Result<(), NotStored> {
+    const STATUS: &str = "grpc-status";
+    let is_grpc = media_type(&response.headers).starts_with("application/grpc");
+    match trailers.and_then(|trailers| trailers.get(STATUS)).or_else(|| response.headers.get(STATUS)) {
+        Some(status) if status == "0" => Ok(()),
+        Some(_) => Err(NotStored::GrpcStatus),
+        None if is_grpc => Err(NotStored::Incomplete),
+        None => Ok(()),
+    }
+}
+
+fn media_type(headers: &HeaderMap) -> &str {
+    let value = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    value.split(';').next().unwrap_or_default().trim()
+}
+
+fn has_directive(headers: &HeaderMap, directive: &str) -> bool {
+    let mut lines = headers.get_all(header::CACHE_CONTROL).iter().filter_map(|line| line.to_str().ok());
+    lines.any(|line| line.split(',').any(|part| part.split('=').next().is_some_and(|name| name.trim().eq_ignore_ascii_case(directive))))
+}
+
+fn is_encoded(headers: &HeaderMap) -> bool {
+    headers.get_all(header::CONTENT_ENCODING).iter().any(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity"))
+}
+
+/// Does nothing but the end of the connection end the body (RFC 9112 section 6.3)? HTTP/2 and later end every body explicitly.
+fn is_close_delimited(response: &Parts) -> bool {
+    response.version <= Version::HTTP_11 && !response.headers.contains_key(header::TRANSFER_ENCODING)
+}
+
+fn request_id(headers: &HeaderMap) -> Option<String> {
+    REQUEST_IDS.iter().find_map(|name| Some(headers.get(*name)?.to_str().ok()?.to_owned()))
+}

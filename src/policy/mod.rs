@@ -1,0 +1,322 @@
+//! What may be cached, for whom, and for how long.
+//!
+//! A [`Policy`] decides; the flow acts. Its methods are pure: no I/O, no clock (the [`Moment`] is an argument), no runtime.
+//! A panic in any of them is contained: the request is served without the cache.
+
+mod api;
+mod fields;
+
+use std::{borrow::Cow, time::Duration, time::SystemTime};
+
+use http::{HeaderMap, HeaderName, request, response};
+
+pub use api::{ApiPolicy, Sharing};
+pub use fields::{is_hop_by_hop, strip_hop_by_hop};
+
+use crate::{
+    entry::{Entry, Lifetime},
+    inspect::Inspector,
+    key::{Envelope, Identity, Key},
+    options::CacheOptions,
+};
+
+/// Decides what may be cached, for whom, and for how long.
+pub trait Policy: Send + Sync + 'static {
+    /// May the cache touch this request at all? Seen is the head only. Control fields that are meant for the cache alone are
+    /// removed from `request` and put into `options`.
+    fn admit(&self, request: &mut request::Parts, options: &mut CacheOptions) -> Admission;
+
+    /// The longest request body, in bytes, that is buffered for the key. Longer ones pass through, streamed.
+    fn body_limit(&self) -> usize;
+
+    /// The identity of a request, or the reason why it has none. `slot` tells apart the answers of a policy that keeps [several](Self::slots).
+    ///
+    /// # Errors
+    ///
+    /// The reason for a bypass that only the body shows.
+    fn identify(&self, envelope: &Envelope, request: &request::Parts, body: &[u8], options: &CacheOptions, slot: u32) -> Result<Identity, Bypass>;
+
+    /// How many different answers are kept per request; one is picked at random. The default is 1.
+    fn slots(&self) -> u32 {
+        1
+    }
+
+    /// The key of the variant that a request selects, below a primary key under which [`Variants`](crate::entry::Variants) are kept
+    /// (RFC 9111 section 4.1). The default knows no variants.
+    fn variant(&self, envelope: &Envelope, primary: &Key, request: &request::Parts, fields: &[HeaderName]) -> Option<Key> {
+        let _ = (envelope, primary, request, fields);
+        None
+    }
+
+    /// May a stored response answer the request?
+    fn reuse(&self, request: &request::Parts, options: &CacheOptions, entry: &Entry, moment: Moment) -> Reuse;
+
+    /// Makes a request that goes upstream ready for it. The default leaves it as it is.
+    fn prepare(&self, request: &mut request::Parts) {
+        let _ = request;
+    }
+
+    /// May the response be stored, going by its head, and by the length of its body where that is known beforehand? Says how, or why not.
+    ///
+    /// # Errors
+    ///
+    /// The reason why not.
+    fn store(&self, request: &request::Parts, options: &CacheOptions, response: &response::Parts, len: Option<u64>, moment: Moment)
+    -> Result<Storing, NotStored>;
+
+    /// May the response be stored, going by its trailers, if it has any? Asked when its body ended. The default: yes.
+    ///
+    /// # Errors
+    ///
+    /// The reason why not.
+    fn complete(&self, response: &response::Parts, trailers: Option<&HeaderMap>) -> Result<(), NotStored> {
+        let _ = (response, trailers);
+        Ok(())
+    }
+
+    /// The stored response as a 304 to [its validation](Reuse::Validate) freshens it (RFC 9111 section 4.3.4); `None` if the 304 belongs to something else.
+    /// The default never asked.
+    fn freshen(&self, request: &request::Parts, entry: &Entry, response: &response::Parts, moment: Moment) -> Option<Entry> {
+        let _ = (request, entry, response, moment);
+        None
+    }
+
+    /// Is the response a failure that a stale answer may stand in for (RFC 5861 section 4)? The default: 500, 502, 503, 504.
+    fn is_failure(&self, response: &response::Parts) -> bool {
+        matches!(response.status.as_u16(), 500 | 502 | 503 | 504)
+    }
+
+    /// May callers that already wait for a response have it, although it is not stored? The default: no.
+    fn shares(&self, reason: &NotStored) -> bool {
+        let _ = reason;
+        false
+    }
+
+    /// The keys that a response to a [watched](Admission::Watch) request makes invalid (RFC 9111 section 4.4). The default: none.
+    fn invalidates(&self, envelope: &Envelope, request: &request::Parts, response: &response::Parts) -> Vec<Key> {
+        let _ = (envelope, request, response);
+        Vec::new()
+    }
+
+    /// Adds to the head of an answer from the cache what its caller should see. The default leaves it as it was stored.
+    fn replay(&self, request: &request::Parts, entry: &Entry, headers: &mut HeaderMap) {
+        let _ = (request, entry, headers);
+    }
+
+    /// What becomes of a fill that nobody waits for any more.
+    fn abandoned(&self) -> Abandoned {
+        Abandoned::Cancel
+    }
+}
+
+/// The time of a decision, and the luck of it.
+#[derive(Clone, Copy, Debug)]
+pub struct Moment {
+    /// Wall-clock time.
+    pub now: SystemTime,
+    /// Uniform over `[0, 1)`: what a decision at random goes by.
+    pub luck: f64,
+}
+
+/// May the cache touch a request?
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Admission {
+    /// Buffer it, look it up, fill.
+    Cache,
+    /// Pass it on untouched.
+    Bypass(Bypass),
+    /// Pass it on untouched, and show its response to [`Policy::invalidates`].
+    Watch(Bypass),
+}
+
+/// Why a request did not touch the cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Bypass {
+    /// The policy does not cache this method.
+    Method,
+    /// The policy does not cache this path.
+    Path,
+    /// It asks to leave HTTP: `Upgrade`, or CONNECT.
+    Upgrade,
+    /// It asks for a part (RFC 9110 section 14.2).
+    Range,
+    /// Its caller switched the cache off.
+    Off,
+    /// Its body is over the policy's limit.
+    TooLarge,
+    /// Its body broke off while it was read; the inner service sees the same failure.
+    BrokenBody,
+    /// It goes on from state that the upstream keeps.
+    Stateful,
+    /// It asks for more randomness than the policy caches.
+    Temperature,
+    /// A function of the operator's says so.
+    Predicate,
+    /// Code that was to decide panicked.
+    Panic,
+    /// The cache is shutting down.
+    Shutdown,
+}
+
+impl Bypass {
+    /// All reasons, in the order of their discriminants.
+    pub const ALL: [Self; 12] = [
+        Self::Method,
+        Self::Path,
+        Self::Upgrade,
+        Self::Range,
+        Self::Off,
+        Self::TooLarge,
+        Self::BrokenBody,
+        Self::Stateful,
+        Self::Temperature,
+        Self::Predicate,
+        Self::Panic,
+        Self::Shutdown,
+    ];
+
+    /// In one word, for labels and the `detail` of `cache-status`.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Method => "method",
+            Self::Path => "path",
+            Self::Upgrade => "upgrade",
+            Self::Range => "range",
+            Self::Off => "off",
+            Self::TooLarge => "request-too-large",
+            Self::BrokenBody => "request-broken",
+            Self::Stateful => "stateful",
+            Self::Temperature => "temperature",
+            Self::Predicate => "predicate",
+            Self::Panic => "panic",
+            Self::Shutdown => "shutdown",
+        }
+    }
+}
+
+/// May a stored response answer a request?
+#[derive(Clone, Debug)]
+pub enum Reuse {
+    /// It is fresh. With `refresh`, it is also about to end: a refresh starts in the background.
+    Fresh {
+        /// Refresh it early.
+        refresh: bool,
+    },
+    /// It is stale, and may be served while it is refreshed in the background (RFC 5861 section 3).
+    StaleWhileRevalidate,
+    /// It may not be served before the upstream was asked.
+    Validate {
+        /// Conditional fields for the request (RFC 9110 section 13.1); empty asks for a whole new response.
+        conditions: HeaderMap,
+        /// It may be served if the upstream fails (RFC 5861 section 4).
+        if_error: bool,
+    },
+    /// As if it were not there.
+    No,
+}
+
+/// How a response is stored.
+pub struct Storing {
+    /// The header fields that are kept.
+    pub headers: HeaderMap,
+    /// How long the entry lives.
+    pub lifetime: Lifetime,
+    /// The longest body that is stored, in bytes.
+    pub max_body: usize,
+    /// Tags beyond those that the caller set.
+    pub tags: Vec<String>,
+    /// The request fields that select this response among others under the same key; `None` if there are no others.
+    pub vary: Option<Vec<HeaderName>>,
+    /// Watches the body.
+    pub inspector: Option<Box<dyn Inspector>>,
+    /// Must something in the body prove that it is whole, because its framing does not?
+    pub needs_proof: bool,
+    /// Upstream request ids, for the metadata.
+    pub upstream_request_id: Option<String>,
+}
+
+impl std::fmt::Debug for Storing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Storing").field("lifetime", &self.lifetime).field("max_body", &self.max_body).finish_non_exhaustive()
+    }
+}
+
+/// Why a response was not stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum NotStored {
+    /// Its status is not one that the policy stores.
+    Status,
+    /// The upstream forbids it (`no-store`).
+    Forbidden,
+    /// It is encoded, and the policy stores plain bodies only.
+    Encoded,
+    /// It sets state at the client, or is otherwise meant for one caller.
+    Personal,
+    /// It varies by a request field that is not in the key.
+    Vary,
+    /// The caller asked for nothing to be stored.
+    ReadOnly,
+    /// Its body is over the policy's limit, or over the memory that all fills share.
+    TooLarge,
+    /// It did not end as its framing promised, or nothing proves that it is whole.
+    Incomplete,
+    /// An inspector objects, for this reason.
+    Objection(Cow<'static, str>),
+    /// Its trailers tell of a failure.
+    GrpcStatus,
+    /// A function of the operator's says so.
+    Predicate,
+    /// The upstream failed before there was a response.
+    Failed,
+    /// Code that was to decide panicked.
+    Panic,
+    /// Nobody waited for it any more.
+    Abandoned,
+    /// It was superseded: invalidated while it was fetched, or a newer answer is stored.
+    Superseded,
+    /// The store did not take it.
+    Store,
+}
+
+impl NotStored {
+    /// Does it say something about the next answer to the same question? Then requests for it had better not wait for one another.
+    pub(crate) const fn is_of_the_answer(&self) -> bool {
+        !matches!(self, Self::ReadOnly | Self::Abandoned | Self::Superseded | Self::Store)
+    }
+
+    /// In a word, for labels.
+    pub const fn label(&self) -> &'static str {
+        match self {
+            Self::Status => "status",
+            Self::Forbidden => "no-store",
+            Self::Encoded => "encoded",
+            Self::Personal => "personal",
+            Self::Vary => "vary",
+            Self::ReadOnly => "read-only",
+            Self::TooLarge => "response-too-large",
+            Self::Incomplete => "incomplete",
+            Self::Objection(_) => "objection",
+            Self::GrpcStatus => "grpc-status",
+            Self::Predicate => "predicate",
+            Self::Failed => "failed",
+            Self::Panic => "panic",
+            Self::Abandoned => "abandoned",
+            Self::Superseded => "superseded",
+            Self::Store => "store",
+        }
+    }
+}
+
+/// What becomes of a fill that nobody waits for any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Abandoned {
+    /// The upstream call is dropped at once.
+    Cancel,
+    /// It is finished and stored: an answer that costs money is already paid for.
+    Finish {
+        /// For no longer than this.
+        within: Duration,
+    },
+}

@@ -1,0 +1,156 @@
+//! What happened to a request: [`CacheStatus`], and its header form (RFC 9211).
+
+use std::{fmt::Write as _, time::Duration};
+
+use http::{HeaderMap, HeaderValue, StatusCode, header::HeaderName};
+
+use crate::{key::Key, policy::Bypass};
+
+pub(crate) static CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
+
+/// What happened to a request. In the extensions of every response that did not bypass the cache.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CacheStatus {
+    /// Where the answer came from.
+    pub outcome: Outcome,
+    /// The key of the entry.
+    pub key: Option<Key>,
+    /// How old the answer is; `None` if it came from upstream just now.
+    pub age: Option<Duration>,
+    /// How long it is still fresh; `None` if it is stale or not stored.
+    pub ttl: Option<Duration>,
+    /// Is the response being stored as it goes by? Whether it will be is known when it ended: ask an observer.
+    pub storing: bool,
+    /// The upstream's status, if it was asked.
+    pub upstream_status: Option<StatusCode>,
+}
+
+/// Where an answer came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Outcome {
+    /// From the store, fresh.
+    Hit,
+    /// From the store, stale.
+    Stale(Stale),
+    /// From the store, after the upstream said that it still holds.
+    Revalidated,
+    /// From upstream.
+    Miss(Miss),
+    /// From an upstream call that another request made.
+    Collapsed,
+    /// From upstream, untouched.
+    Bypass(Bypass),
+    /// A 504: the caller wanted a stored answer or none (RFC 9111 section 5.2.1.7).
+    Unsatisfied,
+    /// There was none: the caller left before it was known.
+    Unanswered,
+}
+
+/// Why a stale answer was served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Stale {
+    /// A refresh runs (RFC 5861 section 3).
+    WhileRevalidate,
+    /// The upstream failed (RFC 5861 section 4).
+    IfError,
+}
+
+/// Why the upstream was asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Miss {
+    /// Nothing was stored.
+    Absent,
+    /// What was stored had gone stale.
+    Stale,
+    /// The request wanted none of it.
+    Request,
+}
+
+impl Outcome {
+    /// In a word, for labels.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Hit => "hit",
+            Self::Stale(_) => "stale",
+            Self::Revalidated => "revalidated",
+            Self::Miss(_) => "miss",
+            Self::Collapsed => "collapsed",
+            Self::Bypass(_) => "bypass",
+            Self::Unsatisfied => "unsatisfied",
+            Self::Unanswered => "unanswered",
+        }
+    }
+
+    /// The reason in a word, for labels; empty where there is only one.
+    pub const fn reason(self) -> &'static str {
+        match self {
+            Self::Bypass(reason) => reason.label(),
+            Self::Stale(Stale::WhileRevalidate) => "while-revalidate",
+            Self::Stale(Stale::IfError) => "if-error",
+            Self::Miss(Miss::Absent) => "absent",
+            Self::Miss(Miss::Stale) => "stale",
+            Self::Miss(Miss::Request) => "request",
+            _ => "",
+        }
+    }
+}
+
+impl CacheStatus {
+    pub(crate) fn of(outcome: Outcome) -> Self {
+        Self { outcome, key: None, age: None, ttl: None, storing: false, upstream_status: None }
+    }
+
+    /// Appends the member that says this to the `cache-status` field, after those of caches nearer to the origin (RFC 9211 section 2).
+    pub(crate) fn append(&self, name: &str, show_key: bool, headers: &mut HeaderMap) {
+        if let Some(member) = self.member(name, show_key) {
+            headers.append(&CACHE_STATUS, member);
+        }
+    }
+
+    /// `None` if the name cannot stand in a header field.
+    pub(crate) fn member(&self, name: &str, show_key: bool) -> Option<HeaderValue> {
+        let mut member = String::with_capacity(64);
+        member.push_str(name);
+        match self.outcome {
+            Outcome::Hit | Outcome::Revalidated => member.push_str("; hit"),
+            Outcome::Stale(Stale::WhileRevalidate) => member.push_str("; hit; detail=stale-while-revalidate"),
+            Outcome::Stale(Stale::IfError) => member.push_str("; hit; fwd=stale; detail=stale-if-error"),
+            Outcome::Miss(Miss::Absent) => member.push_str("; fwd=miss"),
+            Outcome::Miss(Miss::Stale) => member.push_str("; fwd=stale"),
+            Outcome::Miss(Miss::Request) => member.push_str("; fwd=request"),
+            Outcome::Collapsed => member.push_str("; fwd=miss; collapsed"),
+            Outcome::Bypass(reason) => {
+                member.push_str("; fwd=bypass; detail=");
+                member.push_str(reason.label());
+            }
+            Outcome::Unsatisfied => member.push_str("; detail=only-if-cached"),
+            Outcome::Unanswered => {}
+        }
+        let mut parameter = |args: std::fmt::Arguments<'_>| {
+            let written = member.write_fmt(args);
+            debug_assert!(written.is_ok(), "writing to a string cannot fail");
+        };
+        if let Some(status) = self.upstream_status {
+            parameter(format_args!("; fwd-status={}", status.as_u16()));
+        }
+        if self.storing {
+            parameter(format_args!("; stored"));
+        }
+        if let Some(ttl) = self.ttl {
+            parameter(format_args!("; ttl={}", ttl.as_secs()));
+        }
+        if let Some(key) = self.key.filter(|_| show_key) {
+            parameter(format_args!("; key=\"{key}\""));
+        }
+        HeaderValue::try_from(member).ok()
+    }
+}
+
+/// Sets `age` (RFC 9111 section 5.1), in whole seconds.
+pub(crate) fn set_age(age: Duration, headers: &mut HeaderMap) {
+    headers.insert(http::header::AGE, HeaderValue::from(age.as_secs()));
+}
