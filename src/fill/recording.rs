@@ -8,7 +8,7 @@ use std::{
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::Body;
-use tokio::time::timeout;
+use tokio::{task::coop::consume_budget, time::timeout};
 
 use super::{
     Verdict,
@@ -79,6 +79,11 @@ impl<'a> Recording<'a> {
                         self.inspect(&data);
                         self.put(data, writer, lead, record.bytes);
                         self.wait_for_room(writer, vigil, lead).await?;
+                        // A body that is always ready would keep other tasks from running.
+                        consume_budget().await;
+                        if self.why_not.is_some() && lead.close_if_unwanted() {
+                            return Err(unwanted(Unwanted::Abandoned));
+                        }
                     }
                 }
                 Err(frame) => trailers = frame.into_trailers().ok(),

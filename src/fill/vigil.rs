@@ -1,4 +1,10 @@
-use std::{future::Future, pin::pin, sync::Arc, time::Duration};
+use std::{
+    future::{Future, poll_fn},
+    pin::pin,
+    sync::Arc,
+    task::Poll,
+    time::Duration,
+};
 
 use futures_util::future::{Either, select};
 use tokio::{
@@ -61,6 +67,12 @@ impl Vigil {
         F: Future,
     {
         let mut future = pin!(future);
+        // What is there already needs no watch, as long as it is wanted.
+        if (self.orphan.is_some() || self.flight.is_wanted())
+            && let Poll::Ready(output) = poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx))).await
+        {
+            return Ok(output);
+        }
         let mut stop = pin!(self.stop.clone().cancelled_owned());
         loop {
             let until = self.orphan.as_ref().map(|orphan| orphan.until);

@@ -240,6 +240,9 @@ impl Lead {
 
     /// As [`close`](Self::close), and says whether it happened: it does not while anyone wants the flight.
     pub(crate) fn close_if_unwanted(&self) -> bool {
+        if self.flight.is_wanted() {
+            return false;
+        }
         let Some(flights) = &self.flights else { return !self.flight.is_wanted() };
         // Whoever joins does so under this lock.
         let mut shard = flights.shard(&self.key);

@@ -1,0 +1,176 @@
+//! The service among others, from outside the request path, and at its end.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+use http::{Request, Response};
+use http_body_util::{BodyExt, Full};
+use tokio::sync::Semaphore;
+use tower::{Layer, Service, ServiceBuilder, ServiceExt, buffer::BufferLayer, limit::ConcurrencyLimitLayer, load_shed::LoadShedLayer};
+use tower_response_cache::{
+    ApiPolicy, CacheLayer, CacheOptions, Error, Sharing,
+    policy::NotStored,
+    status::Outcome,
+    store::{Memory, Selection},
+};
+
+use crate::{
+    ask, layer,
+    origin::{Origin, OriginError, data, streamed, text},
+    post, read, send, until,
+};
+
+fn bytes(path: &str, body: &'static str) -> Request<Bytes> {
+    Request::post(format!("http://origin{path}")).header("content-type", "text/plain").body(Bytes::from_static(body.as_bytes())).unwrap()
+}
+
+#[tokio::test]
+async fn a_hit_holds_no_permit_and_a_miss_waits_for_its_turn() {
+    let gate = Arc::new(Semaphore::new(1));
+    let origin = {
+        let gate = Arc::clone(&gate);
+        Origin::new(move |call| {
+            let gate = Arc::clone(&gate);
+            async move {
+                gate.acquire().await.unwrap().forget();
+                Ok(text(format!("answer {}", call.number)))
+            }
+        })
+    };
+    // One at a time behind the cache: `Origin` panics if it is called without having been ready.
+    let failed = |error: tower::BoxError| OriginError(error.to_string());
+    let inner = ServiceBuilder::new().map_err(failed).layer(BufferLayer::new(1)).layer(ConcurrencyLimitLayer::new(1)).service(origin.clone());
+    let cache = layer().layer(inner);
+    let all = |cache: tower_response_cache::Cache<_, _, _>, path: &'static str| {
+        let answer = cache.oneshot(post(path, "")).boxed();
+        async move { answer.await.unwrap().into_body().collect().await.unwrap().to_bytes() }
+    };
+    assert_eq!(all(cache.clone(), "/cached").await, "answer 1");
+    tokio::time::sleep(Duration::from_millis(5)).await;
+    // The only permit is taken now.
+    let stuck = tokio::spawn(all(cache.clone(), "/stuck"));
+    until(|| origin.calls() == 2).await;
+    for _ in 0..100 {
+        assert_eq!(all(cache.clone(), "/cached").await, "answer 1");
+    }
+    gate.add_permits(10);
+    assert_eq!(stuck.await.unwrap(), "answer 2");
+}
+
+#[tokio::test]
+async fn an_inner_service_that_sheds_load_is_not_asked_for_a_hit_and_its_error_is_its_own() {
+    let origin = Origin::new(|call| async move {
+        if call.number > 1 {
+            std::future::pending::<()>().await;
+        }
+        Ok(text("answer"))
+    });
+    let inner = ServiceBuilder::new().layer(LoadShedLayer::new()).layer(ConcurrencyLimitLayer::new(1)).service(origin.clone());
+    let mut cache = layer().layer(inner);
+    let answer = ServiceExt::<Request<Full<Bytes>>>::ready(&mut cache).await.unwrap().call(post("/", "")).await.unwrap();
+    answer.into_body().collect().await.unwrap();
+    tokio::time::sleep(Duration::from_millis(5)).await;
+    let stuck = tokio::spawn(cache.clone().oneshot(post("/stuck", "")));
+    until(|| origin.calls() == 2).await;
+    cache.clone().oneshot(post("/", "")).await.unwrap();
+    let shed = cache.clone().oneshot(post("/other", "")).await.unwrap_err();
+    assert!(shed.is::<tower::load_shed::error::Overloaded>(), "{shed}");
+    stuck.abort();
+}
+
+#[tokio::test]
+async fn the_handle_finds_inserts_lists_and_removes_what_the_layer_does() {
+    let layer = layer();
+    let handle = layer.handle();
+    let origin = Origin::signed();
+    let cache = layer.layer(origin.clone());
+    let question = bytes("/", "question");
+    assert!(handle.get(&question).await.unwrap().is_none());
+    let key = handle.insert(&question, Response::new(Bytes::from_static(b"by hand")), Some(Duration::from_secs(60))).await.unwrap().unwrap();
+    assert_eq!(ask(&cache, post("/", "question")).await, (Outcome::Hit, "by hand".to_owned()));
+    assert_eq!(handle.get(&question).await.unwrap().unwrap().body.concat(), "by hand");
+
+    let listing = handle.metadata(&key).await.unwrap().unwrap();
+    assert_eq!((listing.key, listing.body_len, listing.lifetime.fresh_for), (key, 7, Duration::from_secs(60)));
+    let error = Response::builder().status(500).body(Bytes::new()).unwrap();
+    assert_eq!(handle.insert(&question, error, None).await.unwrap(), Err(NotStored::Status));
+    assert_eq!(handle.invalidate_request(&question).await.unwrap(), 1);
+    assert_eq!(handle.invalidate_key(&key).await.unwrap(), 0);
+    assert!(handle.metadata(&key).await.unwrap().is_none());
+    let get = Request::get("http://origin/").body(Bytes::new()).unwrap();
+    assert!(matches!(handle.get(&get).await, Err(error) if Error::is_unsupported(&error)));
+
+    for (path, model) in [("/a", "gpt-4o"), ("/b", "gpt-4o-mini"), ("/c", "claude")] {
+        let mut request = post(path, "");
+        request.extensions_mut().insert(CacheOptions::new().label("model", model).tag("all").tag(format!("path:{path}")));
+        ask(&cache, request).await;
+    }
+    until(|| origin.calls() == 3).await;
+    tokio::time::sleep(Duration::from_millis(5)).await;
+    assert_eq!(handle.invalidate(&Selection::Pattern("model=gpt-4o*".to_owned())).await.unwrap(), 2);
+    assert_eq!(handle.invalidate(&Selection::Tag("path:/a".to_owned())).await.unwrap(), 0);
+    assert_eq!(handle.invalidate(&Selection::Tag("all".to_owned())).await.unwrap(), 1);
+    assert_eq!(handle.invalidate(&Selection::All).await.unwrap(), 0);
+    assert_eq!(handle.stats().await.store.unwrap().entries, Some(0));
+}
+
+#[tokio::test]
+async fn shutdown_finishes_what_is_under_way_and_stores_it() {
+    let (feeds, mut fed) = tokio::sync::mpsc::unbounded_channel();
+    let origin = Origin::new(move |_| {
+        let feeds = feeds.clone();
+        async move {
+            let (feed, response) = streamed();
+            feeds.send(feed).unwrap();
+            Ok(response)
+        }
+    });
+    let layer = layer();
+    let handle = layer.handle();
+    let cache = layer.layer(origin.clone());
+    let answer = send(&cache, post("/", "")).await;
+    let feed = fed.recv().await.unwrap();
+    let ending = tokio::spawn({
+        let handle = handle.clone();
+        async move { handle.shutdown(Duration::from_secs(600)).await }
+    });
+    tokio::task::yield_now().await;
+    // Who comes now passes through.
+    let late = send(&cache, post("/late", "")).await;
+    assert_eq!(late.headers()["cache-status"], "tower-response-cache; fwd=bypass; detail=shutdown");
+    drop(fed.recv().await.unwrap());
+    read(late).await;
+    feed.send(data("whole")).await.unwrap();
+    drop(feed);
+    assert_eq!(read(answer).await, "whole");
+    assert!(ending.await.unwrap());
+    assert_eq!(handle.get(&bytes("/", "")).await.unwrap().unwrap().body.concat(), "whole");
+}
+
+#[tokio::test(start_paused = true)]
+async fn shutdown_gives_up_what_does_not_end_within_the_bound() {
+    let origin = Origin::new(|call| async move {
+        if call.head.uri.path() == "/no-head" {
+            tokio::time::sleep(Duration::from_secs(3600)).await;
+            return Ok(text("late, but there"));
+        }
+        let (feed, response) = streamed();
+        feed.send(data("and then nothing")).await.unwrap();
+        tokio::spawn(async move { feed.closed().await });
+        Ok(response)
+    });
+    let layer = CacheLayer::new(Memory::new(1 << 20), ApiPolicy::new(Sharing::Shared));
+    let handle = layer.handle();
+    let cache = layer.layer(origin.clone());
+    let streaming = send(&cache, post("/stream", "")).await;
+    let waiting = tokio::spawn({
+        let cache = cache.clone();
+        async move { read(send(&cache, post("/no-head", "")).await).await }
+    });
+    until(|| origin.calls() == 2).await;
+    assert!(!handle.shutdown(Duration::from_secs(5)).await, "not all was done");
+    // What has begun breaks off; what has not goes on without the cache: a request is never failed by it.
+    streaming.into_body().collect().await.unwrap_err();
+    assert_eq!(waiting.await.unwrap(), "late, but there");
+}
