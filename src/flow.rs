@@ -48,7 +48,10 @@ pub(crate) struct Flow<S, St, P> {
 
 /// A service that a cache can stand in front of.
 pub(crate) trait Upstream<B>:
-    Service<Request<RequestBody<B>>, Response = Response<Self::ResponseBody>, Error: Send + 'static, Future: Send + 'static> + Clone + Send + 'static
+    Service<Request<RequestBody<B>>, Response = Response<Self::ResponseBody>, Error: Send + 'static, Future: Send + 'static>
+    + Clone
+    + Send
+    + 'static
 where
     B: Body,
 {
@@ -160,7 +163,8 @@ impl<S, St, P> Flow<S, St, P> {
             let ticket = lead.ticket();
             let start = Instant::now();
             let (answer, opening) = oneshot::channel();
-            self.fill(lead, request, asked, (bytes, trailers), identity, found, conditions, fallback.is_some()).spawn(self.inner.clone(), Some(answer));
+            self.fill(lead, request, asked, (bytes, trailers), identity, found, conditions, fallback.is_some())
+                .spawn(self.inner.clone(), Some(answer));
             let opening = opening.await;
             self.recorder.record().timings.wait += start.elapsed();
             return match opening {
@@ -436,7 +440,15 @@ where
     }
 
     /// The answer from upstream, to the one who asked.
-    fn live<RB>(mut self, head: response::Parts, reader: Reader, ticket: Ticket, key: Key, why: Miss, storing: bool) -> Response<ResponseBody<RB>>
+    fn live<RB>(
+        mut self,
+        head: response::Parts,
+        reader: Reader,
+        ticket: Ticket,
+        key: Key,
+        why: Miss,
+        storing: bool,
+    ) -> Response<ResponseBody<RB>>
     where
         RB: Body,
         RB::Error: Into<BoxError>,

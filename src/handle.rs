@@ -43,7 +43,8 @@ where
             let (found, _) = flow::look_up(&self.shared, &asked.head, key).await;
             if let Some(entry) = found.entry {
                 let moment = self.shared.settings.moment();
-                let reuse = contain(&self.shared.core.counters, || self.shared.core.policy.reuse(&asked.head, &asked.options, &entry, moment));
+                let reuse =
+                    contain(&self.shared.core.counters, || self.shared.core.policy.reuse(&asked.head, &asked.options, &entry, moment));
                 if matches!(reuse, Some(Reuse::Fresh { .. } | Reuse::StaleWhileRevalidate)) {
                     return Ok(Some(entry));
                 }
@@ -57,7 +58,12 @@ where
     /// # Errors
     ///
     /// If the store does not confirm; and [`unsupported`](Error::is_unsupported) for a request that the policy does not cache.
-    pub async fn insert<T>(&self, request: &Request<T>, response: Response<Bytes>, ttl: Option<Duration>) -> Result<Result<Key, NotStored>, Error>
+    pub async fn insert<T>(
+        &self,
+        request: &Request<T>,
+        response: Response<Bytes>,
+        ttl: Option<Duration>,
+    ) -> Result<Result<Key, NotStored>, Error>
     where
         T: AsRef<[u8]>,
     {
@@ -70,7 +76,9 @@ where
         let storing = contain(&self.shared.core.counters, || policy.store(&head, &options, &response, Some(body.len() as u64), moment));
         let storing = match storing.unwrap_or(Err(NotStored::Panic)) {
             Ok(storing) if body.len() > storing.max_body => return Ok(Err(NotStored::TooLarge)),
-            Ok(storing) if storing.vary.is_some() => return Err(Error::unsupported("a response that varies by request fields cannot be inserted")),
+            Ok(storing) if storing.vary.is_some() => {
+                return Err(Error::unsupported("a response that varies by request fields cannot be inserted"));
+            }
             Ok(storing) => storing,
             Err(reason) => return Ok(Err(reason)),
         };

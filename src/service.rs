@@ -67,8 +67,7 @@ where
         let admission = if self.shared.core.tasks.is_closed() {
             Admission::Bypass(Bypass::Shutdown)
         } else {
-            flow::contain(&self.shared.core.counters, || policy.admit(&mut parts, &mut options))
-                .unwrap_or(Admission::Bypass(Bypass::Panic))
+            flow::contain(&self.shared.core.counters, || policy.admit(&mut parts, &mut options)).unwrap_or(Admission::Bypass(Bypass::Panic))
         };
         recorder.label(&options);
         match admission {

@@ -141,13 +141,7 @@ pub struct Lifetime {
 impl Lifetime {
     /// Fresh from `since` for `ttl`, then gone.
     pub fn fresh(since: SystemTime, ttl: Duration) -> Self {
-        Self {
-            since,
-            fresh_for: ttl,
-            stale_while_revalidate: Duration::ZERO,
-            stale_if_error: Duration::ZERO,
-            kept_for: Duration::ZERO,
-        }
+        Self { since, fresh_for: ttl, stale_while_revalidate: Duration::ZERO, stale_if_error: Duration::ZERO, kept_for: Duration::ZERO }
     }
 
     /// How old it is. A clock that ran backwards makes it 0, never negative.

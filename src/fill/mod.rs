@@ -4,11 +4,7 @@ mod commit;
 mod recording;
 mod vigil;
 
-use std::{
-    panic::AssertUnwindSafe,
-    sync::Arc,
-    time::Instant,
-};
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use futures_util::FutureExt as _;
@@ -22,10 +18,7 @@ use self::{
     vigil::{Unwanted, Vigil},
 };
 use crate::{
-    body::{
-        RequestBody,
-        tape::Tape,
-    },
+    body::{RequestBody, tape::Tape},
     flight::{Ended, Head, Lead, Live, State},
     flow::{Call, Failure, Found, Opening, Upload, Upstream, contain},
     key::Identity,

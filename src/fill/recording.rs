@@ -1,9 +1,4 @@
-use std::{
-    future::poll_fn,
-    pin::pin,
-    sync::Arc,
-    time::Duration,
-};
+use std::{future::poll_fn, pin::pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::HeaderMap;

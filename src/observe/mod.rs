@@ -10,18 +10,14 @@ mod tracing;
 
 use std::time::Duration;
 
-pub(crate) use record::{Recorder, Sink};
 pub use record::{Ending, RequestRecord, Timings};
+pub(crate) use record::{Recorder, Sink};
 pub(crate) use stats::Counters;
 pub use stats::Stats;
 #[cfg(feature = "tracing")]
 pub use tracing::TracingObserver;
 
-use crate::{
-    entry::Usage,
-    key::Digest,
-    policy::NotStored,
-};
+use crate::{entry::Usage, key::Digest, policy::NotStored};
 
 /// Is told what happens. Called on the request's path: hand over what takes long.
 pub trait Observer: Send + Sync + 'static {

@@ -6,11 +6,7 @@ use std::{
 use http::StatusCode;
 
 use super::{Counters, Event, Observer};
-use crate::{
-    entry::Usage,
-    key::Digest,
-    status::Outcome,
-};
+use crate::{entry::Usage, key::Digest, status::Outcome};
 
 /// One request, from its arrival to the end of its response body.
 #[derive(Clone, Debug)]

@@ -4,11 +4,7 @@ use std::{
 };
 
 use super::RequestRecord;
-use crate::{
-    policy::Bypass,
-    status::Outcome,
-    store::StoreUsage,
-};
+use crate::{policy::Bypass, status::Outcome, store::StoreUsage};
 
 /// What a cache did since it was made, and what its store holds.
 #[derive(Clone, Debug, Default, PartialEq)]

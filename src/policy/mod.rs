@@ -34,7 +34,14 @@ pub trait Policy: Send + Sync + 'static {
     /// # Errors
     ///
     /// The reason for a bypass that only the body shows.
-    fn identify(&self, envelope: &Envelope, request: &request::Parts, body: &[u8], options: &CacheOptions, slot: u32) -> Result<Identity, Bypass>;
+    fn identify(
+        &self,
+        envelope: &Envelope,
+        request: &request::Parts,
+        body: &[u8],
+        options: &CacheOptions,
+        slot: u32,
+    ) -> Result<Identity, Bypass>;
 
     /// How many different answers are kept per request; one is picked at random. The default is 1.
     fn slots(&self) -> u32 {
@@ -61,8 +68,14 @@ pub trait Policy: Send + Sync + 'static {
     /// # Errors
     ///
     /// The reason why not.
-    fn store(&self, request: &request::Parts, options: &CacheOptions, response: &response::Parts, len: Option<u64>, moment: Moment)
-    -> Result<Storing, NotStored>;
+    fn store(
+        &self,
+        request: &request::Parts,
+        options: &CacheOptions,
+        response: &response::Parts,
+        len: Option<u64>,
+        moment: Moment,
+    ) -> Result<Storing, NotStored>;
 
     /// May the response be stored, going by its trailers, if it has any? Asked when its body ended. The default: yes.
     ///

@@ -61,7 +61,10 @@ impl Memory {
         // Each shard has an equal part of the bound. Few of them, so that a part can hold a large entry.
         let shards = usize::try_from(max_bytes >> 25).unwrap_or(usize::MAX).clamp(1, 4);
         let mut options = OptionsBuilder::new();
-        options.shards(shards).weight_capacity(max_bytes).estimated_items_capacity(usize::try_from(max_bytes >> 12).unwrap_or(1 << 20).clamp(16, 1 << 20));
+        options
+            .shards(shards)
+            .weight_capacity(max_bytes)
+            .estimated_items_capacity(usize::try_from(max_bytes >> 12).unwrap_or(1 << 20).clamp(16, 1 << 20));
         let cache = match options.build() {
             Ok(options) => Cache::with_options(options, Weigh, DefaultHashBuilder::default(), Default::default()),
             // Only missing figures are refused, and all are given.
@@ -98,7 +101,8 @@ impl Memory {
 
     /// Removes what the predicate names and counts it.
     fn sweep(&self, doomed: impl Fn(&Key, &Held) -> bool) -> u64 {
-        let keys: Vec<(Key, u64)> = self.cache.iter().filter(|(key, held)| doomed(key, held)).map(|(key, held)| (key, held.number)).collect();
+        let keys: Vec<(Key, u64)> =
+            self.cache.iter().filter(|(key, held)| doomed(key, held)).map(|(key, held)| (key, held.number)).collect();
         let mut removed = 0;
         for (key, number) in keys {
             let _lock = self.stripe(&key).lock();

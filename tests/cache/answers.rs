@@ -259,7 +259,8 @@ async fn a_body_that_breaks_off_is_an_error_and_is_not_stored() {
 #[tokio::test]
 async fn head_and_get_and_post_never_answer_one_another() {
     let policy = ApiPolicy::new(Sharing::Shared).methods([Method::GET, Method::HEAD, Method::POST]);
-    let origin = Origin::new(|call| async move { Ok(if call.head.method == Method::HEAD { text("") } else { text(call.head.method.to_string()) }) });
+    let origin =
+        Origin::new(|call| async move { Ok(if call.head.method == Method::HEAD { text("") } else { text(call.head.method.to_string()) }) });
     let cache = CacheLayer::new(Memory::new(1 << 20), policy).layer(origin.clone());
     for round in 0..2 {
         for method in [Method::POST, Method::GET, Method::HEAD] {
@@ -276,7 +277,9 @@ async fn head_and_get_and_post_never_answer_one_another() {
 async fn options_of_a_request_are_heeded() {
     let clock = Clock::movable();
     let origin = Origin::signed();
-    let cache = CacheLayer::new(Memory::new(1 << 20).clock(clock.clone()), ApiPolicy::new(Sharing::Shared)).clock(clock.clone()).layer(origin.clone());
+    let cache = CacheLayer::new(Memory::new(1 << 20).clock(clock.clone()), ApiPolicy::new(Sharing::Shared))
+        .clock(clock.clone())
+        .layer(origin.clone());
     let with = |options: CacheOptions| {
         let mut request = post("/", "");
         request.extensions_mut().insert(options);
@@ -293,7 +296,10 @@ async fn options_of_a_request_are_heeded() {
     assert_eq!(ask(&cache, with(CacheOptions::new().ttl(Duration::from_secs(10)))).await.0, MISS, "read-only stored nothing");
     calm().await;
     assert_eq!(ask(&cache, with(CacheOptions::new().only_if_cached())).await.0, Outcome::Hit);
-    assert_eq!(ask(&cache, with(CacheOptions::new().mode(Mode::WriteOnly))).await, (Outcome::Miss(Miss::Request), "call 3 to / with ".to_owned()));
+    assert_eq!(
+        ask(&cache, with(CacheOptions::new().mode(Mode::WriteOnly))).await,
+        (Outcome::Miss(Miss::Request), "call 3 to / with ".to_owned())
+    );
     calm().await;
     assert_eq!(ask(&cache, post("/", "")).await, (Outcome::Hit, "call 3 to / with ".to_owned()), "a refresh replaces what is stored");
 
@@ -313,7 +319,9 @@ fn cache_status(answer: &crate::Answer) -> String {
 async fn answers_expire_and_clocks_that_jump_prolong_nothing() {
     let clock = Clock::movable();
     let origin = Origin::signed();
-    let cache = CacheLayer::new(Memory::new(1 << 20).clock(clock.clone()), ApiPolicy::new(Sharing::Shared)).clock(clock.clone()).layer(origin.clone());
+    let cache = CacheLayer::new(Memory::new(1 << 20).clock(clock.clone()), ApiPolicy::new(Sharing::Shared))
+        .clock(clock.clone())
+        .layer(origin.clone());
     ask(&cache, post("/", "")).await;
     settled_calls(&cache).await;
     clock.advance(Duration::from_secs(3599));

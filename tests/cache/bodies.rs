@@ -40,7 +40,11 @@ async fn a_request_body_reaches_the_inner_service_byte_for_byte_whatever_its_len
         trailers.insert("x-sum", HeaderValue::from_static("7"));
         frames.push(Frame::trailers(trailers));
         let answer = send(&layer().layer(origin), upload(frames)).await;
-        let expected = if len > 1 << 20 { "tower-response-cache; fwd=bypass; detail=request-too-large" } else { "tower-response-cache; fwd=miss; fwd-status=200; stored" };
+        let expected = if len > 1 << 20 {
+            "tower-response-cache; fwd=bypass; detail=request-too-large"
+        } else {
+            "tower-response-cache; fwd=miss; fwd-status=200; stored"
+        };
         assert_eq!(answer.headers()["cache-status"], expected, "{len}");
         assert_eq!(crate::read(answer).await, len.to_string());
     }

@@ -13,12 +13,7 @@ use std::{
 use bytes::Bytes;
 use http_body_util::{BodyExt, StreamBody};
 use tower::{Layer, ServiceExt};
-use tower_response_cache::{
-    ApiPolicy, CacheLayer, Sharing,
-    observe::Event,
-    policy::Abandoned,
-    store::Memory,
-};
+use tower_response_cache::{ApiPolicy, CacheLayer, Sharing, observe::Event, policy::Abandoned, store::Memory};
 
 use crate::{
     ask,

@@ -31,7 +31,9 @@ use crate::{
 const MISS: Outcome = Outcome::Miss(Miss::Absent);
 
 /// An origin whose calls wait at a gate, and the gate.
-fn gated(answer: impl Fn(usize) -> Result<http::Response<crate::origin::OriginBody>, &'static str> + Send + Sync + 'static) -> (Origin, Arc<Semaphore>) {
+fn gated(
+    answer: impl Fn(usize) -> Result<http::Response<crate::origin::OriginBody>, &'static str> + Send + Sync + 'static,
+) -> (Origin, Arc<Semaphore>) {
     let gate = Arc::new(Semaphore::new(0));
     let answer = Arc::new(answer);
     let origin = {
@@ -521,6 +523,7 @@ async fn the_service_is_ready_whatever_the_inner_service_is() {
     // `Origin` panics if it is called without having been ready; a pending inner service must not keep a hit waiting.
     let origin = Origin::signed();
     let mut cache = layer().layer(origin);
-    read(ServiceExt::<http::Request<http_body_util::Full<Bytes>>>::ready(&mut cache).await.unwrap().call(post("/", "")).await.unwrap()).await;
+    read(ServiceExt::<http::Request<http_body_util::Full<Bytes>>>::ready(&mut cache).await.unwrap().call(post("/", "")).await.unwrap())
+        .await;
     until_hit(&cache).await;
 }

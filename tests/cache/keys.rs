@@ -102,7 +102,9 @@ fn absolute_form_and_origin_form_give_one_key() {
 
 #[test]
 fn credentials_in_the_query_are_whose_not_what() {
-    let gemini = |key: &str| Request::post(format!("https://g.example/v1beta/models/m:generateContent?alt=sse&key={key}")).body(Bytes::new()).unwrap();
+    let gemini = |key: &str| {
+        Request::post(format!("https://g.example/v1beta/models/m:generateContent?alt=sse&key={key}")).body(Bytes::new()).unwrap()
+    };
     let shared = handle(ApiPolicy::new(Sharing::Shared));
     assert_eq!(shared.keys(&gemini("one")).unwrap(), shared.keys(&gemini("two")).unwrap());
     let apart = handle(ApiPolicy::new(Sharing::PerCredential));
@@ -120,8 +122,10 @@ fn moving_bytes_between_neighbouring_lines_of_a_header_separates() {
             }
         })
     };
-    let keys: std::collections::HashSet<_> =
-        [&["ab", "c"][..], &["a", "bc"], &["abc"], &["abc", ""], &["", "abc"], &[]].iter().map(|lines| handle.keys(&with(lines)).unwrap()).collect();
+    let keys: std::collections::HashSet<_> = [&["ab", "c"][..], &["a", "bc"], &["abc"], &["abc", ""], &["", "abc"], &[]]
+        .iter()
+        .map(|lines| handle.keys(&with(lines)).unwrap())
+        .collect();
     assert_eq!(keys.len(), 6);
 }
 

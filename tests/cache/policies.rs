@@ -1,7 +1,7 @@
 //! What bypasses the cache, and why; what trusted callers may say.
 
-use http::{HeaderName, HeaderValue, Request};
 use bytes::Bytes;
+use http::{HeaderName, HeaderValue, Request};
 use http_body_util::Full;
 use tower::Layer;
 use tower_response_cache::{

@@ -40,7 +40,8 @@ async fn a_hit_holds_no_permit_and_a_miss_waits_for_its_turn() {
     };
     // One at a time behind the cache: `Origin` panics if it is called without having been ready.
     let failed = |error: tower::BoxError| OriginError(error.to_string());
-    let inner = ServiceBuilder::new().map_err(failed).layer(BufferLayer::new(1)).layer(ConcurrencyLimitLayer::new(1)).service(origin.clone());
+    let inner =
+        ServiceBuilder::new().map_err(failed).layer(BufferLayer::new(1)).layer(ConcurrencyLimitLayer::new(1)).service(origin.clone());
     let cache = layer().layer(inner);
     let all = |cache: tower_response_cache::Cache<_, _, _>, path: &'static str| {
         let answer = cache.oneshot(post(path, "")).boxed();
@@ -87,7 +88,8 @@ async fn the_handle_finds_inserts_lists_and_removes_what_the_layer_does() {
     let cache = layer.layer(origin.clone());
     let question = bytes("/", "question");
     assert!(handle.get(&question).await.unwrap().is_none());
-    let key = handle.insert(&question, Response::new(Bytes::from_static(b"by hand")), Some(Duration::from_secs(60))).await.unwrap().unwrap();
+    let key =
+        handle.insert(&question, Response::new(Bytes::from_static(b"by hand")), Some(Duration::from_secs(60))).await.unwrap().unwrap();
     assert_eq!(ask(&cache, post("/", "question")).await, (Outcome::Hit, "by hand".to_owned()));
     assert_eq!(handle.get(&question).await.unwrap().unwrap().body.concat(), "by hand");
 

@@ -371,7 +371,14 @@ impl Policy for ApiPolicy {
         self.request_limit
     }
 
-    fn identify(&self, envelope: &Envelope, request: &req::Parts, body: &[u8], options: &CacheOptions, slot: u32) -> Result<Identity, Bypass> {
+    fn identify(
+        &self,
+        envelope: &Envelope,
+        request: &req::Parts,
+        body: &[u8],
+        options: &CacheOptions,
+        slot: u32,
+    ) -> Result<Identity, Bypass> {
         self.identity(envelope, request, body, options, slot)
     }
 

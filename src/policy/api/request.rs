@@ -90,7 +90,8 @@ impl ApiPolicy {
                     let values = request.headers.get_all(name).iter();
                     values.map(|value| (name.as_str().as_bytes(), value.as_bytes()))
                 });
-                let parameters = parameters(request.uri.query()).filter(|part| is_credential(part)).map(|part| (&b"?"[..], part.as_bytes()));
+                let parameters =
+                    parameters(request.uri.query()).filter(|part| is_credential(part)).map(|part| (&b"?"[..], part.as_bytes()));
                 let user = Some((&b"@"[..], user)).filter(|(_, user)| !user.is_empty());
                 Scope::credentials(headers.chain(parameters).chain(user))
             }
@@ -187,7 +188,8 @@ fn essence(headers: &HeaderMap) -> &str {
 }
 
 fn is_json(essence: &str) -> bool {
-    let ends = |end: &str| essence.len() >= end.len() && essence.as_bytes()[essence.len() - end.len()..].eq_ignore_ascii_case(end.as_bytes());
+    let ends =
+        |end: &str| essence.len() >= end.len() && essence.as_bytes()[essence.len() - end.len()..].eq_ignore_ascii_case(end.as_bytes());
     essence.eq_ignore_ascii_case("application/json") || ends("+json")
 }
 
