@@ -6,7 +6,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
     sync::Arc,
-    time::Instant,
+    time::{Instant, SystemTime},
 };
 
 use bytes::Bytes;
@@ -42,7 +42,7 @@ pub(crate) struct Flow<S, St, P> {
     pub(crate) shared: Shared<St, P>,
     inner: S,
     request: request::Parts,
-    options: Arc<CacheOptions>,
+    options: CacheOptions,
     recorder: Recorder,
 }
 
@@ -76,10 +76,11 @@ type Answer<RB, E> = Result<Response<ResponseBody<RB>>, E>;
 
 impl<S, St, P> Flow<S, St, P> {
     pub(crate) fn new(shared: Shared<St, P>, inner: S, request: request::Parts, options: CacheOptions, recorder: Recorder) -> Self {
-        Self { shared, inner, request, options: Arc::new(options), recorder }
+        Self { shared, inner, request, options, recorder }
     }
 
-    pub(crate) async fn run<B>(mut self, body: B) -> Answer<S::ResponseBody, S::Error>
+    /// Boxed, because an `async fn` keeps what it takes by value twice, and moves it as often as it is moved itself.
+    pub(crate) async fn run<B>(mut self: Box<Self>, body: B) -> Answer<S::ResponseBody, S::Error>
     where
         S: Upstream<B>,
         St: Store,
@@ -106,18 +107,19 @@ impl<S, St, P> Flow<S, St, P> {
             let mark = self.shared.core.flights.mark(&identity.key);
             let mut found = self.look_up(&identity.key).await;
             looks += 1;
-            let (why, conditions, fallback) = match self.reuse(&found) {
+            let moment = self.shared.settings.moment();
+            let (why, conditions, fallback) = match self.reuse(&found, moment) {
                 Reuse::Fresh { refresh } => {
                     let Some(entry) = found.entry.take() else { unreachable!("what is fresh is there") };
                     if refresh {
                         self.refresh(&identity, found, Arc::clone(&entry), (bytes, trailers));
                     }
-                    return Ok(self.stored(&entry, &identity.key, Outcome::Hit));
+                    return Ok(self.stored(&entry, &identity.key, Outcome::Hit, moment.now));
                 }
                 Reuse::StaleWhileRevalidate => {
                     let Some(entry) = found.entry.take() else { unreachable!("what is stale is there") };
                     self.refresh(&identity, found, Arc::clone(&entry), (bytes, trailers));
-                    return Ok(self.stored(&entry, &identity.key, Outcome::Stale(Stale::WhileRevalidate)));
+                    return Ok(self.stored(&entry, &identity.key, Outcome::Stale(Stale::WhileRevalidate), moment.now));
                 }
                 Reuse::Validate { conditions, if_error } => {
                     let fallback = found.entry.clone().filter(|_| if_error);
@@ -143,9 +145,9 @@ impl<S, St, P> Flow<S, St, P> {
                             Some(reader) => return Ok(self.collapsed(&live, reader, ticket, &identity.key)),
                             None => attempt = ALONE,
                         },
-                        Ok(State::Freshened(entry)) => return Ok(self.stored(&entry, &identity.key, Outcome::Collapsed)),
+                        Ok(State::Freshened(entry)) => return Ok(self.stored_after_wait(&entry, &identity.key, Outcome::Collapsed)),
                         Ok(State::Ended(Ended::Failed)) => match fallback {
-                            Some(entry) => return Ok(self.stored(&entry, &identity.key, Outcome::Stale(Stale::IfError))),
+                            Some(entry) => return Ok(self.stored_after_wait(&entry, &identity.key, Outcome::Stale(Stale::IfError))),
                             // One of those who waited takes over. If that fails too, the rest go upstream on their own.
                             None => attempt += 1,
                         },
@@ -169,9 +171,9 @@ impl<S, St, P> Flow<S, St, P> {
             self.recorder.record().timings.wait += start.elapsed();
             return match opening {
                 Ok(Opening::Live { head, reader, storing }) => Ok(self.live(head, reader, ticket, key, why, storing)),
-                Ok(Opening::Freshened(entry)) => Ok(self.stored(&entry, &key, Outcome::Revalidated)),
+                Ok(Opening::Freshened(entry)) => Ok(self.stored_after_wait(&entry, &key, Outcome::Revalidated)),
                 Ok(Opening::Failed(failure)) => match (fallback, failure) {
-                    (Some(entry), _) => Ok(self.stored(&entry, &key, Outcome::Stale(Stale::IfError))),
+                    (Some(entry), _) => Ok(self.stored_after_wait(&entry, &key, Outcome::Stale(Stale::IfError))),
                     (None, Failure::Error(error)) => {
                         self.recorder.record().outcome = Outcome::Miss(why);
                         self.recorder.end(Ending::Failed);
@@ -190,14 +192,21 @@ impl<S, St, P> Flow<S, St, P> {
         }
     }
 
-    /// Passes a request on as if the cache were not there.
-    async fn pass<B>(self, body: RequestBody<B>, reason: Bypass) -> Answer<S::ResponseBody, S::Error>
+    /// Passes a request on as if the cache were not there. On the heap, so that a hit does not carry the room for it.
+    fn pass<B>(
+        self: Box<Self>,
+        body: RequestBody<B>,
+        reason: Bypass,
+    ) -> Pin<Box<dyn Future<Output = Answer<S::ResponseBody, S::Error>> + Send>>
     where
         S: Upstream<B>,
         B: Upload,
+        St: Store,
+        P: Policy,
     {
-        let Self { shared, inner, request, recorder, .. } = self;
-        pass(&shared.settings, inner.oneshot(Request::from_parts(request, body)), reason, recorder).await
+        let Self { shared, inner, request, recorder, .. } = *self;
+        let call = inner.oneshot(Request::from_parts(request, body));
+        Box::pin(async move { pass(&shared.settings, call, reason, recorder).await })
     }
 }
 
@@ -228,12 +237,12 @@ where
         found
     }
 
-    fn reuse(&self, found: &Found) -> Reuse {
+    fn reuse(&self, found: &Found, moment: Moment) -> Reuse {
         match &found.entry {
-            Some(entry) if self.options.mode != Mode::WriteOnly => contain(&self.shared.core.counters, || {
-                self.shared.core.policy.reuse(&self.request, &self.options, entry, self.shared.settings.moment())
-            })
-            .unwrap_or(Reuse::No),
+            Some(entry) if self.options.mode != Mode::WriteOnly => {
+                contain(&self.shared.core.counters, || self.shared.core.policy.reuse(&self.request, &self.options, entry, moment))
+                    .unwrap_or(Reuse::No)
+            }
             _ => Reuse::No,
         }
     }
@@ -289,7 +298,7 @@ where
             request,
             asked,
             body,
-            options: Arc::clone(&self.options),
+            options: self.options.clone(),
             identity,
             found,
             conditions: conditions.filter(|conditions| !conditions.is_empty()),
@@ -417,12 +426,11 @@ where
     }
 
     /// The answer from the store.
-    fn stored<RB>(mut self, entry: &Arc<Entry>, key: &Key, outcome: Outcome) -> Response<ResponseBody<RB>>
+    fn stored<RB>(mut self: Box<Self>, entry: &Arc<Entry>, key: &Key, outcome: Outcome, now: SystemTime) -> Response<ResponseBody<RB>>
     where
         RB: Body,
         RB::Error: Into<BoxError>,
     {
-        let now = self.shared.settings.clock.now();
         let age = entry.lifetime.age(now);
         let status = CacheStatus { key: Some(*key), age: Some(age), ttl: entry.lifetime.ttl(now), ..CacheStatus::of(outcome) };
         let mut headers = entry.headers.clone();
@@ -435,13 +443,23 @@ where
         record.saved_usage = entry.metadata.usage;
         record.model.clone_from(&entry.metadata.model);
         let head = Head { status: entry.status, version: self.request.version, headers };
-        let recorder = self.answered(outcome, entry.status);
-        respond(&self.shared.settings, head, status, ResponseBody::stored(Arc::clone(entry), recorder))
+        let (shared, recorder) = self.answered(outcome, entry.status);
+        respond(&shared.settings, head, status, ResponseBody::stored(Arc::clone(entry), recorder))
+    }
+
+    /// The answer from the store, when time has passed since the look-up.
+    fn stored_after_wait<RB>(self: Box<Self>, entry: &Arc<Entry>, key: &Key, outcome: Outcome) -> Response<ResponseBody<RB>>
+    where
+        RB: Body,
+        RB::Error: Into<BoxError>,
+    {
+        let now = self.shared.settings.clock.now();
+        self.stored(entry, key, outcome, now)
     }
 
     /// The answer from upstream, to the one who asked.
     fn live<RB>(
-        mut self,
+        self: Box<Self>,
         head: response::Parts,
         reader: Reader,
         ticket: Ticket,
@@ -455,38 +473,40 @@ where
     {
         let outcome = Outcome::Miss(why);
         let status = CacheStatus { key: Some(key), storing, upstream_status: Some(head.status), ..CacheStatus::of(outcome) };
-        let recorder = self.answered(outcome, head.status);
+        let (shared, recorder) = self.answered(outcome, head.status);
         let mut response = Response::from_parts(head, ResponseBody::reading(reader, ticket, recorder));
-        tell(&self.shared.settings, status, &mut response);
+        tell(&shared.settings, status, &mut response);
         response
     }
 
     /// The answer from upstream, to one who joined.
-    fn collapsed<RB>(mut self, live: &Live, reader: Reader, ticket: Ticket, key: &Key) -> Response<ResponseBody<RB>>
+    fn collapsed<RB>(self: Box<Self>, live: &Live, reader: Reader, ticket: Ticket, key: &Key) -> Response<ResponseBody<RB>>
     where
         RB: Body,
         RB::Error: Into<BoxError>,
     {
         let status = CacheStatus { key: Some(*key), storing: live.storing, ..CacheStatus::of(Outcome::Collapsed) };
-        let recorder = self.answered(Outcome::Collapsed, live.head.status);
-        respond(&self.shared.settings, live.head.clone(), status, ResponseBody::reading(reader, ticket, recorder))
+        let (shared, recorder) = self.answered(Outcome::Collapsed, live.head.status);
+        respond(&shared.settings, live.head.clone(), status, ResponseBody::reading(reader, ticket, recorder))
     }
 
     /// No answer, for one who wanted a stored one (RFC 9111 section 5.2.1.7).
-    fn unsatisfied<RB>(mut self) -> Response<ResponseBody<RB>>
+    fn unsatisfied<RB>(self: Box<Self>) -> Response<ResponseBody<RB>>
     where
         RB: Body,
         RB::Error: Into<BoxError>,
     {
         let head = Head { status: StatusCode::GATEWAY_TIMEOUT, version: self.request.version, headers: HeaderMap::new() };
-        let recorder = self.answered(Outcome::Unsatisfied, head.status);
-        respond(&self.shared.settings, head, CacheStatus::of(Outcome::Unsatisfied), ResponseBody::empty(recorder))
+        let (shared, recorder) = self.answered(Outcome::Unsatisfied, head.status);
+        respond(&shared.settings, head, CacheStatus::of(Outcome::Unsatisfied), ResponseBody::empty(recorder))
     }
 
-    fn answered(&mut self, outcome: Outcome, status: StatusCode) -> Recorder {
-        self.recorder.record().outcome = outcome;
-        self.recorder.head(status);
-        self.recorder.take()
+    /// The head of the answer is there; the record of the request goes on with the body.
+    fn answered(self: Box<Self>, outcome: Outcome, status: StatusCode) -> (Shared<St, P>, Recorder) {
+        let Self { shared, mut recorder, .. } = *self;
+        recorder.record().outcome = outcome;
+        recorder.head(status);
+        (shared, recorder)
     }
 }
 

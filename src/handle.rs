@@ -39,8 +39,10 @@ where
     {
         let asked = self.ask(request)?;
         for key in &asked.keys {
-            self.shared.core.store.get(key).await?;
-            let (found, _) = flow::look_up(&self.shared, &asked.head, key).await;
+            let (found, failures) = flow::look_up(&self.shared, &asked.head, key).await;
+            if failures > 0 && found.entry.is_none() {
+                return Err(Error::unavailable("the store did not answer; observers were told why"));
+            }
             if let Some(entry) = found.entry {
                 let moment = self.shared.settings.moment();
                 let reuse =

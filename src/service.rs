@@ -72,7 +72,7 @@ where
         recorder.label(&options);
         match admission {
             Admission::Cache => {
-                let flow = Flow::new(self.shared.clone(), self.inner.clone(), parts, options, recorder);
+                let flow = Box::new(Flow::new(self.shared.clone(), self.inner.clone(), parts, options, recorder));
                 ResponseFuture::flow(flow.run(body))
             }
             Admission::Bypass(reason) => self.pass(parts, body, reason, recorder),

@@ -38,7 +38,7 @@ pub(crate) struct Fill<St, P> {
     /// What the policy is shown, once that is gone.
     pub(crate) asked: Arc<request::Parts>,
     pub(crate) body: (Bytes, Option<HeaderMap>),
-    pub(crate) options: Arc<CacheOptions>,
+    pub(crate) options: CacheOptions,
     pub(crate) identity: Identity,
     pub(crate) found: Found,
     /// Fields that make the request conditional on the entry that was found.

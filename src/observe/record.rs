@@ -124,12 +124,6 @@ impl Recorder {
         self.record.labels.clone_from(&options.labels);
     }
 
-    /// Goes on elsewhere; what is left here says nothing more.
-    pub(crate) fn take(&mut self) -> Self {
-        let sink = self.sink.take();
-        Self { record: self.record.clone(), start: self.start, sink }
-    }
-
     pub(crate) fn elapsed(&self) -> Duration {
         self.start.elapsed()
     }
