@@ -106,6 +106,7 @@ where
     of_many_puts_at_once_one_is_stored(&make().await).await;
     many_tasks_get_their_own(&make().await).await;
     a_removal_beats_puts_at_the_same_time(&make().await).await;
+    a_look_up_that_saw_what_was_removed_is_void(&make().await).await;
     cancelled_operations_cross_no_answers(&make().await).await;
     large_entries_come_back_whole(&make().await).await;
 }
@@ -398,6 +399,31 @@ pub async fn a_removal_beats_puts_at_the_same_time<St: Store>(subject: &Subject<
         ok("remove", subject.store.remove(&key).await);
         joined(put.await);
         assert!(subject.get(&key).await.record.is_none(), "a put outlived a removal that began after its look-up");
+    }
+}
+
+/// A look-up that runs beside a removal and still sees the record belongs to the time before: nothing is put on its word.
+pub async fn a_look_up_that_saw_what_was_removed_is_void<St: Store>(subject: &Subject<St>) {
+    for _ in 0..200 {
+        let key = any_key();
+        subject.must_put(&key, subject.record("before")).await;
+        let mut last = subject.get(&key).await;
+        let store = Arc::clone(&subject.store);
+        let looks = tokio::spawn(async move {
+            loop {
+                let next = ok("get", store.get(&key).await);
+                if next.record.is_none() {
+                    return last.generation;
+                }
+                last = next;
+                tokio::task::yield_now().await;
+            }
+        });
+        tokio::task::yield_now().await;
+        ok("remove", subject.store.remove(&key).await);
+        let generation = joined(looks.await);
+        let stored = subject.put(&key, subject.record("late"), generation).await;
+        assert!(!stored, "a put is accepted though the record that its look-up saw was removed");
     }
 }
 

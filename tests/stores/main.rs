@@ -26,6 +26,7 @@ macro_rules! contract {
             of_many_puts_at_once_one_is_stored
             many_tasks_get_their_own
             a_removal_beats_puts_at_the_same_time
+            a_look_up_that_saw_what_was_removed_is_void
             cancelled_operations_cross_no_answers
             large_entries_come_back_whole
         }
