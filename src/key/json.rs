@@ -523,3 +523,6 @@ fn unescape(raw: &[u8], text: &str, names: &mut String) {
     }
     names.push_str(&text[done.min(text.len())..]);
 }
+
+#[cfg(test)]
+mod tests;
