@@ -2,6 +2,8 @@
 //!
 //! `cargo bench --bench key`; the table at the end has microseconds, and how often the bare hash would fit into them.
 
+#![allow(clippy::unwrap_used)]
+
 use std::{
     cell::RefCell,
     fmt::Write as _,

@@ -1,5 +1,7 @@
 //! Keys as they must stay: entries outlive the process that wrote them, and are found by it.
 
+#![allow(clippy::unwrap_used)]
+
 use bytes::Bytes;
 use http::{HeaderName, Method, Request};
 use serde_json::Value;

@@ -240,7 +240,7 @@ fn many_members_long_prefixes_and_deep_disorder_come_out_in_order() {
 
 #[test]
 fn a_thread_keeps_little_room() {
-    let many: String = (0..200_000).map(|i| format!("\"\\u0061{i}\":{{\"b\":1,\"a\":2}},")).collect();
+    let many: String = (0..50_000).map(|i| format!("\"\\u0061{i}\":{{\"b\":1,\"a\":2}},")).collect();
     assert!(canonical(format!("{{{many}\"z\":\"\\/\"}}")).is_some());
     let scratch = super::SCRATCH.replace(super::Scratch::new());
     let bytes = |capacity: usize, size: usize| capacity * size;
@@ -250,6 +250,30 @@ fn a_thread_keeps_little_room() {
         + bytes(scratch.objects.capacity(), size_of::<super::Object>())
         + bytes(scratch.frames.capacity(), size_of::<super::Frame>());
     assert!(kept <= 1 << 19, "{kept}");
+}
+
+#[test]
+fn a_warm_thread_allocates_nothing() {
+    let room = || {
+        let scratch = super::SCRATCH.replace(super::Scratch::new());
+        let room = [
+            (scratch.flat.as_ptr().addr(), scratch.flat.capacity()),
+            (scratch.names.as_ptr().addr(), scratch.names.capacity()),
+            (scratch.frames.as_ptr().addr(), scratch.frames.capacity()),
+            (scratch.open.as_ptr().addr(), scratch.open.capacity()),
+            (scratch.objects.as_ptr().addr(), scratch.objects.capacity()),
+            (scratch.sorted.as_ptr().addr(), scratch.sorted.capacity()),
+        ];
+        super::SCRATCH.set(scratch);
+        room
+    };
+    let members: String = (0..1000).map(|i| format!("\"\\u0061{i}\": {{\"b\": [1], \"a\": \"\\/\"}},")).collect();
+    let body = format!("{{{members}\"z\":0}}");
+    assert!(canonical(&body).is_some());
+    let before = room();
+    assert!(before.iter().all(|(_, capacity)| *capacity > 0));
+    assert!(canonical(&body).is_some());
+    assert_eq!(room(), before);
 }
 
 /// JSON with numbers as text: what a canonical form stands for.
