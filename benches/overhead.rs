@@ -2,6 +2,8 @@
 //!
 //! `cargo bench --bench overhead`
 
+#![allow(clippy::unwrap_used, reason = "a panic is how a bench fails")]
+
 use std::{convert::Infallible, time::Duration};
 
 use bytes::Bytes;

@@ -53,7 +53,7 @@ async fn main() -> Result<(), BoxError> {
         let path = http::uri::PathAndQuery::from_static("/shout.Shout/Shout");
         let response = client.unary::<Line, Line, _>(request, path, ProstCodec::default()).await?;
         // One member per cache, the server's first.
-        let status = response.metadata().get_all("cache-status").iter().last().and_then(|status| status.to_str().ok());
+        let status = response.metadata().get_all("cache-status").iter().next_back().and_then(|status| status.to_str().ok());
         println!("{} ({})", response.get_ref().text, status.unwrap_or_default());
     }
     println!("calls that reached the service: {}", CALLS.load(Ordering::SeqCst));

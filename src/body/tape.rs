@@ -45,11 +45,6 @@ impl Budget {
     fn give_back(&self, len: usize) {
         self.held.fetch_sub(len, Ordering::Relaxed);
     }
-
-    #[cfg(test)]
-    pub(crate) fn held(&self) -> usize {
-        self.held.load(Ordering::Relaxed)
-    }
 }
 
 pub(crate) struct Tape {

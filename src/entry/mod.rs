@@ -1,5 +1,6 @@
 //! What is kept: one response, whole, with what is known about it.
 
+#[allow(clippy::module_inception, reason = "the file of a type bears its name")]
 mod entry;
 pub mod record;
 

@@ -129,12 +129,6 @@ impl Flights {
     fn shard(&self, key: &Key) -> MutexGuard<'_, Shard> {
         self.shards[index(key)].lock().unwrap_or_else(PoisonError::into_inner)
     }
-
-    /// Flights under way.
-    #[cfg(test)]
-    pub(crate) fn len(&self) -> usize {
-        self.shards.iter().map(|shard| shard.lock().unwrap_or_else(PoisonError::into_inner).flights.len()).sum()
-    }
 }
 
 fn index(key: &Key) -> usize {

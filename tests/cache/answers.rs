@@ -150,7 +150,7 @@ async fn answers_share_nothing_mutable() {
 
 #[tokio::test]
 async fn what_is_no_whole_good_answer_is_passed_on_and_not_stored() {
-    type Make = fn() -> Response<crate::origin::OriginBody>;
+    type Make = dyn Fn() -> Response<crate::origin::OriginBody> + Send + Sync;
     let with = |name: &'static str, value: &'static str| {
         move || {
             let mut response = text("answer");
@@ -165,7 +165,7 @@ async fn what_is_no_whole_good_answer_is_passed_on_and_not_stored() {
             response
         }
     };
-    let cases: Vec<(&str, Box<dyn Fn() -> Response<crate::origin::OriginBody> + Send + Sync>)> = vec![
+    let cases: Vec<(&str, Box<Make>)> = vec![
         ("500", Box::new(status(StatusCode::INTERNAL_SERVER_ERROR))),
         ("429", Box::new(status(StatusCode::TOO_MANY_REQUESTS))),
         ("404", Box::new(status(StatusCode::NOT_FOUND))),
@@ -214,7 +214,6 @@ async fn what_is_no_whole_good_answer_is_passed_on_and_not_stored() {
             }),
         ),
     ];
-    let _: Option<Make> = None;
     for (name, make) in cases {
         let make = std::sync::Arc::new(make);
         let origin = Origin::new(move |_| {

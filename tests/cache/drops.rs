@@ -10,7 +10,6 @@ use std::{
     task::{Context, Poll},
 };
 
-use bytes::Bytes;
 use http_body_util::{BodyExt, StreamBody};
 use tower::{Layer, ServiceExt};
 use tower_response_cache::{ApiPolicy, CacheLayer, Sharing, observe::Event, policy::Abandoned, store::Memory};
@@ -76,7 +75,7 @@ async fn a_caller_that_leaves_after_any_poll_leaves_nothing_behind() {
                 async move { cache.oneshot(post("/", "")).await.unwrap().into_body().collect().await.unwrap().to_bytes() }
             };
             let left = Limited { future: Box::pin(whole), left: polls }.await;
-            assert!(left.is_none_or(|body| body == Bytes::from(WHOLE)));
+            assert!(left.is_none_or(|body| body == WHOLE));
             until(|| records.load(Ordering::SeqCst) == 1).await;
 
             // The next request succeeds, whole, whether it joins, hits or starts anew.

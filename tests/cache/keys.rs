@@ -19,27 +19,29 @@ fn chat(edit: impl FnOnce(&mut Request<Bytes>)) -> Request<Bytes> {
     request
 }
 
-fn set(name: &'static str, value: &'static str) -> Box<dyn FnOnce(&mut Request<Bytes>)> {
+type Edit = Box<dyn FnOnce(&mut Request<Bytes>)>;
+
+fn set(name: &'static str, value: &'static str) -> Edit {
     Box::new(move |request| {
         request.headers_mut().insert(HeaderName::from_static(name), HeaderValue::from_static(value));
     })
 }
 
-fn uri(uri: &'static str) -> Box<dyn FnOnce(&mut Request<Bytes>)> {
+fn uri(uri: &'static str) -> Edit {
     Box::new(move |request| *request.uri_mut() = uri.parse().unwrap())
 }
 
-fn body(body: &'static str) -> Box<dyn FnOnce(&mut Request<Bytes>)> {
+fn body(body: &'static str) -> Edit {
     Box::new(move |request| *request.body_mut() = Bytes::from_static(body.as_bytes()))
 }
 
-fn options(options: CacheOptions) -> Box<dyn FnOnce(&mut Request<Bytes>)> {
+fn options(options: CacheOptions) -> Edit {
     Box::new(move |request| {
         request.extensions_mut().insert(options);
     })
 }
 
-type Pair = (&'static str, bool, Box<dyn FnOnce(&mut Request<Bytes>)>);
+type Pair = (&'static str, bool, Edit);
 
 #[test]
 fn what_separates_and_what_does_not() {

@@ -1,5 +1,8 @@
 //! What the cache promises, one module per kind of promise, through the public API.
 
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+#![allow(missing_docs, missing_debug_implementations, unreachable_pub, reason = "no one depends on a test")]
+
 #[path = "../support/origin.rs"]
 mod origin;
 #[path = "../support/store.rs"]
