@@ -24,6 +24,8 @@ pub(super) struct Splitter {
     name: Vec<u8>,
     data: Vec<u8>,
     has_data: bool,
+    /// A line of an event was finished, its blank line was not.
+    open: bool,
     /// The last byte was a carriage return: a line feed that follows belongs to it.
     after_cr: bool,
     /// No line is finished yet: a byte order mark may stand before the first.
@@ -34,7 +36,17 @@ pub(super) struct Splitter {
 impl Splitter {
     /// A splitter for events whose lines are no longer than `limit` bytes together.
     pub(super) fn new(limit: usize) -> Self {
-        Self { limit, line: Vec::new(), name: Vec::new(), data: Vec::new(), has_data: false, after_cr: false, first: true, too_long: false }
+        Self {
+            limit,
+            line: Vec::new(),
+            name: Vec::new(),
+            data: Vec::new(),
+            has_data: false,
+            open: false,
+            after_cr: false,
+            first: true,
+            too_long: false,
+        }
     }
 
     /// Goes through the next piece. Says whether all events so far were within the limit; after one that was not, nothing is read any more.
@@ -78,7 +90,7 @@ impl Splitter {
     /// Did the body end within an event, or within a line that might have begun one?
     pub(super) fn is_cut(&self) -> bool {
         let pending = self.line.strip_prefix(BOM).filter(|_| self.first).unwrap_or(&self.line);
-        self.has_data || !self.name.is_empty() || !(pending.is_empty() || pending.starts_with(b":"))
+        self.open || !(pending.is_empty() || pending.starts_with(b":"))
     }
 
     fn finish_line<'p>(&mut self, line: &'p [u8], lent: &mut Lent<'p>, see: &mut impl FnMut(Event<'_>)) {
@@ -91,8 +103,14 @@ impl Splitter {
                 see(Event { name: lent.name.unwrap_or(&self.name), data: lent.data.unwrap_or(&self.data) });
             }
             *lent = Lent::default();
-            self.forget();
-        } else if let Some(value) = field(line, b"data") {
+            self.name.clear();
+            self.data.clear();
+            self.has_data = false;
+            self.open = false;
+            return;
+        }
+        self.open |= !line.starts_with(b":");
+        if let Some(value) = field(line, b"data") {
             if !self.has_data && lent.data.is_none() {
                 lent.data = Some(value);
             } else {
@@ -125,15 +143,10 @@ impl Splitter {
         }
     }
 
-    fn forget(&mut self) {
-        self.name.clear();
-        self.data.clear();
-        self.has_data = false;
-    }
-
     fn give_up(&mut self) {
         self.too_long = true;
         self.has_data = false;
+        self.open = false;
         self.line = Vec::new();
         self.name = Vec::new();
         self.data = Vec::new();
@@ -202,6 +215,8 @@ mod tests {
             ("data: a", events(&[]), true),
             ("data: a\n\nd", events(&[("", "a")]), true),
             ("data: a\n\nevent: x\n", events(&[("", "a")]), true),
+            ("data: a\n\nid: 2\n", events(&[("", "a")]), true),
+            ("data: a\n\n: b\n", events(&[("", "a")]), false),
         ]
     }
 
