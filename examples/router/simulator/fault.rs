@@ -33,3 +33,18 @@ impl Fault {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fault_is_the_end_of_a_name() {
+        assert_eq!(Fault::of("sim-cut"), Some(Fault::Cut));
+        assert_eq!(Fault::of("gpt-4o-sim-error-in-stream"), Some(Fault::InStream));
+        assert_eq!(Fault::of("sim-error-529").map(|fault| format!("{fault:?}")).as_deref(), Some("Status(529)"));
+        for sound in ["gpt-4o", "sim", "sim-", "sim-cutter", "sim-error-200", "sim-error-", "sim-error-x"] {
+            assert_eq!(Fault::of(sound), None, "{sound}");
+        }
+    }
+}

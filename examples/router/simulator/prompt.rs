@@ -77,3 +77,34 @@ pub(crate) fn pieces(text: &str) -> impl Iterator<Item = &str> {
         Some(piece)
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_token_begins_at_a_space_or_after_eight_characters() {
+        assert_eq!(pieces("In short, incomprehensible").collect::<Vec<_>>(), ["In", " short,", " incompr", "ehensibl", "e"]);
+        assert_eq!(pieces("").count(), 0);
+        assert_eq!(pieces("  ").collect::<Vec<_>>(), [" ", " "]);
+    }
+
+    #[test]
+    fn images_cost_a_flat_rate_and_messages_a_little_more_than_their_text() {
+        let mut prompt = Prompt::default();
+        let image = serde_json::json!({ "type": "image_url", "image_url": { "url": "data:" } });
+        prompt.messages(&[serde_json::json!({ "role": "user", "content": [{ "type": "text", "text": "Hi there" }, image] })]);
+        assert_eq!(prompt.tokens, 4 + 2 + 85);
+        assert_eq!(prompt.subject, "Hi there");
+    }
+
+    proptest! {
+        #[test]
+        fn tokens_are_the_text_in_pieces(text in ".*") {
+            prop_assert_eq!(pieces(&text).collect::<String>(), text.clone());
+            prop_assert!(pieces(&text).all(|piece| (1..=CHARS_PER_TOKEN).contains(&piece.chars().count())));
+        }
+    }
+}

@@ -49,9 +49,10 @@ const ADJECTIVES: &[&str] = &["simple", "subtle", "important", "gradual", "robus
 
 /// Words that say nothing about what a question is about.
 const STOPWORDS: &[&str] = &[
-    "about", "answer", "because", "could", "does", "explain", "from", "give", "have", "hello", "into", "just", "like", "make", "many",
-    "much", "please", "should", "some", "tell", "than", "that", "their", "them", "then", "there", "these", "they", "this", "what", "when",
-    "where", "which", "will", "with", "word", "words", "would", "write", "your",
+    "about", "and", "answer", "are", "because", "but", "can", "could", "did", "does", "explain", "for", "from", "give", "has", "have",
+    "hello", "how", "into", "its", "just", "like", "make", "many", "much", "not", "our", "please", "say", "should", "some", "tell", "than",
+    "that", "the", "their", "them", "then", "there", "these", "they", "this", "was", "what", "when", "where", "which", "who", "why",
+    "will", "with", "word", "words", "would", "write", "you", "your",
 ];
 
 /// The shortest answer, in characters: with the usual length of words some 70 tokens.
@@ -170,4 +171,49 @@ fn kind(schema: &Value) -> String {
         None => schema.get("properties").map(|_| "object"),
     };
     named.unwrap_or("string").to_ascii_lowercase()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prose_is_about_the_question() {
+        let text = prose("Why is the sky blue?", &mut Rng::with_seed(1));
+        assert!(text.contains("sky blue"), "{text}");
+        assert!(prose("", &mut Rng::with_seed(1)).contains("this question"));
+        assert_ne!(text, prose("Why is the sky blue?", &mut Rng::with_seed(2)));
+    }
+
+    #[test]
+    fn an_answer_has_its_usual_length_for_every_seed() {
+        for seed in 0..500 {
+            let tokens = crate::simulator::prompt::pieces(&prose("Why is the sky blue?", &mut Rng::with_seed(seed))).count();
+            assert!((50..=110).contains(&tokens), "seed {seed}: {tokens}");
+        }
+    }
+
+    #[test]
+    fn a_schema_that_refers_to_itself_ends() {
+        let schema = json!({ "type": "object", "properties": { "left": { "$ref": "#" }, "right": { "$ref": "#" } } });
+        assert!(value(Some(&schema), "", &mut Rng::with_seed(1)).is_object());
+        let schema = json!({ "$ref": "#" });
+        assert!(value(Some(&schema), "", &mut Rng::with_seed(1)).is_null());
+    }
+
+    #[test]
+    fn a_value_fits_its_schema() {
+        let schema = json!({ "type": "OBJECT", "properties": {
+            "unit": { "enum": ["C", "F"] }, "days": { "type": "integer", "minimum": 3, "maximum": 5 }, "names": { "type": "array", "items": { "type": ["string", "null"] } },
+            "sure": { "type": "boolean" }, "share": { "type": "number" }, "none": { "type": "null" }, "kind": { "const": "x" }, "either": { "anyOf": [{ "type": "string" }] },
+        } });
+        for seed in 0..100 {
+            let value = value(Some(&schema), "sky", &mut Rng::with_seed(seed));
+            assert!(["C", "F"].contains(&value["unit"].as_str().unwrap()));
+            assert!((3..=5).contains(&value["days"].as_i64().unwrap()));
+            assert!(value["names"][0].is_string() && value["sure"].is_boolean() && value["share"].is_f64() && value["none"].is_null());
+            assert_eq!(value["kind"], "x");
+            assert_eq!(value["either"], "sky");
+        }
+    }
 }
