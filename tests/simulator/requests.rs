@@ -31,8 +31,15 @@ async fn a_bad_request_is_told_which_field_is_wrong() {
         ("/v1/embeddings", with(embed.clone(), "input", json!([])), "input"),
         ("/v1/embeddings", with(embed.clone(), "input", json!("")), "input"),
         ("/v1/embeddings", with(embed.clone(), "input", json!([true])), "input"),
+        ("/v1/embeddings", with(embed.clone(), "input", json!(vec!["x"; 2_049])), "input"),
+        ("/v1/embeddings", with(embed.clone(), "input", json!(" x".repeat(8_193))), "input"),
         ("/v1/embeddings", with(embed.clone(), "dimensions", json!(4_000)), "dimensions"),
         ("/v1/embeddings", with(embed, "encoding_format", json!("hex")), "encoding_format"),
+        (RESPONSES, with(ask("m"), "tool_choice", json!({ "type": "function", "name": "nobody" })), "tool_choice"),
+        (MESSAGES, with(message("m"), "tool_choice", json!({ "type": "tool", "name": "nobody" })), "tool_choice"),
+        (MESSAGES, with(message("m"), "max_tokens", json!(0)), "max_tokens"),
+        (GENERATE, with(contents(), "toolConfig", json!({ "functionCallingConfig": { "mode": "ANY" } })), "toolConfig"),
+        (GENERATE, with(contents(), "generationConfig", json!({ "candidateCount": 9 })), "candidateCount"),
         (RESPONSES, without(ask("m"), "input"), "input"),
         (RESPONSES, without(ask("m"), "model"), "model"),
         (RESPONSES, with(ask("m"), "input", json!([])), "input"),
@@ -43,10 +50,10 @@ async fn a_bad_request_is_told_which_field_is_wrong() {
         (GENERATE, json!({ "contents": [{ "role": "user" }] }), "contents[0].parts"),
     ] {
         let (head, bytes) = post(path, &body).await;
-        assert_eq!(head.status, StatusCode::BAD_REQUEST, "{path} {body}");
+        assert_eq!(head.status, StatusCode::BAD_REQUEST, "{path} {field}");
         let error: Value = serde_json::from_slice(&bytes).unwrap();
         let text = error["error"]["message"].as_str().unwrap();
-        assert!(text.contains(field), "{path} {body}: {text}");
+        assert!(text.contains(field), "{path}: {text} does not name {field}");
         match path {
             GENERATE => assert_eq!(error["error"]["status"], "INVALID_ARGUMENT"),
             MESSAGES => assert_eq!((&error["type"], &error["error"]["type"]), (&json!("error"), &json!("invalid_request_error"))),
