@@ -1,0 +1,50 @@
+//! Faults that a caller orders by the name of the model.
+
+use http::StatusCode;
+
+/// What goes wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// An error instead of an answer.
+    Status(StatusCode),
+    /// The answer begins well, with a 200, and turns into an error half-way.
+    InStream,
+    /// The answer stops half-way. The body ends as if all were well.
+    Cut,
+    /// The model declines.
+    Refusal,
+    /// The model has nothing to say.
+    Empty,
+}
+
+impl Fault {
+    /// The fault that a model is named after: the name is, or ends in, `sim-` and the fault.
+    pub(crate) fn of(model: &str) -> Option<Self> {
+        let (_, fault) = model.rsplit_once("sim-")?;
+        match fault {
+            "error-in-stream" => Some(Self::InStream),
+            "cut" => Some(Self::Cut),
+            "refusal" => Some(Self::Refusal),
+            "empty" => Some(Self::Empty),
+            _ => {
+                let status: StatusCode = fault.strip_prefix("error-")?.parse().ok()?;
+                (status.is_client_error() || status.is_server_error()).then_some(Self::Status(status))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fault_is_the_end_of_a_name() {
+        assert_eq!(Fault::of("sim-cut"), Some(Fault::Cut));
+        assert_eq!(Fault::of("gpt-4o-sim-error-in-stream"), Some(Fault::InStream));
+        assert_eq!(Fault::of("sim-error-529").map(|fault| format!("{fault:?}")).as_deref(), Some("Status(529)"));
+        for sound in ["gpt-4o", "sim", "sim-", "sim-cutter", "sim-error-200", "sim-error-", "sim-error-x"] {
+            assert_eq!(Fault::of(sound), None, "{sound}");
+        }
+    }
+}
