@@ -26,6 +26,16 @@ pub enum Way {
     Split,
     /// They vanish, and nobody is told.
     BlackHole,
+    /// The connection is closed at once.
+    Refuse,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Hold {
+    No,
+    AfterReply,
+    Now,
+    Holding,
 }
 
 /// Listens on a port of its own and forwards to another.
@@ -45,6 +55,9 @@ struct Shared {
     broken: watch::Sender<u64>,
     /// Bytes that may still go to the server before the connection is cut.
     cut_after: Mutex<Option<usize>>,
+    hold: watch::Sender<Hold>,
+    /// How many bytes one connection may send to the server before it is held.
+    stall_after: AtomicUsize,
     accepted: AtomicU64,
     open: AtomicUsize,
     received: AtomicU64,
@@ -60,6 +73,8 @@ impl Proxy {
             forgotten: watch::Sender::new(0),
             broken: watch::Sender::new(0),
             cut_after: Mutex::new(None),
+            hold: watch::Sender::new(Hold::No),
+            stall_after: AtomicUsize::new(usize::MAX),
             accepted: AtomicU64::new(0),
             open: AtomicUsize::new(0),
             received: AtomicU64::new(0),
@@ -100,6 +115,27 @@ impl Proxy {
         *self.shared.cut_after.lock().unwrap() = bytes;
     }
 
+    /// Lets the next reply through, and then holds what goes to the server.
+    pub fn hold_after_reply(&self) {
+        self.shared.hold.send_replace(Hold::AfterReply);
+    }
+
+    /// Holds any one connection that has sent so many bytes to the server.
+    pub fn hold_after(&self, bytes: usize) {
+        self.shared.stall_after.store(bytes, Ordering::SeqCst);
+    }
+
+    /// Waits until something is held.
+    pub async fn held(&self) {
+        self.shared.hold.subscribe().wait_for(|hold| *hold == Hold::Holding).await.unwrap();
+    }
+
+    /// Lets go what is held.
+    pub fn release(&self) {
+        self.shared.stall_after.store(usize::MAX, Ordering::SeqCst);
+        self.shared.hold.send_replace(Hold::No);
+    }
+
     /// Connections that were ever accepted.
     pub fn accepted(&self) -> u64 {
         self.shared.accepted.load(Ordering::SeqCst)
@@ -129,7 +165,9 @@ async fn forward(shared: Arc<Shared>, client: TcpStream, number: u64) {
     let mut broken = shared.broken.subscribe();
     tokio::select! {
         () = async {
-            if way == Way::BlackHole {
+            if way == Way::Refuse {
+                drop(client);
+            } else if way == Way::BlackHole {
                 // Accepts, and hangs.
                 swallow(client).await;
             } else if let Ok(server) = TcpStream::connect(("127.0.0.1", shared.target)).await {
@@ -150,6 +188,7 @@ async fn forward(shared: Arc<Shared>, client: TcpStream, number: u64) {
 
 async fn copy(shared: &Shared, number: u64, way: Way, mut from: tcp::OwnedReadHalf, mut to: tcp::OwnedWriteHalf, upwards: bool) {
     let mut buffer = vec![0; 64 << 10];
+    let mut total = 0;
     while let Ok(read @ 1..) = from.read(&mut buffer).await {
         if number < *shared.forgotten.borrow() {
             continue;
@@ -161,7 +200,20 @@ async fn copy(shared: &Shared, number: u64, way: Way, mut from: tcp::OwnedReadHa
             bytes = &bytes[..bytes.len().min(*left)];
             *left -= bytes.len();
         }
+        total += bytes.len();
+        let is_much = upwards && total >= shared.stall_after.load(Ordering::SeqCst);
+        if is_much || upwards && matches!(*shared.hold.borrow(), Hold::Now | Hold::Holding) {
+            shared.hold.send_replace(Hold::Holding);
+            shared.hold.subscribe().wait_for(|hold| *hold == Hold::No).await.unwrap();
+        }
         if !upwards {
+            shared.hold.send_if_modified(|hold| {
+                let begins = *hold == Hold::AfterReply;
+                if begins {
+                    *hold = Hold::Now;
+                }
+                begins
+            });
             shared.received.fetch_add(bytes.len() as u64, Ordering::SeqCst);
         }
         if let Way::Slow(by) = way {

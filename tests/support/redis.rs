@@ -1,8 +1,8 @@
 //! Real Redis servers, each a child process of the test with a directory of its own.
 
 use std::{
-    io::ErrorKind,
-    net::TcpListener,
+    io::{BufRead, BufReader, ErrorKind, Read, Write},
+    net::{Shutdown, TcpListener, TcpStream},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
@@ -76,6 +76,22 @@ impl Server {
         names
     }
 
+    /// Listens to all commands from now on.
+    pub fn monitor(&self) -> Monitor {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
+        stream.write_all(b"MONITOR\r\n").unwrap();
+        let mut reader = BufReader::new(stream.try_clone().unwrap());
+        let mut first = String::new();
+        reader.read_line(&mut first).unwrap();
+        assert_eq!(first, "+OK\r\n");
+        let reading = std::thread::spawn(move || {
+            let mut told = Vec::new();
+            reader.read_to_end(&mut told).ok();
+            String::from_utf8_lossy(&told).into_owned()
+        });
+        Monitor { stream, reading }
+    }
+
     /// SIGKILL.
     pub fn kill(&mut self) {
         self.child.kill().unwrap();
@@ -113,6 +129,20 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.child.kill().ok();
         self.child.wait().ok();
+    }
+}
+
+/// See [`Server::monitor`].
+pub struct Monitor {
+    stream: TcpStream,
+    reading: std::thread::JoinHandle<String>,
+}
+
+impl Monitor {
+    /// What it heard.
+    pub fn finish(self) -> String {
+        self.stream.shutdown(Shutdown::Both).unwrap();
+        self.reading.join().unwrap()
     }
 }
 
