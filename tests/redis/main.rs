@@ -1,13 +1,15 @@
 //! What the Redis store promises, against real servers, real sockets and real faults; one module per kind of promise.
 
+#![allow(missing_docs, unreachable_pub, dead_code, clippy::unwrap_used)]
+
 #[path = "../support/origin.rs"]
 mod origin;
 #[path = "../support/proxy.rs"]
 mod proxy;
-#[path = "../support/redis.rs"]
-mod server;
 #[path = "../support/resp.rs"]
 mod resp;
+#[path = "../support/redis.rs"]
+mod server;
 
 mod cancellation;
 mod generations;

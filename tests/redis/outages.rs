@@ -120,7 +120,12 @@ async fn every_operation_ends_within_its_deadline_when_connecting_hangs_and_one_
     let server = Server::start();
     let hole = Proxy::to(server.port()).await;
     hole.set(Way::BlackHole);
-    let store = impatient(hole.url().replace("//", "//:secret@")).max_connections(1).breaker_threshold(1000).connect_deadline(Duration::from_secs(60)).build().unwrap();
+    let store = impatient(hole.url().replace("//", "//:secret@"))
+        .max_connections(1)
+        .breaker_threshold(1000)
+        .connect_deadline(Duration::from_secs(60))
+        .build()
+        .unwrap();
     let operations: Vec<_> = (0..100)
         .map(|number| {
             let store = store.clone();
@@ -160,8 +165,9 @@ async fn a_server_that_stops_or_pauses_fails_no_request_and_operations_do_not_pi
     load.hits(500).await;
     let stop = || server.freeze();
     let go_on = || server.thaw();
-    let pause = || server.run::<()>(&["CLIENT", "PAUSE", "600000", "ALL"]);
-    let unpause = || server.run::<()>(&["CLIENT", "UNPAUSE"]);
+    // It ends by itself: while all clients are paused, none can end it.
+    let pause = || server.run::<()>(&["CLIENT", "PAUSE", "1500", "ALL"]);
+    let unpause = || ();
     for (harm, heal) in [(&stop as &dyn Fn(), &go_on as &dyn Fn()), (&pause, &unpause)] {
         harm();
         crate::until(async || store.status().state != LinkState::Closed).await;
@@ -197,7 +203,10 @@ async fn a_half_open_link_is_made_anew_and_a_bare_connection_manager_is_not() {
     assert!(failures > 0, "the fault took effect");
     // Three per connection that the store has for look-ups, and as many while the machine is busy.
     for _ in 0..30 {
-        assert!(ping.query_async::<String>(&mut bare).await.is_err(), "the control recovered: the store's own rebuilding is needed no more");
+        assert!(
+            ping.query_async::<String>(&mut bare).await.is_err(),
+            "the control recovered: the store's own rebuilding is needed no more"
+        );
     }
 }
 
@@ -236,6 +245,24 @@ async fn a_flapping_server_and_five_hundred_tasks_make_few_attempts_at_connectio
     let (dials, tried) = (store.status().dials, tried.load(Ordering::SeqCst));
     assert!(dials <= 4 + FLAPS * 20, "{dials} attempts");
     assert!(tried > 10 * dials, "{tried} operations were tried");
+}
+
+#[tokio::test]
+async fn connections_that_the_server_closed_while_idle_cost_nothing() {
+    let server = Server::start();
+    let store = patient(server.url()).build().unwrap();
+    assert!(fill(&store, &key(1), record("there")).await);
+    for round in 2..10 {
+        let () = server.run(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
+        for _ in 0..2 {
+            assert!(store.get(&key(1)).await.unwrap().record.is_some());
+        }
+        let () = server.run(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
+        assert!(fill(&store, &key(round), record("there")).await);
+        let () = server.run(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
+        assert!(store.remove(&key(round)).await.unwrap());
+    }
+    assert_eq!((store.status().state, store.status().opened), (LinkState::Closed, 0));
 }
 
 #[tokio::test]

@@ -6,7 +6,6 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
-    time::Duration,
 };
 
 use tokio::{
@@ -20,8 +19,6 @@ use tokio::{
 pub enum Way {
     /// They go through.
     Open,
-    /// They go through this much later.
-    Slow(Duration),
     /// They go through one at a time.
     Split,
     /// They vanish, and nobody is told.
@@ -36,6 +33,7 @@ enum Hold {
     AfterReply,
     Now,
     Holding,
+    HoldingOne,
 }
 
 /// Listens on a port of its own and forwards to another.
@@ -127,7 +125,7 @@ impl Proxy {
 
     /// Waits until something is held.
     pub async fn held(&self) {
-        self.shared.hold.subscribe().wait_for(|hold| *hold == Hold::Holding).await.unwrap();
+        self.shared.hold.subscribe().wait_for(|hold| matches!(hold, Hold::Holding | Hold::HoldingOne)).await.unwrap();
     }
 
     /// Lets go what is held.
@@ -203,7 +201,7 @@ async fn copy(shared: &Shared, number: u64, way: Way, mut from: tcp::OwnedReadHa
         total += bytes.len();
         let is_much = upwards && total >= shared.stall_after.load(Ordering::SeqCst);
         if is_much || upwards && matches!(*shared.hold.borrow(), Hold::Now | Hold::Holding) {
-            shared.hold.send_replace(Hold::Holding);
+            shared.hold.send_replace(if is_much { Hold::HoldingOne } else { Hold::Holding });
             shared.hold.subscribe().wait_for(|hold| *hold == Hold::No).await.unwrap();
         }
         if !upwards {
@@ -215,9 +213,6 @@ async fn copy(shared: &Shared, number: u64, way: Way, mut from: tcp::OwnedReadHa
                 begins
             });
             shared.received.fetch_add(bytes.len() as u64, Ordering::SeqCst);
-        }
-        if let Way::Slow(by) = way {
-            tokio::time::sleep(by).await;
         }
         let written = match way {
             Way::Split => {

@@ -8,7 +8,7 @@ pub(super) struct Frame {
     pub(super) kind: Kind,
     /// Never 0, which stands for "nothing there".
     pub(super) id: u64,
-    /// Bytes that follow.
+    /// Bytes that follow a record's frame; after a removal, 1 if there was a record.
     pub(super) len: u32,
 }
 

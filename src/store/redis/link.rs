@@ -89,6 +89,9 @@ const UNANSWERED: u32 = 1024;
 /// What a permit for bytes stands for.
 const UNIT: usize = 1024;
 
+/// How many copies of a large value there are at a time on its way through the client: the command, its packed form, the socket's buffer.
+pub(super) const COPIES: usize = 3;
+
 struct Shared {
     client: Client,
     limits: Limits,
@@ -173,41 +176,60 @@ impl Link {
             return Err(Fault::Spared("redis is out of reach, and not asked for the moment"));
         };
         let connections = shared.connections(lane);
-        let units = u32::try_from(bytes / UNIT).unwrap_or(u32::MAX);
+        let units = u32::try_from(bytes.saturating_mul(COPIES) / UNIT).unwrap_or(u32::MAX);
         let (Ok(_operation), Ok(_bytes)) = (connections.operations.try_acquire(), shared.bytes.try_acquire_many(units)) else {
             shared.rejected.fetch_add(1, Ordering::Relaxed);
             return Err(Fault::Spared("too many operations on redis are on their way"));
         };
         let slot = connections.pick();
+        let mut again = true;
+        loop {
+            let (fault, found) = match self.attempt(slot, era, until, &ask).await {
+                Ok(replies) => return Ok(replies),
+                Err(failed) => failed,
+            };
+            // Servers close connections that are idle, and restart. All that is sent here may be sent twice.
+            if let (Fault::Lost, Some(Found { health, was_up: true }), true) = (fault, &found, again) {
+                slot.hang_up(health);
+                again = false;
+                continue;
+            }
+            shared.struck(slot, found.map(|found| found.health).as_ref(), era, fault);
+            return Err(fault);
+        }
+    }
+
+    async fn attempt(&self, slot: &Arc<Slot>, era: u64, until: Instant, ask: &Ask<'_>) -> Result<Vec<Value>, (Fault, Option<Found>)> {
         let mut given_up = Unanswered::default();
-        let outcome = timeout_at(until, async {
-            let mut live = Shared::live(shared, slot, era).await.ok_or(None)?;
+        let mut found = None;
+        let exchange = async {
+            let (mut live, was_up) =
+                Shared::live(&self.shared, slot, era).await.ok_or(Fault::Spared("a connection to redis could not be made"))?;
+            found = Some(Found { health: Arc::clone(&live.health), was_up });
             given_up.health = Some(Arc::clone(&live.health));
-            ask.send(&mut live.connection).await.map_err(|error| Some(Fault::of_error(&error)))
-        });
-        let replies = outcome.await;
-        let health = given_up.health.clone();
-        if let (Ok(_), Some(health)) = (&replies, given_up.health.take()) {
+            ask.send(&mut live.connection).await.map_err(|error| Fault::of_error(&error))
+        };
+        let replies = match timeout_at(until, exchange).await {
+            Ok(replies) => replies,
+            Err(_) => return Err((Fault::Timeout, found)),
+        };
+        if let Some(health) = given_up.health.take() {
             health.unanswered.store(0, Ordering::Relaxed);
         }
-        let fault = match replies {
-            Ok(Ok(replies)) => match replies.iter().filter_map(Fault::of_value).find(|fault| fault.is_of_the_link()) {
-                None => {
-                    if let Some(health) = health {
-                        health.timeouts.store(0, Ordering::Relaxed);
-                    }
-                    shared.breaker.succeeded();
-                    return Ok(replies);
-                }
-                Some(fault) => fault,
-            },
-            // Whoever made the attempt has told.
-            Ok(Err(None)) => return Err(Fault::Lost),
-            Ok(Err(Some(fault))) => fault,
-            Err(_) => Fault::Timeout,
+        let replies = match replies {
+            Ok(replies) => replies,
+            Err(fault) => return Err((fault, found)),
         };
-        shared.struck(slot, health.as_ref(), era, fault);
-        Err(fault)
+        match replies.iter().filter_map(Fault::of_value).find(|fault| fault.is_of_the_link()) {
+            Some(fault) => Err((fault, found)),
+            None => {
+                if let Some(found) = found {
+                    found.health.timeouts.store(0, Ordering::Relaxed);
+                }
+                self.shared.breaker.succeeded();
+                Ok(replies)
+            }
+        }
     }
 
     pub(super) fn status(&self) -> LinkStatus {
@@ -238,6 +260,13 @@ impl Drop for Link {
     }
 }
 
+/// The connection that an operation was sent on.
+struct Found {
+    health: Arc<Health>,
+    /// It was there before, and may have been closed since without anybody noticing.
+    was_up: bool,
+}
+
 /// An operation that was sent and is not answered yet; dropped so, its caller has given up.
 #[derive(Default)]
 struct Unanswered {
@@ -260,12 +289,12 @@ impl Shared {
         }
     }
 
-    /// The connection of a slot; if need be, after it was made. `None` if it could not be made.
-    async fn live(shared: &Arc<Self>, slot: &Arc<Slot>, era: u64) -> Option<Live> {
+    /// The connection of a slot, and whether it was there; if not, it is made. `None` if it could not be made.
+    async fn live(shared: &Arc<Self>, slot: &Arc<Slot>, era: u64) -> Option<(Live, bool)> {
         let mut dialing = {
             let mut state = slot.lock();
             match &*state {
-                State::Up(live) if live.health.unanswered.load(Ordering::Relaxed) < UNANSWERED => return Some(live.clone()),
+                State::Up(live) if live.health.unanswered.load(Ordering::Relaxed) < UNANSWERED => return Some((live.clone(), true)),
                 // Closed, it ended without a word, by a panic.
                 State::Dialing(dialing) if dialing.has_changed().is_ok() => dialing.clone(),
                 before => {
@@ -279,7 +308,7 @@ impl Shared {
         // Nothing is ever sent: it returns when the sender is dropped.
         let _ = dialing.changed().await;
         match &*slot.lock() {
-            State::Up(live) => Some(live.clone()),
+            State::Up(live) => Some((live.clone(), false)),
             _ => None,
         }
     }
@@ -333,6 +362,8 @@ impl Shared {
                     slot.hang_up(health);
                 }
             }
+            // Whoever made the attempt has told.
+            (Fault::Spared(_), _) => return,
             // A hundred operations that one broken connection carried are one failure.
             (Fault::Lost | Fault::Garbled, Some(health)) if !slot.hang_up(health) => return,
             (_, Some(health)) => {

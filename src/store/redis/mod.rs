@@ -35,11 +35,7 @@ use bytes::Bytes;
 use redis::{Cmd, Pipeline, Value};
 use tokio::time::Instant;
 
-pub use self::{
-    breaker::LinkState,
-    link::LinkStatus,
-    settings::RedisBuilder,
-};
+pub use self::{breaker::LinkState, link::LinkStatus, settings::RedisBuilder};
 use self::{
     fault::Fault,
     frame::{Frame, Framed, Kind},
@@ -93,7 +89,7 @@ struct Inner {
 struct Writes {
     /// Until when none is tried, for we may not write.
     barred: Mutex<Option<Instant>>,
-    refused: AtomicU64,
+    count: AtomicU64,
 }
 
 /// What is read of a value at first. Most records are shorter; and of a value that is none, no more is ever read.
@@ -134,9 +130,9 @@ impl Redis {
         self.inner.link.status()
     }
 
-    /// How many writes Redis refused: out of memory, no permission.
+    /// How many records Redis refused to store: out of memory, no permission.
     pub fn refused_writes(&self) -> u64 {
-        self.inner.writes.refused.load(Ordering::Relaxed)
+        self.inner.writes.count.load(Ordering::Relaxed)
     }
 
     fn of(inner: Inner) -> Self {
@@ -201,29 +197,22 @@ impl Store for Redis {
         let Ok(len) = u32::try_from(encoded.len()) else { return Ok(false) };
         let name = self.inner.names.record(key);
         let frame = Frame::new(Kind::Record, len);
-        let arguments = |command: &mut Cmd| {
-            command
-                .arg(&epoch.to_be_bytes()[..])
-                .arg(&seen.to_be_bytes()[..])
-                .arg(millis(left))
-                .arg(Framed(frame, &encoded));
-        };
-        let bytes = Frame::LEN + encoded.len();
-        let stored = self.inner.run(&PUT, &[&name, &self.inner.names.epoch_of(key)], bytes, until, arguments).await;
-        match stored {
+        let mut command = PUT.call(&[&name, &self.inner.names.epoch_of(key)]);
+        command.arg(&epoch.to_be_bytes()[..]).arg(&seen.to_be_bytes()[..]).arg(millis(left)).arg(Framed(frame, &encoded));
+        // It is copied into the command.
+        drop(encoded);
+        match self.inner.run(&PUT, until, Frame::LEN + len as usize, &command).await {
             Ok(stored) => Ok(stored == 1),
-            Err(fault) => Err(self.inner.writes.refuse(fault)),
+            Err(fault) => Err(self.inner.writes.refused(fault)),
         }
     }
 
     async fn remove(&self, key: &Key) -> Result<bool, Error> {
         let until = Instant::now() + self.inner.deadlines.write;
         let mark = Frame::new(Kind::Removed, 0).bytes();
-        let arguments = |command: &mut Cmd| {
-            command.arg(&mark[..]).arg(millis(self.inner.fill_bound)).arg(&frame::RECORD[..]);
-        };
-        let removed = self.inner.run(&REMOVE, &[&self.inner.names.record(key)], 0, until, arguments).await;
-        removed.map(|removed| removed == 1).map_err(|fault| self.inner.writes.refuse(fault))
+        let mut command = REMOVE.call(&[&self.inner.names.record(key)]);
+        command.arg(&mark[..Frame::IDENTITY]).arg(millis(self.inner.fill_bound)).arg(&frame::RECORD[..]);
+        Ok(self.inner.run(&REMOVE, until, 0, &command).await? == 1)
     }
 
     async fn metadata(&self, key: &Key) -> Result<Option<Listing>, Error> {
@@ -306,7 +295,7 @@ impl Inner {
     fn is_possible(&self, frame: &Frame, read: usize) -> bool {
         let whole = Frame::LEN + frame.len as usize;
         match frame.kind {
-            Kind::Removed => whole == read && frame.len == 0,
+            Kind::Removed => read == Frame::LEN && frame.len <= 1,
             Kind::Record => frame.len as usize <= self.max_record && if read < FIRST { whole == read } else { whole >= read },
         }
     }
@@ -328,41 +317,32 @@ impl Inner {
         }
         let beginning = &value[..value.len().min(BEGINNING)];
         // Should this fail, the next to read it tries again.
-        let _ = self
-            .run(&DISCARD, &[name], 0, until, |command| {
-                command.arg(beginning);
-            })
-            .await;
+        let mut command = DISCARD.call(&[name]);
+        command.arg(beginning);
+        let _ = self.run(&DISCARD, until, 0, &command).await;
         Error::corrupt("a value in redis was not what was stored there, and was dropped")
     }
 
-    /// Runs a script that answers with a number.
-    async fn run(&self, script: &Script, keys: &[&str], bytes: usize, until: Instant, arguments: impl Fn(&mut Cmd)) -> Result<i64, Fault> {
-        for with_source in [false, true] {
-            let mut command = script.call(with_source, keys);
-            arguments(&mut command);
-            match self.ask(Lane::Bulk, until, bytes, &command).await? {
-                Value::Int(number) => return Ok(number),
-                reply => match Fault::of_value(&reply) {
-                    Some(Fault::NoScript) if !with_source => {}
-                    fault => return Err(fault.unwrap_or(Fault::Garbled)),
-                },
-            }
+    /// Runs a script that answers with a number. If the server does not know it, it is told.
+    async fn run(&self, script: &Script, until: Instant, bytes: usize, call: &Cmd) -> Result<i64, Fault> {
+        let mut reply = self.one(Lane::Bulk, until, bytes, call).await;
+        if matches!(reply, Err(Fault::NoScript)) {
+            self.one(Lane::Bulk, until, 0, &script.load()).await?;
+            reply = self.one(Lane::Bulk, until, bytes, call).await;
         }
-        Err(Fault::NoScript)
+        match reply? {
+            Value::Int(number) => Ok(number),
+            _ => Err(Fault::Garbled),
+        }
     }
 
     /// One command. What it says of the operation alone is an error, too.
     async fn one(&self, lane: Lane, until: Instant, bytes: usize, command: &Cmd) -> Result<Value, Fault> {
-        let reply = self.ask(lane, until, bytes, command).await?;
+        let reply = self.link.call(lane, until, bytes, Ask::One(command)).await?.pop().unwrap_or(Value::Nil);
         match Fault::of_value(&reply) {
             Some(fault) => Err(fault),
             None => Ok(reply),
         }
-    }
-
-    async fn ask(&self, lane: Lane, until: Instant, bytes: usize, command: &Cmd) -> Result<Value, Fault> {
-        Ok(self.link.call(lane, until, bytes, Ask::One(command)).await?.pop().unwrap_or(Value::Nil))
     }
 }
 
@@ -371,10 +351,10 @@ impl Writes {
         self.barred.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(|until| Instant::now() < until)
     }
 
-    /// Counts a write that was refused; bars further ones if we may not write at all.
-    fn refuse(&self, fault: Fault) -> Error {
+    /// Counts a record that was refused; bars further ones if we may not write at all.
+    fn refused(&self, fault: Fault) -> Error {
         if let Fault::Refused(code) = fault {
-            self.refused.fetch_add(1, Ordering::Relaxed);
+            self.count.fetch_add(1, Ordering::Relaxed);
             if code == "NOPERM" {
                 *self.barred.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now() + BARRED);
                 #[cfg(feature = "tracing")]

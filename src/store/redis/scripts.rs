@@ -20,40 +20,43 @@ impl Script {
         command
     }
 
-    /// A call of the script that the server has to know, or with its source, which makes the server know it.
-    pub(super) fn call(&self, with_source: bool, keys: &[&str]) -> Cmd {
-        let mut command = if with_source { redis::cmd("EVAL") } else { redis::cmd("EVALSHA") };
-        command.arg(if with_source { self.code } else { &self.hash }).arg(keys.len());
-        for key in keys {
-            command.arg(*key);
-        }
+    /// A call of it.
+    pub(super) fn call(&self, keys: &[&str]) -> Cmd {
+        let mut command = redis::cmd("EVALSHA");
+        command.arg(&self.hash).arg(keys.len()).arg(keys);
         command
     }
 }
 
 /// Stores a value, unless the epoch is another than the one seen, or there is a value and it is not the one seen. That there is none any
-/// more says nothing: it may have been evicted.
+/// more says nothing: it may have been evicted. Called twice with the same value, it answers twice the same.
 ///
 /// Keys: record, epoch. Arguments: epoch seen, number of the value seen, lifetime in milliseconds, value.
 pub(super) static PUT: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         "if redis.call('GET', KEYS[2]) ~= ARGV[1] then return 0 end
 local head = redis.call('GETRANGE', KEYS[1], 0, 11)
-if head ~= '' and string.sub(head, 5) ~= ARGV[2] then return 0 end
+local there = string.sub(head, 5)
+if there == string.sub(ARGV[4], 5, 12) then return 1 end
+if head ~= '' and there ~= ARGV[2] then return 0 end
 redis.call('SET', KEYS[1], ARGV[4], 'PX', ARGV[3])
 return 1",
     )
 });
 
-/// Puts the mark of a removal in the place of whatever is there, and says whether that was a record.
+/// Puts the mark of a removal in the place of whatever is there, and says whether that was a record. The mark remembers that: called twice
+/// with the same mark, it answers twice the same.
 ///
-/// Keys: record. Arguments: mark, its lifetime in milliseconds, how records begin.
+/// Keys: record. Arguments: magic, kind and number of the mark; its lifetime in milliseconds; how records begin.
 pub(super) static REMOVE: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
-        "local head = redis.pcall('GETRANGE', KEYS[1], 0, #ARGV[3] - 1)
-redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
-if head == ARGV[3] then return 1 end
-return 0",
+        "local head = redis.pcall('GETRANGE', KEYS[1], 0, 15)
+if type(head) ~= 'string' then head = '' end
+if string.sub(head, 1, 12) == ARGV[1] then return string.byte(head, 16) end
+local was = 0
+if string.sub(head, 1, 4) == ARGV[3] then was = 1 end
+redis.call('SET', KEYS[1], ARGV[1] .. string.char(0, 0, 0, was), 'PX', ARGV[2])
+return was",
     )
 });
 

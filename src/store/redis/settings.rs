@@ -4,7 +4,7 @@ use redis::{Client, IntoConnectionInfo as _, io::tcp::TcpSettings, io::tcp::sock
 
 use super::{
     Inner, Redis,
-    link::{Limits, Link},
+    link::{COPIES, Limits, Link},
     names::Names,
 };
 use crate::{Clock, entry::record::Codec, error::Error};
@@ -122,14 +122,16 @@ impl RedisBuilder {
         self
     }
 
-    /// Sets how many look-ups, and how many other operations, may be on their way at a time; further ones fail at once. At least 1. Default: 4096.
+    /// Sets how many look-ups, and how many other operations, may be on their way at a time; further ones fail at once.
+    /// A look-up takes up to 64 KiB. At least 1. Default: 4096.
     pub fn max_operations(mut self, operations: usize) -> Self {
         self.max_operations = operations.clamp(1, tokio::sync::Semaphore::MAX_PERMITS);
         self
     }
 
-    /// Sets how many bytes of records may be on their way to Redis, and of large ones from it, at a time; what goes beyond fails at once.
-    /// At least the size of the largest [record](Self::max_record). Default: 64 MiB.
+    /// Sets how many bytes records may take in memory on their way to Redis, and those of more than 64 KiB on their way from it; what goes
+    /// beyond fails at once. The client holds three copies at a time. At least three times the [largest record](Self::max_record).
+    /// Default: 64 MiB.
     pub fn max_in_flight(mut self, bytes: usize) -> Self {
         self.max_in_flight = bytes;
         self
@@ -180,11 +182,20 @@ impl RedisBuilder {
             threshold: breaker_threshold,
             connections: max_connections,
             operations: max_operations,
-            bytes: max_in_flight.max(max_record + 4096).min(u32::MAX as usize),
+            bytes: max_in_flight.max(COPIES * (max_record + 4096)).min(u32::MAX as usize),
             dial: deadlines.connect,
             probe: names.probe(),
         };
-        let inner = Inner { link: Link::new(client(&url)?, limits), names, codec: Codec::new(max_record), max_record, deadlines, fill_bound, clock, writes: Default::default() };
+        let inner = Inner {
+            link: Link::new(client(&url)?, limits),
+            names,
+            codec: Codec::new(max_record),
+            max_record,
+            deadlines,
+            fill_bound,
+            clock,
+            writes: Default::default(),
+        };
         Ok(Redis::of(inner))
     }
 }
@@ -209,7 +220,8 @@ fn client(url: &str) -> Result<Client, Error> {
     #[cfg(any(target_os = "linux", target_os = "android", target_os = "fuchsia"))]
     let tcp = tcp.set_user_timeout(Duration::from_secs(5));
     let redis = info.redis_settings().clone().set_skip_set_lib_name();
-    Client::open(info.set_tcp_settings(tcp).set_redis_settings(redis)).map_err(|_| Error::config("the client does not accept the URL of redis"))
+    Client::open(info.set_tcp_settings(tcp).set_redis_settings(redis))
+        .map_err(|_| Error::config("the client does not accept the URL of redis"))
 }
 
 impl fmt::Debug for RedisBuilder {

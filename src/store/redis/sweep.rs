@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use redis::{Pipeline, Value};
 use tokio::time::Instant;
 
@@ -31,16 +33,16 @@ pub(super) async fn remove_where(store: &Redis, selection: &Selection) -> Result
         pipeline.cmd("SET").arg(inner.names.epoch(bucket)).arg(&frame::random().to_be_bytes()[..]);
     }
     pipeline.add_command(DISCARD.load());
-    let replies = inner.link.call(Lane::Bulk, until, 0, Ask::All(&pipeline)).await?;
+    let replies = inner.link.call(Lane::Bulk, step(until), 0, Ask::All(&pipeline)).await?;
     if let Some(fault) = replies.iter().find_map(Fault::of_value) {
-        return Err(inner.writes.refuse(fault));
+        return Err(fault.into());
     }
 
     let (mut cursor, mut removed) = (Vec::from(b"0"), 0);
     loop {
         let mut scan = redis::cmd("SCAN");
         scan.arg(cursor.as_slice()).arg("MATCH").arg(inner.names.pattern()).arg("COUNT").arg(STEP);
-        let Value::Array(reply) = inner.one(Lane::Bulk, until, 0, &scan).await? else { return Err(Fault::Garbled.into()) };
+        let Value::Array(reply) = inner.one(Lane::Bulk, step(until), 0, &scan).await? else { return Err(Fault::Garbled.into()) };
         let [Value::BulkString(next), Value::Array(names)] = reply.as_slice() else { return Err(Fault::Garbled.into()) };
         let keys: Vec<Key> = names
             .iter()
@@ -72,7 +74,7 @@ async fn doomed(store: &Redis, selection: &Selection, keys: &[Key], until: Insta
     for key in keys {
         pipeline.cmd("GETRANGE").arg(inner.names.record(key)).arg(0).arg(len - 1);
     }
-    let values = inner.link.call(Lane::Bulk, until, 0, Ask::All(&pipeline)).await?;
+    let values = inner.link.call(Lane::Bulk, step(until), 0, Ask::All(&pipeline)).await?;
     let mut doomed = Vec::new();
     for (key, value) in keys.iter().zip(values) {
         let Value::BulkString(mut value) = value else { continue };
@@ -116,13 +118,13 @@ async fn discard(store: &Redis, mut doomed: Vec<(Key, Vec<u8>)>, until: Instant)
     let mut pipeline = Pipeline::new();
     for bucket in doomed.chunk_by(|(one, _), (other, _)| one.as_bytes()[0] == other.as_bytes()[0]) {
         let names: Vec<String> = bucket.iter().map(|(key, _)| inner.names.record(key)).collect();
-        let mut command = DISCARD.call(false, &names.iter().map(String::as_str).collect::<Vec<_>>());
+        let mut command = DISCARD.call(&names.iter().map(String::as_str).collect::<Vec<_>>());
         for (_, beginning) in bucket {
             command.arg(beginning.as_slice());
         }
         pipeline.add_command(command);
     }
-    let replies = inner.link.call(Lane::Bulk, until, 0, Ask::All(&pipeline)).await?;
+    let replies = inner.link.call(Lane::Bulk, step(until), 0, Ask::All(&pipeline)).await?;
     let mut removed = 0;
     for reply in &replies {
         match reply {
@@ -131,4 +133,9 @@ async fn discard(store: &Redis, mut doomed: Vec<(Key, Vec<u8>)>, until: Instant)
         }
     }
     Ok(removed)
+}
+
+/// No step takes so long from a server that is well.
+fn step(until: Instant) -> Instant {
+    until.min(Instant::now() + Duration::from_secs(5))
 }
