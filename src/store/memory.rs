@@ -169,8 +169,10 @@ impl Store for Memory {
     async fn remove(&self, key: &Key) -> Result<bool, Error> {
         let stripe = self.stripe(key);
         let _lock = stripe.lock();
+        let removed = self.cache.remove(key);
+        // Last, so that a look-up that still saw the record has the old count. Writers wait for the lock and see the new one.
         stripe.removals.fetch_add(1, Ordering::SeqCst);
-        Ok(self.cache.remove(key).is_some_and(|(_, held)| self.live(&held, self.clock.now())))
+        Ok(removed.is_some_and(|(_, held)| self.live(&held, self.clock.now())))
     }
 
     async fn metadata(&self, key: &Key) -> Result<Option<Listing>, Error> {
@@ -192,6 +194,8 @@ impl Store for Memory {
             (_, Some(listing)) => selection.matches(&listing),
             (_, None) => false,
         });
+        // And again, for look-ups that saw what was about to be removed.
+        self.epoch.fetch_add(1, Ordering::SeqCst);
         Ok(removed)
     }
 

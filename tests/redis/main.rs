@@ -12,6 +12,7 @@ mod resp;
 mod server;
 
 mod cancellation;
+mod contract;
 mod generations;
 mod outages;
 mod refusals;

@@ -350,7 +350,7 @@ fn frames_are_not_empty_and_make_up_the_body() {
 fn a_stored_field_can_neither_split_a_response_nor_frame_it() {
     let bytes = encode_entry(plain());
     let at = position(&bytes, b"x-placeholder-017");
-    for name in ["transfer-encoding", "x-inject\r\nevil: ", "x place holder 01", "\0placeholder-017x"] {
+    for name in ["transfer-encoding", "x-inject\r\nevil: 1", "x place holder 01", "\0placeholder-017x"] {
         assert_eq!(name.len(), 17);
         assert!(refusal(&overwritten(bytes.clone(), at, name.as_bytes())).contains("header field"), "{name:?}");
     }
@@ -500,7 +500,8 @@ fn any_fields() -> impl Strategy<Value = HeaderMap> {
 }
 
 fn any_body() -> impl Strategy<Value = Frames> {
-    vec(vec(any::<u8>(), 0..2000), 0..12).prop_map(|frames| Frames::new(frames.into_iter().map(Bytes::from)))
+    let frame = (0..2000usize, any::<u8>()).prop_map(|(len, first)| (0..len).map(|at| first.wrapping_add(at as u8)).collect());
+    vec(frame.prop_map(|frame: Vec<u8>| Bytes::from(frame)), 0..12).prop_map(Frames::new)
 }
 
 fn any_time() -> impl Strategy<Value = SystemTime> {
@@ -588,11 +589,5 @@ proptest! {
         if let Err(error) = decode(&forge(bytes)) {
             prop_assert!(error.is_corrupt());
         }
-    }
-}
-#[test]
-fn zz_generate() {
-    for (r, n) in samples().iter().zip(["response", "stream", "variants"]) {
-        std::fs::write(format!("tests/golden/record-v1-{n}.bin"), encode(r)).unwrap();
     }
 }

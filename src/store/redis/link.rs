@@ -7,7 +7,6 @@
 //! is behind it.
 
 use std::{
-    future::Future,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering},
@@ -328,7 +327,6 @@ impl Shared {
             match dialed {
                 Ok(connection) if !task.stop.is_cancelled() => {
                     *state = State::Up(Live { connection, health: Arc::default() });
-                    return;
                 }
                 Ok(_) => *state = State::Down,
                 Err(fault) => {
@@ -456,12 +454,10 @@ impl Slot {
 }
 
 impl Ask<'_> {
-    fn send<'a>(&'a self, connection: &'a mut MultiplexedConnection) -> impl Future<Output = Result<Vec<Value>, RedisError>> + Send + 'a {
-        async move {
-            match self {
-                Self::One(command) => connection.send_packed_command(command).await.map(|reply| vec![reply]),
-                Self::All(pipeline) => connection.send_packed_commands(pipeline, 0, pipeline.len()).await,
-            }
+    async fn send(&self, connection: &mut MultiplexedConnection) -> Result<Vec<Value>, RedisError> {
+        match self {
+            Self::One(command) => connection.send_packed_command(command).await.map(|reply| vec![reply]),
+            Self::All(pipeline) => connection.send_packed_commands(pipeline, 0, pipeline.len()).await,
         }
     }
 }

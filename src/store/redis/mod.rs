@@ -227,7 +227,7 @@ impl Store for Redis {
             return Ok(None);
         }
         match self.inner.codec.listing(key, &beginning[Frame::LEN..])? {
-            Some(listing) => Ok(Some(listing)),
+            Some(listing) => Ok(Some(listing).filter(|listing| self.inner.clock.now() < listing.lifetime.expires())),
             None => Ok(self.get(key).await?.record.and_then(|record| Listing::of(*key, &record))),
         }
     }

@@ -1,0 +1,114 @@
+//! Stores that break one promise each: the suite finds it.
+
+use std::{collections::HashMap, sync::Mutex};
+
+use tower_response_cache::{
+    Error,
+    entry::Record,
+    key::Key,
+    store::{
+        Generation, Lookup, Selection, Store,
+        contract::{self, Subject},
+    },
+};
+
+/// A map that keeps everything for ever and lets anyone write.
+#[derive(Default)]
+struct Broken {
+    records: Mutex<HashMap<u8, Record>>,
+    claims: bool,
+}
+
+impl Store for Broken {
+    async fn get(&self, key: &Key) -> Result<Lookup, Error> {
+        let record = self.records.lock().unwrap().get(&key.as_bytes()[0]).cloned();
+        Ok(Lookup { record, generation: Generation::default() })
+    }
+
+    async fn put(&self, key: &Key, record: Record, _: Generation) -> Result<bool, Error> {
+        self.records.lock().unwrap().insert(key.as_bytes()[0], record);
+        Ok(true)
+    }
+
+    async fn remove(&self, key: &Key) -> Result<bool, Error> {
+        self.records.lock().unwrap().remove(&key.as_bytes()[0]);
+        Ok(true)
+    }
+
+    async fn remove_where(&self, _: &Selection) -> Result<u64, Error> {
+        if self.claims { Ok(0) } else { Err(Error::unsupported("not here")) }
+    }
+}
+
+fn broken() -> Subject<Broken> {
+    Subject::new(Broken::default()).without_selections()
+}
+
+fn claiming() -> Broken {
+    Broken { claims: true, ..Broken::default() }
+}
+
+#[tokio::test]
+#[should_panic(expected = "a record is found under a key that differs in bit")]
+async fn a_store_that_mixes_keys_up_is_found_out() {
+    contract::a_record_is_found_only_under_its_key(&broken()).await;
+}
+
+#[tokio::test]
+#[should_panic(expected = "a newer record was put since its look-up")]
+async fn a_store_that_lets_late_writers_in_is_found_out() {
+    contract::a_put_after_a_newer_put_is_refused(&broken()).await;
+}
+
+#[tokio::test]
+#[should_panic(expected = "was removed since its look-up")]
+async fn a_store_that_forgets_removals_is_found_out() {
+    contract::a_put_after_a_removal_is_refused(&broken()).await;
+}
+
+#[tokio::test]
+#[should_panic(expected = "a removal says that it removed what never was")]
+async fn a_store_that_miscounts_removals_is_found_out() {
+    contract::removal_says_whether_there_was_something(&broken()).await;
+}
+
+#[tokio::test]
+#[should_panic(expected = "it stored what had expired")]
+async fn a_store_that_keeps_for_ever_is_found_out() {
+    contract::what_has_expired_is_not_stored(&broken()).await;
+}
+
+#[tokio::test]
+#[should_panic(expected = "how many of 16 puts under one generation")]
+async fn a_store_that_stores_all_of_many_is_found_out() {
+    contract::of_many_puts_at_once_one_is_stored(&broken()).await;
+}
+
+#[tokio::test]
+#[should_panic(expected = "a put outlived a removal")]
+async fn a_store_whose_removals_lose_races_is_found_out() {
+    contract::a_removal_beats_puts_at_the_same_time(&broken()).await;
+}
+
+#[tokio::test]
+#[should_panic(expected = "says that it removed")]
+async fn a_store_that_removes_nothing_is_found_out() {
+    contract::all_can_be_removed(&Subject::new(claiming())).await;
+}
+
+#[tokio::test]
+#[should_panic(expected = "cannot remove by selection does not say so")]
+async fn a_store_that_is_said_to_lack_selections_has_to_say_so_itself() {
+    contract::all_can_be_removed(&Subject::new(claiming()).without_selections()).await;
+}
+
+#[tokio::test]
+#[should_panic(expected = "remove_where failed: not here")]
+async fn selections_are_not_skipped_in_silence() {
+    contract::a_tag_removes_what_carries_it(&Subject::new(Broken::default())).await;
+}
+
+#[tokio::test]
+async fn a_store_may_do_without_selections_if_both_say_so() {
+    contract::all_can_be_removed(&broken()).await;
+}

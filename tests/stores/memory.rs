@@ -1,0 +1,107 @@
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, StatusCode};
+use tower_response_cache::{
+    Clock,
+    entry::{Entry, Lifetime, Metadata, Record},
+    key::Key,
+    store::{
+        BoxStore, Memory, Store,
+        contract::{self, Subject},
+    },
+};
+
+async fn subject() -> Subject<Memory> {
+    let clock = Clock::movable();
+    Subject::new(Memory::default().clock(clock.clone())).clock(clock)
+}
+
+async fn boxed() -> Subject<BoxStore> {
+    let clock = Clock::movable();
+    Subject::new(BoxStore::new(Memory::default().clock(clock.clone()))).clock(clock)
+}
+
+mod contract_of_memory {
+    crate::contract!(super::subject());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_boxed_store_keeps_the_contract_too() {
+    contract::run(boxed).await;
+}
+
+#[tokio::test]
+async fn without_a_movable_clock_expiry_is_waited_for() {
+    contract::records_expire(&Subject::new(Memory::default())).await;
+}
+
+fn key(n: u64) -> Key {
+    let mut bytes = [0; 32];
+    for (at, part) in bytes.chunks_exact_mut(8).enumerate() {
+        part.copy_from_slice(&n.wrapping_add(at as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes());
+    }
+    Key::from_bytes(bytes)
+}
+
+fn record(len: usize) -> Record {
+    let lifetime = Lifetime::fresh(SystemTime::now(), Duration::from_secs(3600));
+    let body = Bytes::from(vec![b'x'; len]).into();
+    Record::Response(Arc::new(Entry {
+        status: StatusCode::OK,
+        headers: HeaderMap::new(),
+        body,
+        trailers: None,
+        lifetime,
+        metadata: Metadata::default(),
+    }))
+}
+
+#[tokio::test]
+async fn a_million_distinct_keys_stay_within_the_bound() {
+    const BOUND: u64 = 4 << 20;
+    let (store, record) = (Memory::new(BOUND), record(16));
+    // Keys that nothing was ever removed of are all of one generation here.
+    let generation = store.get(&key(0)).await.unwrap().generation;
+    for n in 0..1_000_000 {
+        assert!(store.put(&key(n), record.clone(), generation).await.unwrap());
+        if n % 1000 == 0 {
+            assert!(store.usage().await.unwrap().bytes.unwrap() <= BOUND);
+        }
+    }
+    let usage = store.usage().await.unwrap();
+    assert!(usage.bytes.unwrap() <= BOUND);
+    assert!(usage.bytes.unwrap() > BOUND / 2, "the bound is used");
+}
+
+#[tokio::test]
+async fn a_put_over_what_was_evicted_is_accepted() {
+    let (store, first) = (Memory::new(1 << 20), key(0));
+    let generation = store.get(&first).await.unwrap().generation;
+    assert!(store.put(&first, record(16), generation).await.unwrap());
+    let seen = store.get(&first).await.unwrap().generation;
+    for n in 1.. {
+        let generation = store.get(&key(n)).await.unwrap().generation;
+        store.put(&key(n), record(1024), generation).await.unwrap();
+        // Used as often as the first: what is never used again would always go before it.
+        store.get(&key(n)).await.unwrap();
+        if store.metadata(&first).await.unwrap().is_none() {
+            break;
+        }
+        assert!(n < 100_000, "nothing is ever evicted");
+    }
+    assert!(store.put(&first, record(16), seen).await.unwrap());
+}
+
+#[tokio::test]
+async fn an_entry_that_is_too_large_is_not_stored_and_evicts_nothing() {
+    let store = Memory::new(1 << 20);
+    for (key, len, stored) in [(key(1), 1024, true), (key(2), 2 << 20, false)] {
+        let generation = store.get(&key).await.unwrap().generation;
+        assert_eq!(store.put(&key, record(len), generation).await.unwrap(), stored);
+    }
+    assert!(store.get(&key(1)).await.unwrap().record.is_some());
+}
