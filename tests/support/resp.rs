@@ -67,6 +67,7 @@ impl Drop for Resp {
 }
 
 async fn serve(stream: TcpStream, script: Script, commands: Arc<AtomicUsize>) {
+    stream.set_nodelay(true).unwrap();
     let mut stream = BufReader::new(stream);
     while let Some(words) = command(&mut stream).await {
         commands.fetch_add(1, Ordering::SeqCst);
