@@ -18,7 +18,11 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
-use tower_response_cache::{ApiPolicy, Error, Handle, key::Key, store::{BoxStore, Selection}};
+use tower_response_cache::{
+    ApiPolicy, Error, Handle,
+    key::Key,
+    store::{BoxStore, Selection},
+};
 
 type Cache = Handle<BoxStore, ApiPolicy>;
 
@@ -33,7 +37,9 @@ pub(crate) fn router(cache: Cache, token: Option<&str>) -> Router {
         .route("/cache/cleanup", post(cleanup))
         .with_state(cache)
         .route("/healthz", get(|| async { Json(json!({"status": "ok"})) }))
-        .fallback(|| async { refuse(StatusCode::NOT_FOUND, "there are GET /cache/stats, POST /cache/invalidate, POST /cache/cleanup and GET /healthz") })
+        .fallback(|| async {
+            refuse(StatusCode::NOT_FOUND, "there are GET /cache/stats, POST /cache/invalidate, POST /cache/cleanup and GET /healthz")
+        })
         .method_not_allowed_fallback(|| async { refuse(StatusCode::METHOD_NOT_ALLOWED, "not with this method; `allow` says which") })
         .layer(DefaultBodyLimit::max(BODY_LIMIT))
         .layer(middleware::from_fn_with_state(guard, guarded))

@@ -13,7 +13,8 @@ use tower::Layer as _;
 use tower_response_cache::{ApiPolicy, CacheLayer, Handle, observe::TracingObserver, store::BoxStore};
 
 use super::{
-    admin, client::Client,
+    admin,
+    client::Client,
     config::{Settings, Shared},
     gateway::Gateway,
     server, store,

@@ -20,9 +20,15 @@ use super::simulator::SimBody;
 pub(crate) enum Upload {
     Live(Incoming),
     /// All of it. The cache takes these bytes as they are.
-    Whole { bytes: Bytes, trailers: Option<HeaderMap> },
+    Whole {
+        bytes: Bytes,
+        trailers: Option<HeaderMap>,
+    },
     /// More than the cache takes: what was read, and the rest.
-    Rejoined { start: Bytes, rest: Incoming },
+    Rejoined {
+        start: Bytes,
+        rest: Incoming,
+    },
 }
 
 impl Upload {

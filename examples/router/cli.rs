@@ -147,7 +147,9 @@ mod tests {
 
     #[test]
     fn sizes_are_read_with_and_without_units() {
-        for (text, expected) in [("0", Some(0)), ("4096", Some(4096)), ("64KiB", Some(65_536)), ("256 MiB", Some(256 << 20)), ("1g", Some(1 << 30))] {
+        for (text, expected) in
+            [("0", Some(0)), ("4096", Some(4096)), ("64KiB", Some(65_536)), ("256 MiB", Some(256 << 20)), ("1g", Some(1 << 30))]
+        {
             assert_eq!(bytes(text).ok(), expected, "{text}");
         }
         for text in ["", "MiB", "1TB", "-1", "99999999999999GiB", "1.5MiB"] {

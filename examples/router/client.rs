@@ -28,10 +28,10 @@ use tower_response_cache::{
 use super::{
     app::StartError,
     body::{Answer, Upload},
+    cli::SimulatorPace,
     config::Settings,
     problem::Problem,
-    simulator::{Simulator, Pace},
-    cli::SimulatorPace,
+    simulator::{Pace, Simulator},
     upstream::{Destination, Upstream},
 };
 
@@ -62,7 +62,8 @@ impl Client {
         tcp.enforce_http(false);
         tcp.set_nodelay(true);
         tcp.set_connect_timeout(Some(settings.connect_timeout));
-        let https = HttpsConnectorBuilder::new().with_tls_config(tls(settings)?).https_or_http().enable_http1().enable_http2().wrap_connector(tcp);
+        let https =
+            HttpsConnectorBuilder::new().with_tls_config(tls(settings)?).https_or_http().enable_http1().enable_http2().wrap_connector(tcp);
         let http = legacy::Client::builder(TokioExecutor::new())
             .timer(TokioTimer::new())
             .pool_timer(TokioTimer::new())

@@ -134,7 +134,10 @@ fn directory(single: Option<&str>, tables: Vec<UpstreamTable>, default: Option<S
         let upstream = Arc::new(upstream);
         for prefix in models {
             if let Some((_, other)) = rules.iter().find(|(taken, _)| *taken == prefix) {
-                return Err(StartError::usage(format!("models `{prefix}*` go to both `{}` and `{name}`: only one can have them", other.name)));
+                return Err(StartError::usage(format!(
+                    "models `{prefix}*` go to both `{}` and `{name}`: only one can have them",
+                    other.name
+                )));
             }
             rules.push((prefix, Arc::clone(&upstream)));
         }
@@ -154,7 +157,10 @@ fn directory(single: Option<&str>, tables: Vec<UpstreamTable>, default: Option<S
         (Some(name), _) => match upstreams.iter().find(|upstream| upstream.name == name) {
             Some(upstream) => Arc::clone(upstream),
             None => {
-                return Err(StartError::usage(format!("the default upstream `{name}` is not there: name one of {} \"{SIMULATOR}\"", quoted(&upstreams))));
+                return Err(StartError::usage(format!(
+                    "the default upstream `{name}` is not there: name one of {} \"{SIMULATOR}\"",
+                    quoted(&upstreams)
+                )));
             }
         },
     };
@@ -182,8 +188,9 @@ fn upstream(table: UpstreamTable) -> Result<(Upstream, Vec<String>), StartError>
     for (field, value) in headers {
         let field_name = header_name(&field, &format!("a header of upstream `{name}`"))?;
         let value = expand(&value).map_err(|wrong| StartError::usage(format!("header `{field}` of upstream `{name}`: {wrong}")))?;
-        let mut value = HeaderValue::from_str(&value)
-            .map_err(|_| StartError::usage(format!("header `{field}` of upstream `{name}` has characters in it that no header may have")))?;
+        let mut value = HeaderValue::from_str(&value).map_err(|_| {
+            StartError::usage(format!("header `{field}` of upstream `{name}` has characters in it that no header may have"))
+        })?;
         value.set_sensitive(true);
         map.insert(field_name, value);
     }
@@ -264,7 +271,10 @@ mod tests {
         let two = format!("{one}models = [\"x\"]\n[[upstream]]\nname = \"b\"\nurl = \"http://h\"\n");
         for (toml, expected) in [
             ("listen = \"nowhere\"".to_owned(), "FILE:1: "),
-            ("\n[[upstream]]\nname = \"a\"\nurl = \"http://h\"\nmodles = []".to_owned(), "FILE:5: unknown field `modles`, expected one of "),
+            (
+                "\n[[upstream]]\nname = \"a\"\nurl = \"http://h\"\nmodles = []".to_owned(),
+                "FILE:5: unknown field `modles`, expected one of ",
+            ),
             ("[[upstream]]\nname = \"a\"\n".to_owned(), "missing field `url`"),
             ("[[upstream]]\nname = \"a\"\nurl = \"https://u:hush@h\"\n".to_owned(), "the url of upstream `a` has credentials in it"),
             (format!("{one}{one}"), "the name of upstream `a` is taken"),

@@ -13,7 +13,7 @@ use super::{
     client::{Client, Target},
     model::model_of,
     problem::Problem,
-    route::{Dialect, Model, Route},
+    route::{Model, Route},
     upstream::Directory,
 };
 
@@ -75,7 +75,13 @@ impl Inner {
         response
     }
 
-    async fn forward(&self, mut head: request::Parts, body: Incoming, route: &Route<'_>, id: &HeaderValue) -> Result<Response<Reply>, Problem> {
+    async fn forward(
+        &self,
+        mut head: request::Parts,
+        body: Incoming,
+        route: &Route<'_>,
+        id: &HeaderValue,
+    ) -> Result<Response<Reply>, Problem> {
         if head.uri.path() == "/healthz" {
             return health(&head.method);
         }
@@ -100,8 +106,11 @@ impl Inner {
         // Named by its upstream, not by how the caller spelled the router: that is what its key says.
         head.uri = head.uri.path_and_query().cloned().map_or_else(Uri::default, Uri::from);
         head.headers.insert(header::HOST, upstream.host());
-        let mut options =
-            CacheOptions::new().upstream(&upstream.name).label("provider", &upstream.name).label("route", route.name).request_id(id.to_str().unwrap_or_default());
+        let mut options = CacheOptions::new()
+            .upstream(&upstream.name)
+            .label("provider", &upstream.name)
+            .label("route", route.name)
+            .request_id(id.to_str().unwrap_or_default());
         if let Some(model) = &model {
             options = options.label("model", &model[..model.floor_char_boundary(LABEL_LEN)]);
         }
@@ -132,7 +141,11 @@ fn check(head: &request::Parts) -> Result<(), Problem> {
     let is_dots = |segment: &str| matches!(segment.replace("%2e", ".").replace("%2E", ".").as_str(), "." | "..");
     let path = head.uri.path();
     if !path.starts_with('/') || path.split('/').any(is_dots) {
-        return Err(Problem::new(StatusCode::BAD_REQUEST, "invalid_path", "the path has to begin with a slash and be without `.` and `..` segments"));
+        return Err(Problem::new(
+            StatusCode::BAD_REQUEST,
+            "invalid_path",
+            "the path has to begin with a slash and be without `.` and `..` segments",
+        ));
     }
     Ok(())
 }

@@ -41,7 +41,12 @@ impl<'a> Route<'a> {
             "/v1/responses" => cached("responses", Dialect::OpenAi),
             "/v1/messages" => cached("messages", Dialect::Anthropic),
             "/v1/messages/count_tokens" => Self { cached: false, ..cached("count-tokens", Dialect::Anthropic) },
-            _ => Self::of_gemini(path).unwrap_or_else(|| Self { name: "other", dialect: dialect_of(path), cached: false, model: Model::None }),
+            _ => Self::of_gemini(path).unwrap_or_else(|| Self {
+                name: "other",
+                dialect: dialect_of(path),
+                cached: false,
+                model: Model::None,
+            }),
         }
     }
 

@@ -32,7 +32,9 @@ pub(crate) fn policy(settings: &Settings) -> ApiPolicy {
     let sharing = match settings.sharing.clone() {
         Shared::PerCredential => Sharing::PerCredential,
         Shared::All => Sharing::Shared,
-        Shared::Header(name) => Sharing::by(move |request| Scope::tenant(request.headers.get(&name).map_or(&[][..], |tenant| tenant.as_bytes()))),
+        Shared::Header(name) => {
+            Sharing::by(move |request| Scope::tenant(request.headers.get(&name).map_or(&[][..], |tenant| tenant.as_bytes())))
+        }
     };
     let mut policy = ApiPolicy::new(sharing)
         .paths(|path| Route::of(path).cached)

@@ -171,12 +171,18 @@ mod tests {
 
     #[test]
     fn the_longest_prefix_wins() {
-        let upstream = |name: &str| Arc::new(Upstream { name: name.to_owned(), destination: Destination::Simulator, headers: HeaderMap::new() });
+        let upstream =
+            |name: &str| Arc::new(Upstream { name: name.to_owned(), destination: Destination::Simulator, headers: HeaderMap::new() });
         let rules = vec![("gpt-".to_owned(), upstream("a")), ("gpt-4".to_owned(), upstream("b")), ("claude".to_owned(), upstream("c"))];
         let directory = Directory::new(rules, upstream("rest"));
-        for (model, expected) in
-            [(Some("gpt-4o"), "b"), (Some("gpt-3"), "a"), (Some("claude-x"), "c"), (Some("GPT-4"), "rest"), (Some(""), "rest"), (None, "rest")]
-        {
+        for (model, expected) in [
+            (Some("gpt-4o"), "b"),
+            (Some("gpt-3"), "a"),
+            (Some("claude-x"), "c"),
+            (Some("GPT-4"), "rest"),
+            (Some(""), "rest"),
+            (None, "rest"),
+        ] {
             assert_eq!(directory.choose(model).name, expected, "{model:?}");
         }
     }
