@@ -11,7 +11,7 @@ use super::app::StartError;
 /// Without options it listens on 127.0.0.1:8080, keeps answers in memory, and asks a simulated provider that is built in. What is given here goes before what stands
 /// in the configuration file. The log goes to stderr, one line per request; RUST_LOG=warn turns these off.
 #[derive(Debug, Parser)]
-#[command(name = "router", max_term_width = 120)]
+#[command(name = "router")]
 pub(crate) struct Args {
     /// Where callers connect (HTTP/1.1 and HTTP/2 without TLS). Port 0 takes a free one [default: 127.0.0.1:8080]
     #[arg(long, env = "ROUTER_LISTEN", value_name = "ADDR", help_heading = "Listeners")]

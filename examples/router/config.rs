@@ -237,7 +237,8 @@ mod tests {
     fn read(toml: &str, args: &[&str]) -> Result<Settings, String> {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(&file, toml).unwrap();
-        let args = ["router", "--config", file.path().to_str().unwrap()].iter().chain(args);
+        let fixed = ["router", "--redis-url", "", "--config", file.path().to_str().unwrap()];
+        let args = fixed.iter().chain(args);
         let settings = Settings::read(Args::try_parse_from(args).unwrap());
         settings.map_err(|error| error.to_string().replace(file.path().to_str().unwrap(), "FILE"))
     }

@@ -13,17 +13,17 @@
 //! cache answers it or asks the [`client`]. `README.md` beside this file is for those who run it.
 
 mod admin;
-mod app;
+pub(crate) mod app;
 mod body;
-mod cli;
+pub(crate) mod cli;
 mod client;
-mod config;
+pub(crate) mod config;
 mod gateway;
 mod model;
 mod problem;
 mod route;
 mod server;
-mod simulator;
+pub(crate) mod simulator;
 mod store;
 mod upstream;
 

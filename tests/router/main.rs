@@ -1,5 +1,17 @@
-//! The router, as its callers and its operators see it.
+//! The router, as its callers, its operators and its upstreams see it: over real sockets, in this process or as the real program.
 
 #[path = "../../examples/router/main.rs"]
 #[allow(dead_code)]
 mod router;
+// Where the simulator's macros look for it.
+use router::simulator;
+
+mod harness;
+
+mod admin;
+mod answers;
+mod callers;
+mod failures;
+mod program;
+mod streams;
+mod upstreams;
