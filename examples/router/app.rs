@@ -44,7 +44,7 @@ impl App {
         };
         let client = Client::new(&settings, tenant)?;
         // An answer that takes minutes is paid for: who asks for the same waits for it as long as the one who asked first.
-        let layer = CacheLayer::new(store::open(&settings.store)?, store::policy(&settings))
+        let layer = CacheLayer::new(store::open(&settings)?, store::policy(&settings))
             .patience(settings.upstream_timeout.unwrap_or(PATIENCE))
             .observer(TracingObserver);
         let handle = layer.handle();
@@ -68,6 +68,14 @@ impl App {
         // The accepting tasks count as well: when all have ended, nothing listens.
         connections.spawn(server::serve(listener, gateway, stop.clone(), connections.clone()));
         connections.spawn(server::serve(admin_listener, admin_router, stop.clone(), connections.clone()));
+        tokio::spawn({
+            let handle = handle.clone();
+            async move {
+                if handle.stats().await.store.is_none() {
+                    tracing::warn!("the store does not answer: until it does, requests go to their upstreams");
+                }
+            }
+        });
         Ok(Self { public, admin, handle, stop, connections })
     }
 

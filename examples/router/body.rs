@@ -156,6 +156,7 @@ impl Body for Answer {
 }
 
 /// A response body to a caller.
+#[allow(clippy::large_enum_variant, reason = "the large one is the usual one, and a box for it costs more than room for the other")]
 pub(crate) enum Reply {
     /// From the cache, or through it.
     Cached(ResponseBody<Answer>),

@@ -43,7 +43,7 @@ pub(crate) enum Shared {
 /// Where answers are kept.
 pub(crate) enum Place {
     Memory { bytes: u64 },
-    Redis { url: String, max_connections: u32 },
+    Redis { url: String, max_connections: usize },
 }
 
 /// The file.
@@ -98,7 +98,7 @@ impl Settings {
             max_request: usize::try_from(args.max_request).unwrap_or(usize::MAX),
             max_response: usize::try_from(args.max_response).unwrap_or(usize::MAX),
             store: match args.redis_url.filter(|url| !url.is_empty()) {
-                Some(url) => Place::Redis { url, max_connections: args.redis_max_connections },
+                Some(url) => Place::Redis { url, max_connections: usize::try_from(args.redis_max_connections).unwrap_or(usize::MAX) },
                 None => Place::Memory { bytes: args.memory },
             },
         })

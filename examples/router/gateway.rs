@@ -112,7 +112,7 @@ impl Inner {
             .label("route", route.name)
             .request_id(id.to_str().unwrap_or_default());
         if let Some(model) = &model {
-            options = options.label("model", &model[..model.floor_char_boundary(LABEL_LEN)]);
+            options = options.label("model", label(model));
         }
         head.extensions.insert(options);
         head.extensions.insert(Target(Arc::clone(upstream)));
@@ -121,6 +121,12 @@ impl Inner {
             Err(failure) => Err(failure.problem()),
         }
     }
+}
+
+/// The beginning of a name that a caller may have made as long as a body.
+fn label(name: &str) -> &str {
+    let end = name.char_indices().map(|(start, _)| start).take_while(|start| *start <= LABEL_LEN).last();
+    if name.len() <= LABEL_LEN { name } else { &name[..end.unwrap_or_default()] }
 }
 
 fn health(method: &Method) -> Result<Response<Reply>, Problem> {

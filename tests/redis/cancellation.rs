@@ -68,7 +68,11 @@ async fn ten_thousand_cancellations_cross_no_replies() {
             3 => given_up_after(polls, store.remove(&other)).await,
             _ => given_up_after(polls, fill(&store, &other, record("other"))).await,
         };
-        if ended { finished += 1 } else { cancelled += 1 }
+        if ended {
+            finished += 1
+        } else {
+            cancelled += 1
+        }
         if random % 16 == 0 {
             tokio::task::yield_now().await;
         }

@@ -4,10 +4,10 @@
 mod origin;
 #[path = "../support/proxy.rs"]
 mod proxy;
-#[path = "../support/redis.rs"]
-mod server;
 #[path = "../support/resp.rs"]
 mod resp;
+#[path = "../support/redis.rs"]
+mod server;
 
 mod cancellation;
 mod generations;

@@ -120,7 +120,12 @@ async fn every_operation_ends_within_its_deadline_when_connecting_hangs_and_one_
     let server = Server::start();
     let hole = Proxy::to(server.port()).await;
     hole.set(Way::BlackHole);
-    let store = impatient(hole.url().replace("//", "//:secret@")).max_connections(1).breaker_threshold(1000).connect_deadline(Duration::from_secs(60)).build().unwrap();
+    let store = impatient(hole.url().replace("//", "//:secret@"))
+        .max_connections(1)
+        .breaker_threshold(1000)
+        .connect_deadline(Duration::from_secs(60))
+        .build()
+        .unwrap();
     let operations: Vec<_> = (0..100)
         .map(|number| {
             let store = store.clone();
@@ -197,7 +202,10 @@ async fn a_half_open_link_is_made_anew_and_a_bare_connection_manager_is_not() {
     assert!(failures > 0, "the fault took effect");
     // Three per connection that the store has for look-ups, and as many while the machine is busy.
     for _ in 0..30 {
-        assert!(ping.query_async::<String>(&mut bare).await.is_err(), "the control recovered: the store's own rebuilding is needed no more");
+        assert!(
+            ping.query_async::<String>(&mut bare).await.is_err(),
+            "the control recovered: the store's own rebuilding is needed no more"
+        );
     }
 }
 

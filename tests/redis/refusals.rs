@@ -4,14 +4,7 @@ use std::time::Duration;
 
 use tower_response_cache::store::{LinkState, Redis, Store};
 
-use crate::{
-    ask, fill, key, layer,
-    origin::Origin,
-    patient, post, record,
-    resp::Resp,
-    server::Server,
-    stored,
-};
+use crate::{ask, fill, key, layer, origin::Origin, patient, post, record, resp::Resp, server::Server, stored};
 
 /// Asks as often as would open any breaker that counts.
 async fn ask_often(store: &Redis) {
@@ -45,9 +38,14 @@ async fn a_server_that_says_it_is_of_no_use_is_not_asked_again_but_by_probes() {
 
 #[tokio::test]
 async fn an_operation_that_is_refused_says_nothing_of_the_others() {
-    for error in
-        ["OOM command not allowed when used memory > 'maxmemory'.", "NOPERM no", "MOVED 1 127.0.0.1:1", "CROSSSLOT no", "ERR no", "MISCONF no"]
-    {
+    for error in [
+        "OOM command not allowed when used memory > 'maxmemory'.",
+        "NOPERM no",
+        "MOVED 1 127.0.0.1:1",
+        "CROSSSLOT no",
+        "ERR no",
+        "MISCONF no",
+    ] {
         let server = Resp::refusing(error).await;
         let store = patient(server.url()).build().unwrap();
         for _ in 0..20 {
@@ -73,8 +71,19 @@ async fn what_does_not_speak_the_protocol_is_an_outage_and_its_words_are_not_rep
 #[tokio::test]
 async fn every_refusal_passes_requests_through_the_layer() {
     for error in [
-        "OOM no", "WRONGTYPE no", "READONLY no", "LOADING no", "MOVED 1 127.0.0.1:1", "CLUSTERDOWN no", "NOSCRIPT no", "NOAUTH no", "NOPERM no",
-        "CROSSSLOT no", "MASTERDOWN no", "TRYAGAIN no", "ERR no",
+        "OOM no",
+        "WRONGTYPE no",
+        "READONLY no",
+        "LOADING no",
+        "MOVED 1 127.0.0.1:1",
+        "CLUSTERDOWN no",
+        "NOSCRIPT no",
+        "NOAUTH no",
+        "NOPERM no",
+        "CROSSSLOT no",
+        "MASTERDOWN no",
+        "TRYAGAIN no",
+        "ERR no",
     ] {
         let server = Resp::refusing(error).await;
         let origin = Origin::signed();

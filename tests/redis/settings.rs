@@ -6,7 +6,8 @@ use crate::{fill, key, patient, record, server::Server, stored};
 
 #[test]
 fn a_url_that_makes_no_sense_is_an_error_that_does_not_show_it() {
-    for url in ["", "canary", "http://canary@host", "redis://user:canary@host:port", "redis://:canary@host/x/y/database", "redis://[canary"] {
+    for url in ["", "canary", "http://canary@host", "redis://user:canary@host:port", "redis://:canary@host/x/y/database", "redis://[canary"]
+    {
         let error = Redis::connect(url).unwrap_err();
         assert!(error.is_config(), "{url}");
         assert!(!format!("{error} {error:?}").contains("canary"), "{error:?}");

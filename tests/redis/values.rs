@@ -208,7 +208,8 @@ async fn a_damaged_value_that_was_replaced_in_the_meantime_is_not_dropped() {
 async fn what_redis_is_told_shows_nothing_of_requests() {
     let server = Server::start();
     let monitor = server.monitor();
-    let cache = tower::Layer::layer(&layer(patient(server.url()).build().unwrap()), Origin::new(async |_| Ok(crate::origin::text("answer"))));
+    let cache =
+        tower::Layer::layer(&layer(patient(server.url()).build().unwrap()), Origin::new(async |_| Ok(crate::origin::text("answer"))));
     let mut request = post("/path-canary?key=query-canary");
     request.headers_mut().insert("authorization", "Bearer header-canary".parse().unwrap());
     *request.body_mut() = http_body_util::Full::from("body-canary");

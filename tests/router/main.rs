@@ -1,5 +1,7 @@
 //! The router, as its callers, its operators and its upstreams see it: over real sockets, in this process or as the real program.
 
+#![allow(clippy::unwrap_used, reason = "it is all tests")]
+
 #[path = "../../examples/router/main.rs"]
 #[allow(dead_code)]
 mod router;

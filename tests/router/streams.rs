@@ -101,7 +101,7 @@ async fn a_stream_that_breaks_off_breaks_off_for_the_caller_and_is_not_kept() {
 
 /// Bodies of so many bytes that all of them cannot be the same by chance.
 fn payload(len: usize) -> Bytes {
-    (0..len).map(|n| (n / 256 ^ n) as u8).collect()
+    (0..len).map(|n| ((n / 256) ^ n) as u8).collect()
 }
 
 #[tokio::test]

@@ -35,11 +35,7 @@ use bytes::Bytes;
 use redis::{Cmd, Pipeline, Value};
 use tokio::time::Instant;
 
-pub use self::{
-    breaker::LinkState,
-    link::LinkStatus,
-    settings::RedisBuilder,
-};
+pub use self::{breaker::LinkState, link::LinkStatus, settings::RedisBuilder};
 use self::{
     fault::Fault,
     frame::{Frame, Framed, Kind},
@@ -202,11 +198,7 @@ impl Store for Redis {
         let name = self.inner.names.record(key);
         let frame = Frame::new(Kind::Record, len);
         let arguments = |command: &mut Cmd| {
-            command
-                .arg(&epoch.to_be_bytes()[..])
-                .arg(&seen.to_be_bytes()[..])
-                .arg(millis(left))
-                .arg(Framed(frame, &encoded));
+            command.arg(&epoch.to_be_bytes()[..]).arg(&seen.to_be_bytes()[..]).arg(millis(left)).arg(Framed(frame, &encoded));
         };
         let bytes = Frame::LEN + encoded.len();
         let stored = self.inner.run(&PUT, &[&name, &self.inner.names.epoch_of(key)], bytes, until, arguments).await;

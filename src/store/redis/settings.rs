@@ -184,7 +184,16 @@ impl RedisBuilder {
             dial: deadlines.connect,
             probe: names.probe(),
         };
-        let inner = Inner { link: Link::new(client(&url)?, limits), names, codec: Codec::new(max_record), max_record, deadlines, fill_bound, clock, writes: Default::default() };
+        let inner = Inner {
+            link: Link::new(client(&url)?, limits),
+            names,
+            codec: Codec::new(max_record),
+            max_record,
+            deadlines,
+            fill_bound,
+            clock,
+            writes: Default::default(),
+        };
         Ok(Redis::of(inner))
     }
 }
@@ -209,7 +218,8 @@ fn client(url: &str) -> Result<Client, Error> {
     #[cfg(any(target_os = "linux", target_os = "android", target_os = "fuchsia"))]
     let tcp = tcp.set_user_timeout(Duration::from_secs(5));
     let redis = info.redis_settings().clone().set_skip_set_lib_name();
-    Client::open(info.set_tcp_settings(tcp).set_redis_settings(redis)).map_err(|_| Error::config("the client does not accept the URL of redis"))
+    Client::open(info.set_tcp_settings(tcp).set_redis_settings(redis))
+        .map_err(|_| Error::config("the client does not accept the URL of redis"))
 }
 
 impl fmt::Debug for RedisBuilder {
