@@ -115,7 +115,9 @@ impl Inner {
             match &upstream.destination {
                 Destination::Simulator => {
                     let request = Request::from_parts(head, body);
-                    let response = self.simulator.clone().oneshot(request).await.unwrap_or_else(|never| match never {});
+                    let mut response = self.simulator.clone().oneshot(request).await.unwrap_or_else(|never| match never {});
+                    // In one process no body breaks off unnoticed: each says that it ends, as in HTTP/2.
+                    *response.version_mut() = Version::HTTP_2;
                     Ok(response.map(Answer::Simulated))
                 }
                 Destination::Http(base) => {

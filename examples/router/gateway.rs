@@ -125,8 +125,8 @@ impl Inner {
 
 /// The beginning of a name that a caller may have made as long as a body.
 fn label(name: &str) -> &str {
-    let end = name.char_indices().map(|(start, _)| start).take_while(|start| *start <= LABEL_LEN).last();
-    if name.len() <= LABEL_LEN { name } else { &name[..end.unwrap_or_default()] }
+    let end = (0..=name.len().min(LABEL_LEN)).rev().find(|end| name.is_char_boundary(*end));
+    &name[..end.unwrap_or_default()]
 }
 
 fn health(method: &Method) -> Result<Response<Reply>, Problem> {
@@ -165,4 +165,16 @@ fn request_id(head: &mut request::Parts) -> HeaderValue {
     let id = HeaderValue::from_str(&format!("{:032x}", fastrand::u128(..))).unwrap_or(HeaderValue::from_static("0"));
     head.headers.insert(REQUEST_ID.clone(), id.clone());
     id
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_end_between_characters() {
+        assert_eq!(label("gpt-4o"), "gpt-4o");
+        assert_eq!(label(&"x".repeat(1 << 20)).len(), LABEL_LEN);
+        assert_eq!(label(&format!("x{}", "\u{e9}".repeat(100))).len(), LABEL_LEN - 1);
+    }
 }

@@ -82,6 +82,45 @@ async fn without_configuration_the_simulator_answers_in_every_dialect() {
 }
 
 #[tokio::test]
+async fn simulated_streams_are_replayed_in_every_dialect() {
+    let router = Router::start(&[]).await;
+    let messages = json!([{"role": "user", "content": "hello"}]);
+    let contents = json!({"contents": [{"role": "user", "parts": [{"text": "hello"}]}]});
+    let calls = [
+        (CHAT, json!({"model": "gpt-4o", "stream": true, "messages": messages})),
+        ("/v1/messages", json!({"model": "claude", "stream": true, "max_tokens": 4096, "messages": messages})),
+        ("/v1beta/models/gemini-2.5-pro:streamGenerateContent?alt=sse", contents.clone()),
+        ("/v1beta/models/gemini-2.5-pro:streamGenerateContent", contents),
+        ("/v1/responses", json!({"model": "gpt-4o", "stream": true, "input": "hello"})),
+    ];
+    for (n, (path, body)) in (1..).zip(calls) {
+        let ask = || router.ask(with(post(path, &body), "anthropic-version", "2023-06-01"));
+        let first = ask().await;
+        router.settled(n).await;
+        let second = ask().await;
+        assert_eq!((first.status, first.cache(), second.cache()), (200, "fwd=miss", "hit"), "{path}: {first:?}");
+        assert_eq!(first.body, second.body);
+    }
+}
+
+#[tokio::test]
+async fn answers_that_are_cut_off_refused_or_failed_are_not_kept() {
+    let router = Router::start(&[]).await;
+    let mut fills = 0;
+    for fault in ["sim-cut", "sim-refusal", "sim-error-in-stream", "sim-error-500", "sim-error-429"] {
+        for stream in [false, true] {
+            let question = || post(CHAT, json!({"model": fault, "stream": stream, "messages": [{"role": "user", "content": "hello"}]}));
+            for _ in 0..2 {
+                assert_eq!(router.ask(question()).await.cache(), "fwd=miss", "{fault}, stream: {stream}");
+                fills += 1;
+                router.settled(fills).await;
+            }
+        }
+    }
+    assert_eq!(router.stats().await["stored"], 0);
+}
+
+#[tokio::test]
 async fn many_who_ask_the_same_at_once_share_one_call() {
     let gate = Arc::new(Semaphore::new(0));
     let upstream = {

@@ -106,8 +106,29 @@ async fn how_a_caller_spells_the_router_makes_no_difference() {
 async fn a_call_that_goes_on_from_state_is_not_cached() {
     let upstream = Upstream::signed().await;
     let router = Router::before(&upstream, &[]).await;
-    let call = || post("/v1/responses", json!({"model": "gpt-4o", "input": "x", "background": true}));
-    // Without canonical JSON there is nothing to tell it by: both ways, it is answered.
-    assert_eq!(router.ask(call()).await.status, 200);
-    assert_eq!(router.ask(post(CHAT, "not json")).await.status, 200);
+    for state in [json!({"background": true}), json!({"previous_response_id": "resp_1"}), json!({"conversation": "conv_1"})] {
+        for _ in 0..2 {
+            assert_eq!(router.ask(post("/v1/responses", &state)).await.cache(), "fwd=bypass", "{state}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn how_json_is_written_makes_no_difference() {
+    let upstream = Upstream::signed().await;
+    let router = Router::before(&upstream, &[]).await;
+    router.ask(post(CHAT, r#"{"model":"gpt-4o","seed":1}"#)).await;
+    router.settled(1).await;
+    assert_eq!(
+        router
+            .ask(post(
+                CHAT,
+                "{ \"seed\" : 1,
+ \"model\" : \"gpt-4o\" }"
+            ))
+            .await
+            .cache(),
+        "hit"
+    );
+    assert_eq!(router.ask(post(CHAT, r#"{"model":"gpt-4o","seed":1.0}"#)).await.cache(), "fwd=miss");
 }

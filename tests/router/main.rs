@@ -9,11 +9,15 @@ mod router;
 use router::simulator;
 
 mod harness;
+#[path = "../support/redis.rs"]
+#[allow(dead_code)]
+mod redis;
 
 mod admin;
 mod answers;
 mod callers;
 mod failures;
 mod program;
+mod shared_store;
 mod streams;
 mod upstreams;

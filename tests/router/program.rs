@@ -16,7 +16,7 @@ use tokio::{
 use crate::harness::{Answer, Feed, Upstream, chat, client, events, get, next, with};
 
 /// Cargo builds examples before it runs tests, unless told to build one test alone.
-fn program() -> Command {
+pub(crate) fn program() -> Command {
     let tests = std::env::current_exe().unwrap();
     let target: PathBuf = tests.parent().unwrap().parent().unwrap().to_owned();
     let program = target.join("examples").join("router");
@@ -33,20 +33,26 @@ fn program() -> Command {
 }
 
 /// The program, serving.
-struct Running {
+pub(crate) struct Running {
     child: Child,
     lines: Lines<BufReader<ChildStdout>>,
     public: String,
-    admin: String,
+    pub(crate) admin: String,
     log: tempfile::NamedTempFile,
 }
 
 impl Running {
     async fn start(args: &[&str]) -> Self {
+        Self::start_with(args, &[]).await
+    }
+
+    /// With these variables in its environment.
+    pub(crate) async fn start_with(args: &[&str], environment: &[(&str, &str)]) -> Self {
         let log = tempfile::NamedTempFile::new().unwrap();
         let mut child = program()
             .args(["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"])
             .args(args)
+            .envs(environment.iter().copied())
             .stdout(Stdio::piped())
             .stderr(log.reopen().unwrap())
             .spawn()
@@ -60,26 +66,31 @@ impl Running {
         Self { child, lines, public, admin, log }
     }
 
-    async fn ask(&self, mut request: http::Request<crate::harness::Body>) -> Answer {
+    pub(crate) async fn ask(&self, mut request: http::Request<crate::harness::Body>) -> Answer {
         *request.uri_mut() = format!("{}{}", self.public, request.uri()).parse().unwrap();
         Answer::of(client().request(request).await.unwrap()).await
     }
 
-    fn signal(&self, name: &str) {
+    pub(crate) async fn stats(&self) -> serde_json::Value {
+        let stats = client().request(get(&format!("{}/cache/stats", self.admin))).await.unwrap();
+        Answer::of(stats).await.json()
+    }
+
+    pub(crate) fn signal(&self, name: &str) {
         let id = self.child.id().expect("it runs").to_string();
         let sent = std::process::Command::new("kill").args([&format!("-{name}"), &id]).status().unwrap();
         assert!(sent.success());
     }
 
     /// How it ended, and all of its log.
-    async fn end(mut self) -> (ExitStatus, String) {
+    pub(crate) async fn end(mut self) -> (ExitStatus, String) {
         let status = self.child.wait().await.unwrap();
         assert_eq!(self.lines.next_line().await.unwrap(), None, "nothing else is printed");
         (status, std::fs::read_to_string(self.log.path()).unwrap())
     }
 
     /// Waits until the log says so.
-    async fn logged(&self, text: &str) {
+    pub(crate) async fn logged(&self, text: &str) {
         while !std::fs::read_to_string(self.log.path()).unwrap().contains(text) {
             tokio::task::yield_now().await;
         }
@@ -100,8 +111,7 @@ async fn it_says_where_it_listens_serves_and_ends_when_told_to() {
         let canary = "canary-credential";
         let answer = router.ask(with(chat("canary-question"), "authorization", &format!("Bearer {canary}"))).await;
         assert_eq!((answer.status, answer.cache()), (200, "fwd=miss"));
-        let stats = client().request(get(&format!("{}/cache/stats", router.admin))).await.unwrap();
-        assert_eq!(Answer::of(stats).await.json()["misses"], 1);
+        assert_eq!(router.stats().await["misses"], 1);
         router.signal(signal);
         let (status, log) = router.end().await;
         assert_eq!(status.code(), Some(0), "{log}");
@@ -183,6 +193,7 @@ async fn what_it_cannot_run_with_is_one_line_and_an_exit_code() {
         (&["--admin-listen", "0.0.0.0:0"], 2, "set a token (--admin-token or ROUTER_ADMIN_TOKEN)"),
         (&["--sharing", "everyone"], 2, "sharing is `per-credential`"),
         (&["--memory", "lots"], 2, "--memory"),
+        (&["--redis-url", "postgres://me:hush@h"], 2, "not a URL of redis"),
         (&["--listen", &taken, "--admin-listen", "127.0.0.1:0"], 1, "cannot listen on"),
     ] {
         let (status, error) = refused(args).await;
