@@ -186,7 +186,10 @@ async fn cleanup(State(cache): State<Cache>, headers: HeaderMap) -> Response {
 
 fn count(name: &str, counted: Result<u64, Error>) -> Response {
     match counted {
-        Ok(n) => Json(json!({ name: n })).into_response(),
+        Ok(n) => {
+            tracing::info!(n, "{name} by an operator");
+            Json(json!({ name: n })).into_response()
+        }
         Err(error) if error.is_unsupported() => refuse(StatusCode::NOT_IMPLEMENTED, error.to_string()),
         Err(error) => refuse(StatusCode::SERVICE_UNAVAILABLE, format!("the store did not confirm: {error}")),
     }

@@ -27,7 +27,11 @@ pub(crate) mod simulator;
 mod store;
 mod upstream;
 
-use std::{io::IsTerminal as _, process::ExitCode, time::Duration};
+use std::{
+    io::{IsTerminal as _, Write as _},
+    process::ExitCode,
+    time::Duration,
+};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
@@ -50,7 +54,9 @@ fn settings() -> Result<Settings, StartError> {
 }
 
 fn run(settings: Settings) -> Result<(), StartError> {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = std::env::var(EnvFilter::DEFAULT_ENV).ok().filter(|filter| !filter.is_empty());
+    let filter =
+        EnvFilter::try_new(filter.as_deref().unwrap_or("info")).map_err(|error| StartError::usage(format!("RUST_LOG: {error}")))?;
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal()).init();
     let runtime = tokio::runtime::Runtime::new().map_err(|error| StartError::run(format!("cannot start: {error}")))?;
     let done = runtime.block_on(serve(settings));
@@ -64,8 +70,7 @@ async fn serve(settings: Settings) -> Result<(), StartError> {
     let mut signals = Signals::new().map_err(|error| StartError::run(format!("cannot listen for signals: {error}")))?;
     let drain = settings.drain;
     let app = App::start(settings).await?;
-    println!("listening on http://{}", app.public);
-    println!("admin on http://{}", app.admin);
+    announce(&app);
 
     let name = signals.next().await;
     tracing::info!(signal = name, within_seconds = drain.as_secs(), "draining; a second signal ends at once");
@@ -83,6 +88,11 @@ async fn serve(settings: Settings) -> Result<(), StartError> {
         }
     }
     Ok(())
+}
+
+/// For people, and for programs that start this one. Whoever closed the other end does not want to know.
+fn announce(app: &App) {
+    let _ = writeln!(std::io::stdout(), "listening on http://{}\nadmin listening on http://{}", app.public, app.admin);
 }
 
 /// SIGTERM and SIGINT.

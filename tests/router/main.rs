@@ -20,4 +20,5 @@ mod failures;
 mod program;
 mod shared_store;
 mod streams;
+mod tls;
 mod upstreams;

@@ -62,7 +62,7 @@ impl Running {
             let line = lines.next_line().await.unwrap().expect("a line");
             line.strip_prefix(start).unwrap_or_else(|| panic!("{line:?}")).to_owned()
         };
-        let (public, admin) = (address("listening on ").await, address("admin on ").await);
+        let (public, admin) = (address("listening on ").await, address("admin listening on ").await);
         Self { child, lines, public, admin, log }
     }
 
@@ -234,9 +234,13 @@ async fn what_is_set_by_environment_is_heeded_and_help_does_not_show_secrets() {
     ] {
         assert!(help.contains(name), "{name}");
     }
-    for (name, value) in
-        [("CACHE_DEFAULT_TTL", "soon"), ("REDIS_MAX_CONNECTIONS", "0"), ("CACHE_METRICS_TTL", "-1"), ("ROUTER_LISTEN", "x")]
-    {
+    for (name, value) in [
+        ("CACHE_DEFAULT_TTL", "soon"),
+        ("REDIS_MAX_CONNECTIONS", "0"),
+        ("CACHE_METRICS_TTL", "-1"),
+        ("ROUTER_LISTEN", "x"),
+        ("RUST_LOG", "a=b=c"),
+    ] {
         let output = program().env(name, value).output().await.unwrap();
         assert_eq!(output.status.code(), Some(2), "{name}");
     }
