@@ -164,6 +164,8 @@ pub enum Bypass {
     Stateful,
     /// It asks for more randomness than the policy caches.
     Temperature,
+    /// It calls itself JSON and is none that could be read, and it might name a reason to bypass.
+    Unreadable,
     /// A function of the operator's says so.
     Predicate,
     /// Code that was to decide panicked.
@@ -174,7 +176,7 @@ pub enum Bypass {
 
 impl Bypass {
     /// All reasons, in the order of their discriminants.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Method,
         Self::Path,
         Self::Upgrade,
@@ -184,6 +186,7 @@ impl Bypass {
         Self::BrokenBody,
         Self::Stateful,
         Self::Temperature,
+        Self::Unreadable,
         Self::Predicate,
         Self::Panic,
         Self::Shutdown,
@@ -201,6 +204,7 @@ impl Bypass {
             Self::BrokenBody => "request-broken",
             Self::Stateful => "stateful",
             Self::Temperature => "temperature",
+            Self::Unreadable => "unreadable",
             Self::Predicate => "predicate",
             Self::Panic => "panic",
             Self::Shutdown => "shutdown",

@@ -42,6 +42,9 @@ async fn what_is_not_to_be_cached_passes_through_with_its_reason() {
         ("stateful", ApiPolicy::new(Sharing::Shared), json(r#"{"model":"m","conversation":{"id":"c"}}"#)),
         ("stateful", ApiPolicy::new(Sharing::Shared), json(r#"{"model":"m","background":true}"#)),
         ("stateful", ApiPolicy::new(Sharing::Shared).canonical_json(false), json(r#"{"model":"m","b\u0061ckground":true}"#)),
+        ("stateful", ApiPolicy::new(Sharing::Shared), post("/", r#"{"model":"m","background":true}"#)),
+        ("stateful", ApiPolicy::new(Sharing::Shared), json(r#"{"background":true,"background":false}"#)),
+        ("unreadable", ApiPolicy::new(Sharing::Shared), json(r#"{"model":"m",,"background":true}"#)),
         ("temperature", ApiPolicy::new(Sharing::Shared).max_temperature(0.5), json(r#"{"model":"m","temperature":0.7}"#)),
     ];
     for (reason, policy, request) in cases {
@@ -61,6 +64,7 @@ async fn what_only_looks_stateful_is_cached() {
         r#"{"model":"m","previous_response_id":null,"background":false}"#,
         r#"{"model":"m","messages":[{"background":true,"content":"previous_response_id"}]}"#,
         r#"{"model":"m","temperature":0.5}"#,
+        r#"{"model":"no JSON, and nothing in it that matters"#,
     ] {
         let (_, cache) = cache(ApiPolicy::new(Sharing::Shared).max_temperature(0.5));
         assert_eq!(ask(&cache, json(body)).await.0, Outcome::Miss(Miss::Absent), "{body}");

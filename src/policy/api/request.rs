@@ -99,22 +99,29 @@ impl ApiPolicy {
     }
 
     fn add_body(&self, essence: &str, body: &[u8], fields: &mut Fields) -> Result<(), Bypass> {
-        if !is_json(essence) || !(self.canonical || self.must_look_into(body)) {
+        let is_json = is_json(essence);
+        let canonical = is_json && self.canonical;
+        // A careless upstream reads JSON whatever it is called.
+        if !canonical && !self.must_look_into(body) {
             fields.add(Field::RawBody, body);
             return Ok(());
         }
         let mut bypass = None;
         let mut member = |name: &str, value: &[u8]| bypass = bypass.or(self.objection(name, value));
-        SCRATCH.with_borrow_mut(|canonical| {
-            canonical.clear();
-            if json::canonicalize(body, &self.json, canonical, &mut member) && self.canonical {
-                fields.add(Field::JsonBody, canonical);
+        let is_canonical = SCRATCH.with_borrow_mut(|form| {
+            form.clear();
+            let is_canonical = json::canonicalize(body, &self.json, form, &mut member);
+            if is_canonical && canonical {
+                fields.add(Field::JsonBody, form);
             } else {
                 fields.add(Field::RawBody, body);
             }
-            canonical.shrink_to(KEEP_SCRATCH);
+            form.shrink_to(KEEP_SCRATCH);
+            is_canonical
         });
-        bypass.map_or(Ok(()), Err)
+        // What this reader gives up on, a more lenient one may still understand: it may name what could not be seen.
+        let is_opaque = is_json && !is_canonical && self.must_look_into(body);
+        bypass.or(is_opaque.then_some(Bypass::Unreadable)).map_or(Ok(()), Err)
     }
 
     /// Could a body that is compared by its bytes name something that [`objection`](Self::objection) would object to?
