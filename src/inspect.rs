@@ -36,4 +36,6 @@ pub struct Findings {
     pub model: Option<String>,
     /// Tokens that the answer cost.
     pub usage: Option<Usage>,
+    /// The service tier that the answer says it was served at; it selects among the model's prices.
+    pub service_tier: Option<String>,
 }

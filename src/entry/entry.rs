@@ -6,7 +6,7 @@ use http::{HeaderMap, HeaderName, StatusCode};
 /// A stored response: head, body frames, trailers, and what is known about it.
 ///
 /// Entries are shared between readers behind an `Arc` and never change.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
     /// Its status.
     pub status: StatusCode,
@@ -75,6 +75,20 @@ impl Frames {
         }
         let mut rest = all.freeze();
         Self::new(chunks.iter().map(|chunk| rest.split_to(chunk.len())))
+    }
+
+    /// A body that is cut into chunks of these lengths, none of them empty, which add up to its own. Copies no bytes.
+    pub(crate) fn cut(body: Bytes, lengths: impl ExactSizeIterator<Item = usize>) -> Self {
+        let len = body.len();
+        let chunks = match lengths.len() {
+            0 => Chunks::None,
+            1 => Chunks::One(body),
+            _ => {
+                let mut rest = body;
+                Chunks::Many(lengths.map(|length| rest.split_to(length)).collect())
+            }
+        };
+        Self { chunks, len }
     }
 
     /// Total length in bytes.

@@ -7,7 +7,7 @@ pub mod record;
 pub use entry::{Entry, Frames, Lifetime, Metadata, Usage, Variants};
 
 /// A value under a key in a store.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Record {
     /// A response.
     Response(std::sync::Arc<Entry>),

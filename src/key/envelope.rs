@@ -145,3 +145,102 @@ impl std::fmt::Debug for Digest {
         write!(f, "Digest({self})")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const FIELDS: [Field; 14] = [
+        Field::Method,
+        Field::Scheme,
+        Field::Authority,
+        Field::Path,
+        Field::Query,
+        Field::HeaderName,
+        Field::HeaderValue,
+        Field::Upstream,
+        Field::JsonBody,
+        Field::RawBody,
+        Field::Extra,
+        Field::Slot,
+        Field::Primary,
+        Field::Namespace,
+    ];
+
+    type Content = (String, Vec<(usize, Vec<u8>)>, u8);
+
+    fn identity((namespace, fields, scope): &Content) -> Identity {
+        let mut open = Envelope::new(namespace).open();
+        for (field, value) in fields {
+            open.add(FIELDS[*field], value);
+        }
+        open.seal(Scope::tenant([*scope]))
+    }
+
+    /// Values among which lengths and tags of fields occur, so that one might pass for another's head.
+    fn fields() -> impl Strategy<Value = Vec<(usize, Vec<u8>)>> {
+        let bytes = prop_oneof![Just(0), Just(1), Just(2), Just(9), any::<u8>()];
+        proptest::collection::vec((0..FIELDS.len(), proptest::collection::vec(bytes, 0..24)), 0..5)
+    }
+
+    fn contents() -> impl Strategy<Value = Content> {
+        ("[a\0]{0,2}", fields(), 0..2_u8)
+    }
+
+    proptest! {
+        #[test]
+        fn two_requests_share_a_key_exactly_if_they_have_the_same_fields(one in contents(), two in contents()) {
+            let (this, other) = (identity(&one), identity(&two));
+            prop_assert_eq!(this.key == other.key, one == two);
+            prop_assert_eq!(this.digest == other.digest, one.0 == two.0 && one.1 == two.1);
+        }
+
+        #[test]
+        fn bytes_that_move_into_the_neighbouring_field_give_another_key(content in contents(), at: prop::sample::Index, take: prop::sample::Index) {
+            let mut moved = content.clone();
+            prop_assume!(moved.1.len() >= 2);
+            let at = at.index(moved.1.len() - 1);
+            let (left, right) = moved.1.split_at_mut(at + 1);
+            let (left, right) = (&mut left[at].1, &mut right[0].1);
+            prop_assume!(!left.is_empty());
+            let tail = left.split_off(take.index(left.len()));
+            right.splice(0..0, tail);
+            prop_assert_ne!(identity(&content).key, identity(&moved).key);
+        }
+
+        #[test]
+        fn a_field_split_in_two_a_field_joined_or_dropped_gives_another_key(content in contents(), at: prop::sample::Index, cut: prop::sample::Index) {
+            prop_assume!(!content.1.is_empty());
+            let at = at.index(content.1.len());
+            let mut split = content.clone();
+            let (field, value) = &mut split.1[at];
+            let (field, tail) = (*field, value.split_off(cut.index(value.len() + 1)));
+            split.1.insert(at + 1, (field, tail));
+            let mut dropped = content.clone();
+            dropped.1.remove(at);
+            // The head of a field as part of the value before it.
+            let mut swallowed = dropped.clone();
+            if let Some((_, value)) = swallowed.1.get_mut(at.wrapping_sub(1)) {
+                value.push(FIELDS[content.1[at].0] as u8);
+                value.extend((content.1[at].1.len() as u64).to_be_bytes());
+                value.extend(&content.1[at].1);
+                prop_assert_ne!(identity(&content).key, identity(&swallowed).key);
+            }
+            prop_assert_ne!(identity(&content).key, identity(&split).key);
+            prop_assert_ne!(identity(&content).key, identity(&dropped).key);
+        }
+    }
+
+    #[test]
+    fn a_variant_is_neither_its_primary_nor_another_primarys() {
+        let envelope = Envelope::new("");
+        let keys = [1, 2].map(|byte| Key::from_bytes([byte; 32]));
+        let [one, two] = keys.map(|key| envelope.variant(&key, |fields| _ = fields.add(Field::HeaderName, b"accept")));
+        assert_ne!(one, two);
+        assert!(!keys.contains(&one));
+        assert_ne!(one, envelope.variant(&keys[0], |fields| _ = fields.add(Field::HeaderValue, b"accept")));
+        assert_ne!(one, Envelope::new("other").variant(&keys[0], |fields| _ = fields.add(Field::HeaderName, b"accept")));
+    }
+}

@@ -17,7 +17,7 @@ pub use boxed::BoxStore;
 #[cfg(feature = "memory")]
 pub use memory::Memory;
 #[cfg(feature = "redis")]
-pub use redis::Redis;
+pub use redis::{LinkState, LinkStatus, Redis, RedisBuilder};
 
 use crate::{
     entry::{Metadata, Record},

@@ -12,6 +12,7 @@ mod answers;
 mod bodies;
 mod drops;
 mod flights;
+mod golden;
 mod keys;
 mod observed;
 mod policies;

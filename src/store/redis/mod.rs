@@ -1,4 +1,398 @@
-//! Keeps entries in Redis.
-/// Keeps entries in Redis.
-#[derive(Debug)]
-pub struct Redis;
+//! Keeps entries in Redis 7.0 or later, or in Valkey.
+//!
+//! A record is one string under `{prefix}:{digest}`, with an expiry; keys are digests and show nothing of what was asked. Looking up takes
+//! one round trip, and a second one for records of more than 64 KiB. What happens when Redis does not do what it should is in `link`.
+//!
+//! # Generations
+//!
+//! Each value has a random number, and each of 256 buckets of keys has a random epoch. A look-up notes both, the epoch first. [`put`](Store::put)
+//! is a script: it stores only if the epoch is still the same, and what is under the key is what was seen there, or nothing.
+//!
+//! - [`remove`](Store::remove) puts a mark with a number of its own in the place of the record, for as long as a fill may take: what
+//!   was on its way meets a number that it has not seen.
+//! - [`remove_where`](Store::remove_where) gives all buckets new epochs, and only then looks for what to remove.
+//! - After `FLUSHALL` there are no epochs. New ones are random, not counted from 1, so that no fill from before matches.
+
+mod breaker;
+mod fault;
+mod frame;
+mod link;
+mod names;
+mod scripts;
+mod settings;
+mod sweep;
+
+use std::{
+    fmt,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use redis::{Cmd, Pipeline, Value};
+use tokio::time::Instant;
+
+pub use self::{breaker::LinkState, link::LinkStatus, settings::RedisBuilder};
+use self::{
+    fault::Fault,
+    frame::{Frame, Framed, Kind},
+    link::{Ask, Lane, Link},
+    names::Names,
+    scripts::{DISCARD, PUT, REMOVE, Script},
+    settings::Deadlines,
+};
+use super::{Generation, Listing, Lookup, Selection, Store, StoreUsage};
+use crate::{
+    clock::Clock,
+    entry::{Record, record::Codec},
+    error::Error,
+    key::Key,
+};
+
+/// Keeps entries in Redis. Clones share connections.
+///
+/// ```
+/// use std::time::Duration;
+/// use tower_response_cache::store::Redis;
+///
+/// # fn main() -> Result<(), tower_response_cache::Error> {
+/// // Connects when it is first asked: a Redis that is down stops nobody.
+/// let store = Redis::builder("redis://localhost:6379/0").prefix("shop").read_deadline(Duration::from_millis(50)).build()?;
+/// # let _ = store;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// While Redis is of no use every operation fails within its deadline at first, and then at once, until a probe is answered. See
+/// [`status`](Self::status).
+#[derive(Clone)]
+pub struct Redis {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    link: Link,
+    names: Names,
+    codec: Codec,
+    max_record: usize,
+    deadlines: Deadlines,
+    fill_bound: Duration,
+    clock: Clock,
+    writes: Writes,
+}
+
+/// What became of writes.
+#[derive(Default)]
+struct Writes {
+    /// Until when none is tried, for we may not write.
+    barred: Mutex<Option<Instant>>,
+    refused: AtomicU64,
+}
+
+/// What is read of a value at first. Most records are shorter; and of a value that is none, no more is ever read.
+const FIRST: usize = 64 << 10;
+
+/// How much of a damaged value is compared before it is dropped.
+const BEGINNING: usize = 64;
+
+/// How long no write is tried after we were told that we may not.
+const BARRED: Duration = Duration::from_secs(30);
+
+impl Redis {
+    /// A store at this URL, with default settings. Nothing is connected yet.
+    ///
+    /// # Errors
+    ///
+    /// [Config](Error::is_config), if the URL makes no sense. It is not shown, for it may hold a password.
+    pub fn connect(url: &str) -> Result<Self, Error> {
+        Self::builder(url).build()
+    }
+
+    /// Settings of a store at this URL.
+    pub fn builder(url: impl Into<String>) -> RedisBuilder {
+        RedisBuilder::new(url)
+    }
+
+    /// As the environment has it: see [`RedisBuilder::from_env`].
+    ///
+    /// # Errors
+    ///
+    /// [Config](Error::is_config), if a variable is set and makes no sense.
+    pub fn from_env() -> Result<Self, Error> {
+        RedisBuilder::from_env()?.build()
+    }
+
+    /// How the connection to Redis is.
+    pub fn status(&self) -> LinkStatus {
+        self.inner.link.status()
+    }
+
+    /// How many writes Redis refused: out of memory, no permission.
+    pub fn refused_writes(&self) -> u64 {
+        self.inner.writes.refused.load(Ordering::Relaxed)
+    }
+
+    fn of(inner: Inner) -> Self {
+        Self { inner: Arc::new(inner) }
+    }
+}
+
+impl Store for Redis {
+    async fn get(&self, key: &Key) -> Result<Lookup, Error> {
+        let start = Instant::now();
+        let until = start + self.inner.deadlines.read;
+        let name = self.inner.names.record(key);
+        let (epoch, value) = self.inner.read(key, &name, until).await?;
+        let found = |id| Generation([epoch, id]);
+        let beginning = match value {
+            Value::BulkString(bytes) => bytes,
+            Value::Nil => Vec::new(),
+            other => return Err(self.inner.unusable(&name, Fault::of_value(&other), &[], until).await),
+        };
+        if beginning.is_empty() {
+            return Ok(Lookup { record: None, generation: found(0) });
+        }
+        let Some(frame) = Frame::parse(&beginning).filter(|frame| self.inner.is_possible(frame, beginning.len())) else {
+            return Err(self.inner.unusable(&name, None, &beginning, until).await);
+        };
+        if frame.kind == Kind::Removed {
+            return Ok(Lookup { record: None, generation: found(frame.id) });
+        }
+        let whole = Frame::LEN + frame.len as usize;
+        let value = if whole > beginning.len() {
+            let rest = self.inner.whole(&name, whole, start + self.inner.deadlines.write.max(self.inner.deadlines.read)).await?;
+            match Frame::parse(&rest) {
+                Some(again) if again == frame && rest.len() == whole => rest,
+                // It was replaced or removed in between.
+                again => return Ok(Lookup { record: None, generation: found(again.map_or(0, |frame| frame.id)) }),
+            }
+        } else {
+            beginning
+        };
+        let value = Bytes::from(value);
+        match self.inner.codec.decode(key, value.slice(Frame::LEN..)) {
+            Ok(record) => {
+                let live = self.inner.clock.now() < record.expires();
+                Ok(Lookup { record: live.then_some(record), generation: found(frame.id) })
+            }
+            Err(_) => Err(self.inner.unusable(&name, None, &value, until).await),
+        }
+    }
+
+    async fn put(&self, key: &Key, record: Record, generation: Generation) -> Result<bool, Error> {
+        let until = Instant::now() + self.inner.deadlines.write;
+        let [epoch, seen] = generation.0;
+        let Ok(left) = record.expires().duration_since(self.inner.clock.now()) else { return Ok(false) };
+        // Without an epoch it cannot be told what happened since.
+        if left.is_zero() || epoch == 0 {
+            return Ok(false);
+        }
+        if self.inner.writes.are_barred() {
+            return Err(Fault::Refused("NOPERM").into());
+        }
+        let Some(encoded) = self.inner.codec.encode(key, &record) else { return Ok(false) };
+        let Ok(len) = u32::try_from(encoded.len()) else { return Ok(false) };
+        let name = self.inner.names.record(key);
+        let frame = Frame::new(Kind::Record, len);
+        let arguments = |command: &mut Cmd| {
+            command.arg(&epoch.to_be_bytes()[..]).arg(&seen.to_be_bytes()[..]).arg(millis(left)).arg(Framed(frame, &encoded));
+        };
+        let bytes = Frame::LEN + encoded.len();
+        let stored = self.inner.run(&PUT, &[&name, &self.inner.names.epoch_of(key)], bytes, until, arguments).await;
+        match stored {
+            Ok(stored) => Ok(stored == 1),
+            Err(fault) => Err(self.inner.writes.refuse(fault)),
+        }
+    }
+
+    async fn remove(&self, key: &Key) -> Result<bool, Error> {
+        let until = Instant::now() + self.inner.deadlines.write;
+        let mark = Frame::new(Kind::Removed, 0).bytes();
+        let arguments = |command: &mut Cmd| {
+            command.arg(&mark[..]).arg(millis(self.inner.fill_bound)).arg(&frame::RECORD[..]);
+        };
+        let removed = self.inner.run(&REMOVE, &[&self.inner.names.record(key)], 0, until, arguments).await;
+        removed.map(|removed| removed == 1).map_err(|fault| self.inner.writes.refuse(fault))
+    }
+
+    async fn metadata(&self, key: &Key) -> Result<Option<Listing>, Error> {
+        let until = Instant::now() + self.inner.deadlines.read;
+        let mut command = redis::cmd("GETRANGE");
+        command.arg(self.inner.names.record(key)).arg(0).arg(Frame::LEN + Codec::PREFIX - 1);
+        let beginning = match self.inner.one(Lane::Read, until, 0, &command).await? {
+            Value::BulkString(bytes) => bytes,
+            _ => return Ok(None),
+        };
+        if !Frame::parse(&beginning).is_some_and(|frame| frame.kind == Kind::Record) {
+            return Ok(None);
+        }
+        match self.inner.codec.listing(key, &beginning[Frame::LEN..])? {
+            Some(listing) => Ok(Some(listing)),
+            None => Ok(self.get(key).await?.record.and_then(|record| Listing::of(*key, &record))),
+        }
+    }
+
+    async fn remove_where(&self, selection: &Selection) -> Result<u64, Error> {
+        sweep::remove_where(self, selection).await
+    }
+
+    async fn usage(&self) -> Result<StoreUsage, Error> {
+        let until = Instant::now() + self.inner.deadlines.read;
+        let mut pipeline = Pipeline::with_capacity(2);
+        pipeline.cmd("DBSIZE").cmd("INFO").arg("memory");
+        let replies = self.inner.link.call(Lane::Read, until, 0, Ask::All(&pipeline)).await?;
+        let mut usage = StoreUsage::default();
+        for reply in &replies {
+            match reply {
+                Value::Int(keys) => usage.total_keys = u64::try_from(*keys).ok(),
+                Value::BulkString(text) => usage.bytes = used_memory(text),
+                Value::VerbatimString { text, .. } => usage.bytes = used_memory(text.as_bytes()),
+                // Without permission, that much remains unknown.
+                _ => {}
+            }
+        }
+        Ok(usage)
+    }
+
+    async fn shutdown(&self) {
+        self.inner.link.shutdown().await;
+    }
+}
+
+impl fmt::Debug for Redis {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Redis").field("names", &self.inner.names).field("status", &self.status()).finish_non_exhaustive()
+    }
+}
+
+impl Inner {
+    /// The epoch of a key's bucket, and then how the value under the key begins. The epoch is made if there is none; it is 0 if that is not possible.
+    async fn read(&self, key: &Key, name: &str, until: Instant) -> Result<(u64, Value), Fault> {
+        let epoch_name = self.names.epoch_of(key);
+        let mut pipeline = Pipeline::with_capacity(2);
+        let look = |pipeline: &mut Pipeline| {
+            pipeline.cmd("GET").arg(&epoch_name).cmd("GETRANGE").arg(name).arg(0).arg(FIRST - 1);
+        };
+        look(&mut pipeline);
+        let mut replies = self.link.call(Lane::Read, until, 0, Ask::All(&pipeline)).await?;
+        let mut epoch = replies.first().and_then(epoch_of);
+        if epoch.is_none() {
+            let is_vacant = matches!(replies.first(), Some(Value::Nil));
+            let mut pipeline = Pipeline::with_capacity(3);
+            pipeline.cmd("SET").arg(&epoch_name).arg(&frame::random().to_be_bytes()[..]);
+            if is_vacant {
+                pipeline.arg("NX");
+            }
+            look(&mut pipeline);
+            replies = self.link.call(Lane::Read, until, 0, Ask::All(&pipeline)).await?;
+            epoch = replies.get(1).and_then(epoch_of);
+        }
+        let value = replies.pop().unwrap_or(Value::Nil);
+        Ok((epoch.unwrap_or_default(), value))
+    }
+
+    /// May a value of which so many bytes were read have this frame?
+    fn is_possible(&self, frame: &Frame, read: usize) -> bool {
+        let whole = Frame::LEN + frame.len as usize;
+        match frame.kind {
+            Kind::Removed => whole == read && frame.len == 0,
+            Kind::Record => frame.len as usize <= self.max_record && if read < FIRST { whole == read } else { whole >= read },
+        }
+    }
+
+    /// The first `len` bytes of a large value.
+    async fn whole(&self, name: &str, len: usize, until: Instant) -> Result<Vec<u8>, Fault> {
+        let mut command = redis::cmd("GETRANGE");
+        command.arg(name).arg(0).arg(len - 1);
+        match self.one(Lane::Bulk, until, len, &command).await? {
+            Value::BulkString(bytes) => Ok(bytes),
+            _ => Ok(Vec::new()),
+        }
+    }
+
+    /// Drops a value that is no record, unless it has changed since it was read, and makes the error that says so.
+    async fn unusable(&self, name: &str, fault: Option<Fault>, value: &[u8], until: Instant) -> Error {
+        if let Some(fault) = fault.filter(|fault| *fault != Fault::WrongType) {
+            return fault.into();
+        }
+        let beginning = &value[..value.len().min(BEGINNING)];
+        // Should this fail, the next to read it tries again.
+        let _ = self
+            .run(&DISCARD, &[name], 0, until, |command| {
+                command.arg(beginning);
+            })
+            .await;
+        Error::corrupt("a value in redis was not what was stored there, and was dropped")
+    }
+
+    /// Runs a script that answers with a number.
+    async fn run(&self, script: &Script, keys: &[&str], bytes: usize, until: Instant, arguments: impl Fn(&mut Cmd)) -> Result<i64, Fault> {
+        for with_source in [false, true] {
+            let mut command = script.call(with_source, keys);
+            arguments(&mut command);
+            match self.ask(Lane::Bulk, until, bytes, &command).await? {
+                Value::Int(number) => return Ok(number),
+                reply => match Fault::of_value(&reply) {
+                    Some(Fault::NoScript) if !with_source => {}
+                    fault => return Err(fault.unwrap_or(Fault::Garbled)),
+                },
+            }
+        }
+        Err(Fault::NoScript)
+    }
+
+    /// One command. What it says of the operation alone is an error, too.
+    async fn one(&self, lane: Lane, until: Instant, bytes: usize, command: &Cmd) -> Result<Value, Fault> {
+        let reply = self.ask(lane, until, bytes, command).await?;
+        match Fault::of_value(&reply) {
+            Some(fault) => Err(fault),
+            None => Ok(reply),
+        }
+    }
+
+    async fn ask(&self, lane: Lane, until: Instant, bytes: usize, command: &Cmd) -> Result<Value, Fault> {
+        Ok(self.link.call(lane, until, bytes, Ask::One(command)).await?.pop().unwrap_or(Value::Nil))
+    }
+}
+
+impl Writes {
+    fn are_barred(&self) -> bool {
+        self.barred.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(|until| Instant::now() < until)
+    }
+
+    /// Counts a write that was refused; bars further ones if we may not write at all.
+    fn refuse(&self, fault: Fault) -> Error {
+        if let Fault::Refused(code) = fault {
+            self.refused.fetch_add(1, Ordering::Relaxed);
+            if code == "NOPERM" {
+                *self.barred.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now() + BARRED);
+                #[cfg(feature = "tracing")]
+                tracing::error!(target: "tower_response_cache::redis", "redis does not permit writes: nothing is stored");
+            }
+        }
+        fault.into()
+    }
+}
+
+/// The epoch that a reply is, if it is one.
+fn epoch_of(reply: &Value) -> Option<u64> {
+    match reply {
+        Value::BulkString(bytes) => bytes.as_slice().try_into().ok().map(u64::from_be_bytes).filter(|epoch| *epoch != 0),
+        _ => None,
+    }
+}
+
+/// `used_memory` of `INFO memory`, in bytes.
+fn used_memory(info: &[u8]) -> Option<u64> {
+    let line = info.split(|byte| *byte == b'\n').find_map(|line| line.strip_prefix(b"used_memory:"))?;
+    std::str::from_utf8(line).ok()?.trim().parse().ok()
+}
+
+/// At least 1: what expires at once is an error to Redis.
+fn millis(time: Duration) -> u64 {
+    // Redis keeps expiries as signed milliseconds since the epoch; a thousand years are as good as for ever.
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX).clamp(1, 1000 * 365 * 86_400_000)
+}

@@ -1,0 +1,130 @@
+//! The parts put together: two listeners around one cache, and their end.
+
+use std::{
+    fmt,
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use hyper_util::service::TowerToHyperService;
+use tokio::{net::TcpListener, time::timeout};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tower::Layer as _;
+use tower_response_cache::{ApiPolicy, CacheLayer, Handle, observe::TracingObserver, store::BoxStore};
+
+use super::{
+    admin,
+    client::Client,
+    config::{Settings, Shared},
+    gateway::Gateway,
+    server, store,
+};
+
+/// A router that serves.
+pub(crate) struct App {
+    pub(crate) public: SocketAddr,
+    pub(crate) admin: SocketAddr,
+    handle: Handle<BoxStore, ApiPolicy>,
+    stop: CancellationToken,
+    connections: TaskTracker,
+}
+
+/// How long pending writes get at the end, even if open responses took all the time there was.
+const LEAST_FOR_WRITES: Duration = Duration::from_secs(1);
+
+/// How long a request waits for another's call where upstreams have no bound.
+const PATIENCE: Duration = Duration::from_secs(600);
+
+impl App {
+    /// Starts to serve. What it returns accepts connections already.
+    pub(crate) async fn start(settings: Settings) -> Result<Self, StartError> {
+        let tenant = match &settings.sharing {
+            Shared::Header(name) => Some(name.clone()),
+            _ => None,
+        };
+        let client = Client::new(&settings, tenant)?;
+        // An answer that takes minutes is paid for: who asks for the same waits for it as long as the one who asked first.
+        let layer = CacheLayer::new(store::open(&settings)?, store::policy(&settings))
+            .patience(settings.upstream_timeout.unwrap_or(PATIENCE))
+            .observer(TracingObserver);
+        let handle = layer.handle();
+
+        let listener = listen(settings.listen, "--listen").await?;
+        let admin_listener = listen(settings.admin_listen, "--admin-listen").await?;
+        let (public, admin) = (address(&listener)?, address(&admin_listener)?);
+        tracing::info!(
+            models = settings.directory.describe(),
+            store = store::describe(&settings.store),
+            sharing = ?settings.sharing,
+            ttl_seconds = settings.ttl.as_secs(),
+            trusted_headers = settings.trust.is_some(),
+            admin_token = settings.admin_token.is_some(),
+            "routing"
+        );
+
+        let (stop, connections) = (CancellationToken::new(), TaskTracker::new());
+        let gateway = Gateway::new(layer.layer(client), settings.directory, settings.max_request);
+        let admin_router = TowerToHyperService::new(admin::router(handle.clone(), settings.admin_token.as_deref()));
+        // The accepting tasks count as well: when all have ended, nothing listens.
+        connections.spawn(server::serve(listener, gateway, stop.clone(), connections.clone()));
+        connections.spawn(server::serve(admin_listener, admin_router, stop.clone(), connections.clone()));
+        tokio::spawn({
+            let handle = handle.clone();
+            async move {
+                if handle.stats().await.store.is_none() {
+                    tracing::warn!("the store does not answer: until it does, requests go to their upstreams");
+                }
+            }
+        });
+        Ok(Self { public, admin, handle, stop, connections })
+    }
+
+    /// Accepts nothing more, lets open responses and pending writes finish within the bound, and says whether they did.
+    pub(crate) async fn drain(self, within: Duration) -> bool {
+        let start = Instant::now();
+        self.stop.cancel();
+        self.connections.close();
+        let answered = timeout(within, self.connections.wait()).await.is_ok();
+        let written = self.handle.shutdown(within.saturating_sub(start.elapsed()).max(LEAST_FOR_WRITES)).await;
+        answered && written
+    }
+}
+
+async fn listen(address: SocketAddr, option: &str) -> Result<TcpListener, StartError> {
+    TcpListener::bind(address).await.map_err(|error| StartError::run(format!("cannot listen on {address} ({option}): {error}")))
+}
+
+fn address(listener: &TcpListener) -> Result<SocketAddr, StartError> {
+    listener.local_addr().map_err(|error| StartError::run(format!("cannot tell the address of a listener: {error}")))
+}
+
+/// Why the router does not run, in one line.
+#[derive(Debug)]
+pub(crate) struct StartError {
+    usage: bool,
+    message: String,
+}
+
+impl StartError {
+    /// What it was told is wrong.
+    pub(crate) fn usage(message: impl Into<String>) -> Self {
+        Self { usage: true, message: message.into() }
+    }
+
+    /// What it was told cannot be done here and now.
+    pub(crate) fn run(message: impl Into<String>) -> Self {
+        Self { usage: false, message: message.into() }
+    }
+
+    pub(crate) fn is_usage(&self) -> bool {
+        self.usage
+    }
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for StartError {}

@@ -1,0 +1,192 @@
+//! Bodies on their way through the router.
+
+use std::{
+    convert::Infallible,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use bytes::{Bytes, BytesMut};
+use http::HeaderMap;
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
+use tower_response_cache::{BoxError, ResponseBody};
+
+use super::simulator::SimBody;
+
+/// A request body: as it comes, or read in front because it names the model.
+#[derive(Debug)]
+pub(crate) enum Upload {
+    Live(Incoming),
+    /// All of it. The cache takes these bytes as they are.
+    Whole {
+        bytes: Bytes,
+        trailers: Option<HeaderMap>,
+    },
+    /// More than the cache takes: what was read, and the rest.
+    Rejoined {
+        start: Bytes,
+        rest: Incoming,
+    },
+}
+
+impl Upload {
+    /// Reads a body until it is whole, or longer than `limit` bytes; then what was read goes on in front of the rest.
+    pub(crate) async fn read(mut body: Incoming, limit: usize) -> Result<Self, hyper::Error> {
+        let mut chunks = Vec::new();
+        let mut len = 0;
+        let mut trailers = None;
+        while let Some(frame) = body.frame().await {
+            match frame?.into_data() {
+                Ok(data) => {
+                    len += data.len();
+                    chunks.push(data);
+                    if len > limit {
+                        return Ok(Self::Rejoined { start: concat(chunks, len), rest: body });
+                    }
+                }
+                Err(frame) => trailers = frame.into_trailers().ok(),
+            }
+        }
+        Ok(Self::Whole { bytes: concat(chunks, len), trailers })
+    }
+
+    /// What was read.
+    pub(crate) fn seen(&self) -> &[u8] {
+        match self {
+            Self::Live(_) => &[],
+            Self::Whole { bytes, .. } => bytes,
+            Self::Rejoined { start, .. } => start,
+        }
+    }
+}
+
+fn concat(mut chunks: Vec<Bytes>, len: usize) -> Bytes {
+    if chunks.len() <= 1 {
+        return chunks.pop().unwrap_or_default();
+    }
+    let mut all = BytesMut::with_capacity(len);
+    for chunk in chunks {
+        all.extend_from_slice(&chunk);
+    }
+    all.freeze()
+}
+
+impl Body for Upload {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        match self.get_mut() {
+            Self::Live(body) => Pin::new(body).poll_frame(cx),
+            Self::Whole { bytes, trailers } => Poll::Ready(if bytes.is_empty() {
+                trailers.take().map(|trailers| Ok(Frame::trailers(trailers)))
+            } else {
+                Some(Ok(Frame::data(std::mem::take(bytes))))
+            }),
+            Self::Rejoined { start, rest } => {
+                if start.is_empty() {
+                    Pin::new(rest).poll_frame(cx)
+                } else {
+                    Poll::Ready(Some(Ok(Frame::data(std::mem::take(start)))))
+                }
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Live(body) => body.is_end_stream(),
+            Self::Whole { bytes, trailers } => bytes.is_empty() && trailers.is_none(),
+            Self::Rejoined { start, rest } => start.is_empty() && rest.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Live(body) => body.size_hint(),
+            Self::Whole { bytes, .. } => SizeHint::with_exact(bytes.len() as u64),
+            Self::Rejoined { start, rest } => {
+                let (held, rest) = (start.len() as u64, rest.size_hint());
+                let mut hint = SizeHint::new();
+                hint.set_lower(rest.lower().saturating_add(held));
+                if let Some(upper) = rest.upper().and_then(|upper| upper.checked_add(held)) {
+                    hint.set_upper(upper);
+                }
+                hint
+            }
+        }
+    }
+}
+
+/// A response body from upstream.
+pub(crate) enum Answer {
+    Http(Incoming),
+    Simulated(SimBody),
+}
+
+impl Body for Answer {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        match self.get_mut() {
+            Self::Http(body) => Pin::new(body).poll_frame(cx),
+            Self::Simulated(body) => {
+                let frame = ready!(Pin::new(body).poll_frame(cx));
+                Poll::Ready(frame.map(|frame| Ok(frame.unwrap_or_else(|never: Infallible| match never {}))))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Http(body) => body.is_end_stream(),
+            Self::Simulated(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Http(body) => body.size_hint(),
+            Self::Simulated(body) => body.size_hint(),
+        }
+    }
+}
+
+/// A response body to a caller.
+#[allow(clippy::large_enum_variant, reason = "the large one is the usual one, and a box for it costs more than room for the other")]
+pub(crate) enum Reply {
+    /// From the cache, or through it.
+    Cached(ResponseBody<Answer>),
+    /// The router's own.
+    Own(Bytes),
+}
+
+impl Body for Reply {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        match self.get_mut() {
+            Self::Cached(body) => Pin::new(body).poll_frame(cx),
+            Self::Own(bytes) if bytes.is_empty() => Poll::Ready(None),
+            Self::Own(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Cached(body) => body.is_end_stream(),
+            Self::Own(bytes) => bytes.is_empty(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Cached(body) => body.size_hint(),
+            Self::Own(bytes) => SizeHint::with_exact(bytes.len() as u64),
+        }
+    }
+}

@@ -1,0 +1,295 @@
+//! What the router runs with: the command line, the environment, the file, the defaults, in this order.
+
+use std::{collections::BTreeMap, net::SocketAddr, path::Path, sync::Arc, time::Duration};
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+use serde::Deserialize;
+
+use super::{
+    app::StartError,
+    cli::{Args, SimulatorPace},
+    upstream::{Base, Destination, Directory, Upstream},
+};
+
+/// What the router runs with.
+pub(crate) struct Settings {
+    pub(crate) listen: SocketAddr,
+    pub(crate) admin_listen: SocketAddr,
+    pub(crate) admin_token: Option<String>,
+    pub(crate) drain: Duration,
+    pub(crate) directory: Directory,
+    pub(crate) connect_timeout: Duration,
+    /// Until the head of an answer; `None` for no bound.
+    pub(crate) upstream_timeout: Option<Duration>,
+    pub(crate) pace: SimulatorPace,
+    pub(crate) sharing: Shared,
+    /// Whose control fields are heeded, and which field names a time to live.
+    pub(crate) trust: Option<HeaderName>,
+    pub(crate) ttl: Duration,
+    pub(crate) max_request: usize,
+    pub(crate) max_response: usize,
+    pub(crate) store: Place,
+}
+
+/// Whose answers are shared.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Shared {
+    PerCredential,
+    All,
+    /// By tenant, whom this request field names.
+    Header(HeaderName),
+}
+
+/// Where answers are kept.
+pub(crate) enum Place {
+    Memory { bytes: u64 },
+    Redis { url: String, max_connections: usize },
+}
+
+/// The file.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    listen: Option<SocketAddr>,
+    admin_listen: Option<SocketAddr>,
+    sharing: Option<String>,
+    trust_cache_headers: Option<bool>,
+    ttl_header: Option<String>,
+    default: Option<String>,
+    #[serde(default)]
+    upstream: Vec<UpstreamTable>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct UpstreamTable {
+    name: String,
+    url: String,
+    #[serde(default)]
+    models: Vec<String>,
+    #[serde(default)]
+    headers: BTreeMap<String, String>,
+}
+
+impl Settings {
+    pub(crate) fn read(args: Args) -> Result<Self, StartError> {
+        let file = args.config.as_deref().map(read_file).transpose()?.unwrap_or_default();
+        let admin_listen = args.admin_listen.or(file.admin_listen).unwrap_or(SocketAddr::from(([127, 0, 0, 1], 8081)));
+        let admin_token = args.admin_token.filter(|token| !token.is_empty());
+        if admin_token.is_none() && !admin_listen.ip().is_loopback() {
+            return Err(StartError::usage(format!(
+                "the admin listener would be open to others on {admin_listen}: set a token (--admin-token or ROUTER_ADMIN_TOKEN), or listen on a loopback address"
+            )));
+        }
+        let ttl_header = args.ttl_header.or(file.ttl_header).unwrap_or_else(|| "x-cache-ttl".to_owned());
+        let ttl_header = header_name(&ttl_header, "the header for times to live")?;
+        Ok(Self {
+            listen: args.listen.or(file.listen).unwrap_or(SocketAddr::from(([127, 0, 0, 1], 8080))),
+            admin_listen,
+            admin_token,
+            drain: Duration::from_secs(args.drain_seconds),
+            directory: directory(args.upstream.as_deref().filter(|url| !url.is_empty()), file.upstream, file.default)?,
+            connect_timeout: Duration::from_secs(args.connect_timeout_seconds),
+            upstream_timeout: Some(Duration::from_secs(args.upstream_timeout_seconds)).filter(|bound| !bound.is_zero()),
+            pace: args.simulator_pace,
+            sharing: sharing(args.sharing.or(file.sharing).as_deref())?,
+            trust: Some(ttl_header).filter(|_| args.trust_cache_headers || file.trust_cache_headers.unwrap_or_default()),
+            ttl: Duration::from_secs(args.default_ttl),
+            max_request: usize::try_from(args.max_request).unwrap_or(usize::MAX),
+            max_response: usize::try_from(args.max_response).unwrap_or(usize::MAX),
+            store: match args.redis_url.filter(|url| !url.is_empty()) {
+                Some(url) => Place::Redis { url, max_connections: usize::try_from(args.redis_max_connections).unwrap_or(usize::MAX) },
+                None => Place::Memory { bytes: args.memory },
+            },
+        })
+    }
+}
+
+fn read_file(path: &Path) -> Result<File, StartError> {
+    let shown = path.display();
+    let text = std::fs::read_to_string(path).map_err(|error| StartError::usage(format!("cannot read {shown}: {error}")))?;
+    toml::from_str(&text).map_err(|error| {
+        let line = error.span().and_then(|span| text.get(..span.start)).map_or(1, |before| before.matches('\n').count() + 1);
+        StartError::usage(format!("{shown}:{line}: {}", error.message().replace('\n', "; ")))
+    })
+}
+
+fn directory(single: Option<&str>, tables: Vec<UpstreamTable>, default: Option<String>) -> Result<Directory, StartError> {
+    if let Some(url) = single {
+        let base = Base::parse(url).map_err(|wrong| StartError::usage(format!("what --upstream or ROUTER_UPSTREAM says {wrong}")))?;
+        return Ok(Directory::single(Upstream {
+            name: "upstream".to_owned(),
+            destination: Destination::Http(base),
+            headers: HeaderMap::new(),
+        }));
+    }
+    let mut upstreams: Vec<Arc<Upstream>> = Vec::new();
+    let mut rules: Vec<(String, Arc<Upstream>)> = Vec::new();
+    for table in tables {
+        let name = table.name.clone();
+        if name.is_empty() || name == SIMULATOR || upstreams.iter().any(|upstream| upstream.name == name) {
+            return Err(StartError::usage(format!("the name of upstream `{name}` is taken or empty: each needs one of its own")));
+        }
+        let (upstream, models) = upstream(table)?;
+        let upstream = Arc::new(upstream);
+        for prefix in models {
+            if let Some((_, other)) = rules.iter().find(|(taken, _)| *taken == prefix) {
+                return Err(StartError::usage(format!(
+                    "models `{prefix}*` go to both `{}` and `{name}`: only one can have them",
+                    other.name
+                )));
+            }
+            rules.push((prefix, Arc::clone(&upstream)));
+        }
+        upstreams.push(upstream);
+    }
+    let default = match (default, upstreams.as_slice()) {
+        (None, []) => Arc::new(simulator()),
+        (None, [only]) => Arc::clone(only),
+        // Made-up answers are not to stand in for a model that somebody mistyped.
+        (None, _) => {
+            return Err(StartError::usage(format!(
+                "several upstreams and no `default`: name the one for all other models, {} or \"{SIMULATOR}\"",
+                quoted(&upstreams)
+            )));
+        }
+        (Some(name), _) if name == SIMULATOR => Arc::new(simulator()),
+        (Some(name), _) => match upstreams.iter().find(|upstream| upstream.name == name) {
+            Some(upstream) => Arc::clone(upstream),
+            None => {
+                return Err(StartError::usage(format!(
+                    "the default upstream `{name}` is not there: name one of {} \"{SIMULATOR}\"",
+                    quoted(&upstreams)
+                )));
+            }
+        },
+    };
+    Ok(Directory::new(rules, default))
+}
+
+const SIMULATOR: &str = "simulator";
+
+fn simulator() -> Upstream {
+    Upstream { name: SIMULATOR.to_owned(), destination: Destination::Simulator, headers: HeaderMap::new() }
+}
+
+fn quoted(upstreams: &[Arc<Upstream>]) -> String {
+    upstreams.iter().map(|upstream| format!("\"{}\",", upstream.name)).collect::<Vec<_>>().join(" ")
+}
+
+fn upstream(table: UpstreamTable) -> Result<(Upstream, Vec<String>), StartError> {
+    let UpstreamTable { name, url, models, headers } = table;
+    let destination = if url == SIMULATOR {
+        Destination::Simulator
+    } else {
+        Destination::Http(Base::parse(&url).map_err(|wrong| StartError::usage(format!("the url of upstream `{name}` {wrong}")))?)
+    };
+    let mut map = HeaderMap::new();
+    for (field, value) in headers {
+        let field_name = header_name(&field, &format!("a header of upstream `{name}`"))?;
+        let value = expand(&value).map_err(|wrong| StartError::usage(format!("header `{field}` of upstream `{name}`: {wrong}")))?;
+        let mut value = HeaderValue::from_str(&value).map_err(|_| {
+            StartError::usage(format!("header `{field}` of upstream `{name}` has characters in it that no header may have"))
+        })?;
+        value.set_sensitive(true);
+        map.insert(field_name, value);
+    }
+    Ok((Upstream { name, destination, headers: map }, models))
+}
+
+/// Puts environment variables in place of `${NAME}`.
+fn expand(text: &str) -> Result<String, String> {
+    let mut expanded = String::new();
+    let mut rest = text;
+    while let Some(start) = rest.find("${") {
+        let Some(len) = rest[start..].find('}') else { return Err("`${` without `}`".to_owned()) };
+        let name = &rest[start + 2..start + len];
+        let value = std::env::var(name).map_err(|_| format!("the environment variable `{name}` is not set"))?;
+        expanded.push_str(&rest[..start]);
+        expanded.push_str(&value);
+        rest = &rest[start + len + 1..];
+    }
+    expanded.push_str(rest);
+    Ok(expanded)
+}
+
+fn sharing(text: Option<&str>) -> Result<Shared, StartError> {
+    match text.unwrap_or("per-credential") {
+        "per-credential" => Ok(Shared::PerCredential),
+        "shared" => Ok(Shared::All),
+        other => match other.strip_prefix("header:") {
+            Some(name) => Ok(Shared::Header(header_name(name, "the header for tenants")?)),
+            None => Err(StartError::usage(format!("sharing is `per-credential`, `shared` or `header:NAME`, not `{other}`"))),
+        },
+    }
+}
+
+fn header_name(text: &str, what: &str) -> Result<HeaderName, StartError> {
+    text.parse().map_err(|_| StartError::usage(format!("{what} cannot be called `{text}`")))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+
+    fn read(toml: &str, args: &[&str]) -> Result<Settings, String> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(&file, toml).unwrap();
+        let fixed = ["router", "--redis-url", "", "--config", file.path().to_str().unwrap()];
+        let args = fixed.iter().chain(args);
+        let settings = Settings::read(Args::try_parse_from(args).unwrap());
+        settings.map_err(|error| error.to_string().replace(file.path().to_str().unwrap(), "FILE"))
+    }
+
+    #[test]
+    fn the_sample_file_is_right() {
+        // Its keys come from variables that are not set here.
+        let sample = include_str!("router.toml").replace("${", "$ {");
+        let settings = read(&sample, &[]).unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(settings.directory.choose(Some("gpt-4o")).name, "openai");
+        assert_eq!(settings.directory.choose(Some("claude-sonnet-4-5")).name, "anthropic");
+        assert_eq!(settings.directory.choose(Some("gemini-2.5-pro")).name, "google");
+        assert_eq!(settings.sharing, Shared::PerCredential);
+        assert!(settings.trust.is_none());
+    }
+
+    #[test]
+    fn the_command_line_goes_before_the_file_and_the_file_before_the_defaults() {
+        let file = "listen = \"127.0.0.1:1\"\nsharing = \"shared\"\n";
+        let settings = read(file, &["--listen", "127.0.0.1:2"]).unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(settings.listen.port(), 2);
+        assert_eq!(settings.admin_listen.port(), 8081);
+        assert_eq!(settings.sharing, Shared::All);
+        let settings = read(file, &["--sharing", "header:X-Tenant"]).unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!((settings.listen.port(), settings.sharing), (1, Shared::Header(HeaderName::from_static("x-tenant"))));
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_in_one_line_that_says_what_to_do() {
+        let one = "[[upstream]]\nname = \"a\"\nurl = \"http://h\"\n";
+        let two = format!("{one}models = [\"x\"]\n[[upstream]]\nname = \"b\"\nurl = \"http://h\"\n");
+        for (toml, expected) in [
+            ("listen = \"nowhere\"".to_owned(), "FILE:1: "),
+            (
+                "\n[[upstream]]\nname = \"a\"\nurl = \"http://h\"\nmodles = []".to_owned(),
+                "FILE:5: unknown field `modles`, expected one of ",
+            ),
+            ("[[upstream]]\nname = \"a\"\n".to_owned(), "missing field `url`"),
+            ("[[upstream]]\nname = \"a\"\nurl = \"https://u:hush@h\"\n".to_owned(), "the url of upstream `a` has credentials in it"),
+            (format!("{one}{one}"), "the name of upstream `a` is taken"),
+            (two.clone(), "no `default`: name the one for all other models, \"a\", \"b\", or \"simulator\""),
+            (format!("default = \"c\"\n{two}"), "the default upstream `c` is not there"),
+            (format!("default = \"a\"\n{two}models = [\"x\"]\n"), "models `x*` go to both `a` and `b`"),
+            (format!("{one}headers = {{ authorization = \"Bearer ${{ROUTER_TEST_UNSET}}\" }}\n"), "`ROUTER_TEST_UNSET` is not set"),
+            (format!("{one}headers = {{ \"no name\" = \"x\" }}\n"), "a header of upstream `a` cannot be called `no name`"),
+            ("sharing = \"everyone\"".to_owned(), "sharing is `per-credential`, `shared` or `header:NAME`, not `everyone`"),
+            ("admin_listen = \"0.0.0.0:8081\"".to_owned(), "set a token (--admin-token or ROUTER_ADMIN_TOKEN)"),
+        ] {
+            let error = read(&toml, &[]).err().unwrap_or_else(|| panic!("taken: {toml}"));
+            assert!(error.contains(expected) && !error.contains('\n') && !error.contains("hush"), "{toml}\n{error}");
+        }
+        assert!(read("admin_listen = \"0.0.0.0:8081\"", &["--admin-token", "t"]).is_ok());
+    }
+}

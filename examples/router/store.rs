@@ -1,0 +1,73 @@
+//! Where answers are kept, and what of them is shared.
+
+use std::time::Duration;
+
+use tower_response_cache::{
+    ApiPolicy, Sharing,
+    key::Scope,
+    llm::Dialects,
+    store::{BoxStore, Memory, Redis},
+};
+
+use super::{
+    app::StartError,
+    config::{Place, Settings, Shared},
+    route::Route,
+};
+
+pub(crate) fn open(settings: &Settings) -> Result<BoxStore, StartError> {
+    match &settings.store {
+        Place::Memory { bytes } => Ok(BoxStore::new(Memory::new(*bytes))),
+        Place::Redis { url, max_connections } => {
+            // Nothing is connected yet: a Redis that is down stops nobody.
+            let store = Redis::builder(url)
+                .max_connections(*max_connections)
+                .max_record(settings.max_response.saturating_add(HEADS))
+                .fill_bound(settings.upstream_timeout.unwrap_or_default().max(LEAST_FILL).saturating_mul(2))
+                .build();
+            store.map(BoxStore::new).map_err(|error| StartError::usage(format!("REDIS_URL or REDIS_MAX_CONNECTIONS: {error}")))
+        }
+    }
+}
+
+/// What a record takes besides its body, in bytes.
+const HEADS: usize = 1 << 20;
+
+/// How long the making of an answer may take, whatever the bound of upstreams.
+const LEAST_FILL: Duration = Duration::from_secs(300);
+
+/// In a few words, for the log. The URL of a Redis may hold a password.
+pub(crate) fn describe(place: &Place) -> String {
+    match place {
+        Place::Memory { bytes } => format!("memory, {}", super::admin::human(*bytes)),
+        Place::Redis { max_connections, .. } => format!("redis, {max_connections} connections at most"),
+    }
+}
+
+/// What is cached, for whom, and for how long.
+pub(crate) fn policy(settings: &Settings) -> ApiPolicy {
+    let sharing = match settings.sharing.clone() {
+        Shared::PerCredential => Sharing::PerCredential,
+        Shared::All => Sharing::Shared,
+        Shared::Header(name) => {
+            Sharing::by(move |request| Scope::tenant(request.headers.get(&name).map_or(&[][..], |tenant| tenant.as_bytes())))
+        }
+    };
+    let mut policy = ApiPolicy::new(sharing)
+        // Google's answers vary by these.
+        .key_header(http::header::REFERER)
+        .key_header(http::HeaderName::from_static("x-origin"))
+        .paths(|path| Route::of(path).cached)
+        .ttl(settings.ttl)
+        .request_limit(settings.max_request)
+        .max_body(settings.max_response)
+        .inspector(Dialects::new().document_limit(settings.max_response));
+    if let Shared::Header(name) = settings.sharing.clone() {
+        // Whoever is not named, or named twice, shares with nobody.
+        policy = policy.bypass_if(move |request| request.headers.get_all(&name).iter().count() != 1);
+    }
+    if let Some(ttl_header) = settings.trust.clone() {
+        policy = policy.trust_request_headers(Some(ttl_header));
+    }
+    policy
+}

@@ -1,0 +1,436 @@
+//! The way to Redis: connections, deadlines, and what happens when things go wrong.
+//!
+//! What the `redis` crate leaves to its user is done here. Every operation has our deadline around all of it, waiting for a connection
+//! included. A breaker lets operations fail at once while the server is of no use. A connection that does not answer is made anew, for
+//! the kernel takes minutes to call it dead. Connections are made in tasks of their own, one at a time per connection, so that it matters
+//! neither how many wait for one nor whether they leave. Reads and bulk have connections of their own, for a large value delays all that
+//! is behind it.
+
+use std::{
+    future::Future,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use redis::{AsyncConnectionConfig, Client, Cmd, Pipeline, RedisError, Value, aio::MultiplexedConnection};
+use tokio::{
+    sync::{Semaphore, watch},
+    time::{Instant, sleep, timeout, timeout_at},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{
+    breaker::{Breaker, LinkState},
+    fault::Fault,
+};
+
+/// See the module. Ends its tasks when it is dropped.
+pub(super) struct Link {
+    shared: Arc<Shared>,
+}
+
+/// Which connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Lane {
+    /// What a request waits for: small both ways.
+    Read,
+    /// All else.
+    Bulk,
+}
+
+/// What is sent.
+pub(super) enum Ask<'a> {
+    One(&'a Cmd),
+    All(&'a Pipeline),
+}
+
+pub(super) struct Limits {
+    /// Failures in a row that open the breaker.
+    pub(super) threshold: u32,
+    /// Connections at most.
+    pub(super) connections: usize,
+    /// Operations at a time, per lane.
+    pub(super) operations: usize,
+    /// Bytes of large values that are on their way at a time.
+    pub(super) bytes: usize,
+    /// How long making a connection may take.
+    pub(super) dial: Duration,
+    /// What a probe writes to.
+    pub(super) probe: String,
+}
+
+/// What a link went through.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LinkStatus {
+    /// Do operations get through?
+    pub state: LinkState,
+    /// What went wrong last, in one word: an error code of the server, `timeout`, `lost`, `garbled`. `None` if nothing did.
+    pub last_error: Option<&'static str>,
+    /// How often operations began to fail at once.
+    pub opened: u64,
+    /// Attempts at a connection, probes included.
+    pub dials: u64,
+    /// Operations that failed at once because too many, or too many bytes, were on their way.
+    pub rejected: u64,
+    /// Operations that are on their way.
+    pub in_flight: usize,
+}
+
+/// Timeouts in a row after which a connection is made anew.
+const TIMEOUTS: u32 = 3;
+
+/// Operations given up by their callers without an answer on a connection since, after which it is made anew.
+const UNANSWERED: u32 = 1024;
+
+/// What a permit for bytes stands for.
+const UNIT: usize = 1024;
+
+struct Shared {
+    client: Client,
+    limits: Limits,
+    breaker: Breaker,
+    reads: Connections,
+    bulk: Connections,
+    bytes: Semaphore,
+    dials: AtomicU64,
+    rejected: AtomicU64,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+struct Connections {
+    slots: Vec<Arc<Slot>>,
+    next: AtomicUsize,
+    operations: Semaphore,
+}
+
+/// The place of one connection.
+struct Slot {
+    state: Mutex<State>,
+}
+
+enum State {
+    /// None, and never was.
+    New,
+    /// None any more.
+    Down,
+    /// Being made. The sender is dropped when that is over.
+    Dialing(watch::Receiver<()>),
+    Up(Live),
+}
+
+#[derive(Clone)]
+struct Live {
+    connection: MultiplexedConnection,
+    health: Arc<Health>,
+}
+
+/// What is known of one connection; also its identity.
+#[derive(Default)]
+struct Health {
+    timeouts: AtomicU32,
+    unanswered: AtomicU32,
+}
+
+impl Link {
+    pub(super) fn new(client: Client, limits: Limits) -> Self {
+        // Reads and bulk on two connections each, if there may be so many. With one, they share it.
+        let slots = |count: usize| -> Vec<_> { (0..count).map(|_| Arc::new(Slot { state: Mutex::new(State::New) })).collect() };
+        let reads = slots(if limits.connections >= 4 { 2 } else { 1 });
+        let bulk = match limits.connections.saturating_sub(reads.len()) {
+            0 => reads.clone(),
+            left => slots(left.min(2)),
+        };
+        let connections = |slots| Connections { slots, next: AtomicUsize::new(0), operations: Semaphore::new(limits.operations) };
+        let shared = Shared {
+            client,
+            breaker: Breaker::new(limits.threshold),
+            reads: connections(reads),
+            bulk: connections(bulk),
+            bytes: Semaphore::new(limits.bytes / UNIT),
+            dials: AtomicU64::new(0),
+            rejected: AtomicU64::new(0),
+            tasks: TaskTracker::new(),
+            stop: CancellationToken::new(),
+            limits,
+        };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// Sends and waits for the replies, until the deadline. `bytes` is what goes there and back, if it may be much.
+    ///
+    /// Replies that refuse one operation are handed over as they are; what says something of the link is an error.
+    pub(super) async fn call(&self, lane: Lane, until: Instant, bytes: usize, ask: Ask<'_>) -> Result<Vec<Value>, Fault> {
+        let shared = &self.shared;
+        if shared.stop.is_cancelled() {
+            return Err(Fault::Spared("the store was shut down"));
+        }
+        let Some(era) = shared.breaker.admit() else {
+            return Err(Fault::Spared("redis is out of reach, and not asked for the moment"));
+        };
+        let connections = shared.connections(lane);
+        let units = u32::try_from(bytes / UNIT).unwrap_or(u32::MAX);
+        let (Ok(_operation), Ok(_bytes)) = (connections.operations.try_acquire(), shared.bytes.try_acquire_many(units)) else {
+            shared.rejected.fetch_add(1, Ordering::Relaxed);
+            return Err(Fault::Spared("too many operations on redis are on their way"));
+        };
+        let slot = connections.pick();
+        let mut given_up = Unanswered::default();
+        let outcome = timeout_at(until, async {
+            let mut live = Shared::live(shared, slot, era).await.ok_or(None)?;
+            given_up.health = Some(Arc::clone(&live.health));
+            ask.send(&mut live.connection).await.map_err(|error| Some(Fault::of_error(&error)))
+        });
+        let replies = outcome.await;
+        let health = given_up.health.clone();
+        if let (Ok(_), Some(health)) = (&replies, given_up.health.take()) {
+            health.unanswered.store(0, Ordering::Relaxed);
+        }
+        let fault = match replies {
+            Ok(Ok(replies)) => match replies.iter().filter_map(Fault::of_value).find(|fault| fault.is_of_the_link()) {
+                None => {
+                    if let Some(health) = health {
+                        health.timeouts.store(0, Ordering::Relaxed);
+                    }
+                    shared.breaker.succeeded();
+                    return Ok(replies);
+                }
+                Some(fault) => fault,
+            },
+            // Whoever made the attempt has told.
+            Ok(Err(None)) => return Err(Fault::Lost),
+            Ok(Err(Some(fault))) => fault,
+            Err(_) => Fault::Timeout,
+        };
+        shared.struck(slot, health.as_ref(), era, fault);
+        Err(fault)
+    }
+
+    pub(super) fn status(&self) -> LinkStatus {
+        let shared = &self.shared;
+        let in_flight = |connections: &Connections| shared.limits.operations - connections.operations.available_permits();
+        LinkStatus {
+            state: shared.breaker.state(),
+            last_error: shared.breaker.last().map(Fault::label),
+            opened: shared.breaker.opened(),
+            dials: shared.dials.load(Ordering::Relaxed),
+            rejected: shared.rejected.load(Ordering::Relaxed),
+            in_flight: in_flight(&shared.reads) + in_flight(&shared.bulk),
+        }
+    }
+
+    /// Ends all tasks and connections.
+    pub(super) async fn shutdown(&self) {
+        self.shared.stop.cancel();
+        self.shared.hang_up();
+        self.shared.tasks.close();
+        self.shared.tasks.wait().await;
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.shared.stop.cancel();
+    }
+}
+
+/// An operation that was sent and is not answered yet; dropped so, its caller has given up.
+#[derive(Default)]
+struct Unanswered {
+    health: Option<Arc<Health>>,
+}
+
+impl Drop for Unanswered {
+    fn drop(&mut self) {
+        if let Some(health) = &self.health {
+            health.unanswered.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Shared {
+    fn connections(&self, lane: Lane) -> &Connections {
+        match lane {
+            Lane::Read => &self.reads,
+            Lane::Bulk => &self.bulk,
+        }
+    }
+
+    /// The connection of a slot; if need be, after it was made. `None` if it could not be made.
+    async fn live(shared: &Arc<Self>, slot: &Arc<Slot>, era: u64) -> Option<Live> {
+        let mut dialing = {
+            let mut state = slot.lock();
+            match &*state {
+                State::Up(live) if live.health.unanswered.load(Ordering::Relaxed) < UNANSWERED => return Some(live.clone()),
+                // Closed, it ended without a word, by a panic.
+                State::Dialing(dialing) if dialing.has_changed().is_ok() => dialing.clone(),
+                before => {
+                    let again = !matches!(before, State::New);
+                    let dialing = Self::dial(shared, slot, era, again);
+                    *state = State::Dialing(dialing.clone());
+                    dialing
+                }
+            }
+        };
+        // Nothing is ever sent: it returns when the sender is dropped.
+        let _ = dialing.changed().await;
+        match &*slot.lock() {
+            State::Up(live) => Some(live.clone()),
+            _ => None,
+        }
+    }
+
+    /// Makes the connection of a slot, in a task that goes on when those who wait have left.
+    fn dial(shared: &Arc<Self>, slot: &Arc<Slot>, era: u64, again: bool) -> watch::Receiver<()> {
+        let (over, dialing) = watch::channel(());
+        let (task, slot) = (Arc::clone(shared), Arc::clone(slot));
+        shared.tasks.spawn(async move {
+            let _over = over;
+            if again {
+                // So that many processes that lost the same server do not come back in the same moment.
+                sleep(Duration::from_millis(10).mul_f64(fastrand::f64())).await;
+            }
+            let dialed = task.connect().await;
+            let mut state = slot.lock();
+            match dialed {
+                Ok(connection) if !task.stop.is_cancelled() => {
+                    *state = State::Up(Live { connection, health: Arc::default() });
+                    return;
+                }
+                Ok(_) => *state = State::Down,
+                Err(fault) => {
+                    *state = State::Down;
+                    drop(state);
+                    task.failed(era, fault);
+                }
+            }
+        });
+        dialing
+    }
+
+    async fn connect(&self) -> Result<MultiplexedConnection, Fault> {
+        self.dials.fetch_add(1, Ordering::Relaxed);
+        // Our deadlines are around it: theirs are off.
+        let config = AsyncConnectionConfig::new().set_connection_timeout(None).set_response_timeout(None);
+        let connecting = timeout(self.limits.dial, self.client.get_multiplexed_async_connection_with_config(&config));
+        match self.stop.run_until_cancelled(connecting).await {
+            Some(Ok(Ok(connection))) => Ok(connection),
+            Some(Ok(Err(error))) => Err(Fault::of_error(&error)),
+            Some(Err(_)) => Err(Fault::Timeout),
+            None => Err(Fault::Lost),
+        }
+    }
+
+    /// An operation on this connection failed.
+    fn struck(self: &Arc<Self>, slot: &Slot, health: Option<&Arc<Health>>, era: u64, fault: Fault) {
+        match (fault, health) {
+            (Fault::Timeout, Some(health)) => {
+                if health.timeouts.fetch_add(1, Ordering::Relaxed) + 1 >= TIMEOUTS {
+                    slot.hang_up(health);
+                }
+            }
+            // A hundred operations that one broken connection carried are one failure.
+            (Fault::Lost | Fault::Garbled, Some(health)) if !slot.hang_up(health) => return,
+            (_, Some(health)) => {
+                slot.hang_up(health);
+            }
+            (_, None) => {}
+        }
+        self.failed(era, fault);
+    }
+
+    fn failed(self: &Arc<Self>, era: u64, fault: Fault) {
+        if self.breaker.failed(era, fault) {
+            #[cfg(feature = "tracing")]
+            tracing::warn!(target: "tower_response_cache::redis", reason = fault.label(), "redis is not asked any more, until it answers a probe");
+            // Whatever hangs on these, and all memory that waits to be written to them.
+            self.hang_up();
+            self.tasks.spawn(Arc::clone(self).probe());
+        }
+    }
+
+    /// Asks, one time after another, whether the server is of use again.
+    async fn probe(self: Arc<Self>) {
+        let stop = self.stop.clone();
+        let probing = async {
+            loop {
+                sleep(self.breaker.pause()).await;
+                self.breaker.probing();
+                match self.is_well().await {
+                    Ok(connection) => break connection,
+                    Err(fault) => self.breaker.probed(fault),
+                }
+            }
+        };
+        let Some(connection) = stop.run_until_cancelled(probing).await else { return };
+        if let Some(slot) = self.reads.slots.first() {
+            *slot.lock() = State::Up(Live { connection, health: Arc::default() });
+        }
+        self.breaker.close();
+        #[cfg(feature = "tracing")]
+        tracing::info!(target: "tower_response_cache::redis", "redis answers again");
+    }
+
+    /// A new connection, on which a write was answered. A `PING` is answered by a replica, too.
+    async fn is_well(&self) -> Result<MultiplexedConnection, Fault> {
+        let mut connection = self.connect().await?;
+        let mut command = redis::cmd("SET");
+        command.arg(&self.limits.probe).arg(1).arg("PX").arg(1000);
+        let reply = timeout(self.limits.dial, connection.send_packed_command(&command)).await;
+        match reply.map_err(|_| Fault::Timeout)?.map_err(|error| Fault::of_error(&error))? {
+            Value::ServerError(error) => match Fault::of_server(&error) {
+                fault if fault.is_of_the_link() => Err(fault),
+                // Full, or not ours to write: reads go on.
+                _ => Ok(connection),
+            },
+            _ => Ok(connection),
+        }
+    }
+
+    /// Gives up all connections. Those being made are kept.
+    fn hang_up(&self) {
+        for slot in self.reads.slots.iter().chain(&self.bulk.slots) {
+            let mut state = slot.lock();
+            if matches!(*state, State::Up(_)) {
+                *state = State::Down;
+            }
+        }
+    }
+}
+
+impl Connections {
+    fn pick(&self) -> &Arc<Slot> {
+        &self.slots[self.next.fetch_add(1, Ordering::Relaxed) % self.slots.len()]
+    }
+}
+
+impl Slot {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gives up the connection, if it is still this one. Says whether it was.
+    fn hang_up(&self, health: &Arc<Health>) -> bool {
+        let mut state = self.lock();
+        let same = matches!(&*state, State::Up(live) if Arc::ptr_eq(&live.health, health));
+        if same {
+            *state = State::Down;
+        }
+        same
+    }
+}
+
+impl Ask<'_> {
+    fn send<'a>(&'a self, connection: &'a mut MultiplexedConnection) -> impl Future<Output = Result<Vec<Value>, RedisError>> + Send + 'a {
+        async move {
+            match self {
+                Self::One(command) => connection.send_packed_command(command).await.map(|reply| vec![reply]),
+                Self::All(pipeline) => connection.send_packed_commands(pipeline, 0, pipeline.len()).await,
+            }
+        }
+    }
+}

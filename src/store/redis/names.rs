@@ -1,0 +1,99 @@
+use crate::{error::Error, key::Key};
+
+/// How many parts the keys are divided into; each has an epoch of its own.
+pub(super) const BUCKETS: usize = 256;
+
+/// The names of this cache's keys in Redis.
+///
+/// A record is `{prefix}:{ab}cdef…`: the digest, with its first two digits in braces. The braces make them the hash tag, so that the
+/// record and `{prefix}:{ab}`, the epoch of its bucket, are in one slot of a Cluster, and one script may touch both.
+#[derive(Clone, Debug)]
+pub(super) struct Names {
+    prefix: String,
+}
+
+impl Names {
+    /// # Errors
+    ///
+    /// If Redis would take something in the prefix for the hash tag.
+    pub(super) fn new(prefix: &str) -> Result<Self, Error> {
+        if prefix.is_empty() || prefix.contains(['{', '}']) {
+            return Err(Error::config("the prefix of keys in Redis must not be empty nor contain braces"));
+        }
+        Ok(Self { prefix: prefix.to_owned() })
+    }
+
+    pub(super) fn record(&self, key: &Key) -> String {
+        let digest = key.to_string();
+        format!("{}:{{{}}}{}", self.prefix, &digest[..2], &digest[2..])
+    }
+
+    pub(super) fn epoch(&self, bucket: usize) -> String {
+        format!("{}:{{{bucket:02x}}}", self.prefix)
+    }
+
+    pub(super) fn epoch_of(&self, key: &Key) -> String {
+        self.epoch(usize::from(key.as_bytes()[0]))
+    }
+
+    /// What a probe writes to.
+    pub(super) fn probe(&self) -> String {
+        format!("{}:{{00}}:probe", self.prefix)
+    }
+
+    /// The key of a record, if it is the name of one.
+    pub(super) fn parse(&self, name: &[u8]) -> Option<Key> {
+        let rest = std::str::from_utf8(name).ok()?.strip_prefix(&self.prefix)?.strip_prefix(":{")?;
+        let (bucket, rest) = rest.split_once('}')?;
+        let digest = format!("{bucket}{rest}");
+        let key: Key = digest.parse().ok()?;
+        // Upper case would be the name of something else.
+        (bucket.len() == 2 && key.to_string() == digest).then_some(key)
+    }
+
+    /// What `SCAN` matches: all records, and perhaps others that [`parse`](Self::parse) tells apart.
+    pub(super) fn pattern(&self) -> String {
+        let mut pattern = String::with_capacity(self.prefix.len() + 8);
+        for character in self.prefix.chars() {
+            if matches!(character, '*' | '?' | '[' | ']' | '\\' | '^' | '-') {
+                pattern.push('\\');
+            }
+            pattern.push(character);
+        }
+        pattern.push_str(":{??}?*");
+        pattern
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Names;
+    use crate::key::Key;
+
+    #[test]
+    fn a_name_leads_back_to_its_key_and_other_names_lead_nowhere() {
+        let names = Names::new("a*b").unwrap();
+        let key = Key::from_bytes(std::array::from_fn(|i| 0xab ^ i as u8));
+        let name = names.record(&key);
+        assert!(name.starts_with("a*b:{ab}aaa9"), "{name}");
+        assert_eq!(names.epoch_of(&key), "a*b:{ab}");
+        assert_eq!(names.parse(name.as_bytes()), Some(key));
+        assert_eq!(names.pattern(), "a\\*b:{??}?*");
+        for other in [
+            names.epoch_of(&key),
+            names.probe(),
+            name.to_uppercase(),
+            format!("{name}0"),
+            format!("{name}:lease"),
+            format!("x{name}"),
+            name.replace("{ab}", "{a}b"),
+            name.replace("aaa9", "AAA9"),
+        ] {
+            assert_eq!(names.parse(other.as_bytes()), None, "{other}");
+        }
+        assert_eq!(names.parse(b"a*b:{\xff\xff}"), None);
+        for bad in ["", "a{b", "}"] {
+            assert!(Names::new(bad).unwrap_err().is_config());
+        }
+    }
+}

@@ -1,0 +1,238 @@
+use std::{env, fmt, time::Duration};
+
+use redis::{Client, IntoConnectionInfo as _, io::tcp::TcpSettings, io::tcp::socket2::TcpKeepalive};
+
+use super::{
+    Inner, Redis,
+    link::{Limits, Link},
+    names::Names,
+};
+use crate::{Clock, entry::record::Codec, error::Error};
+
+/// Settings of a [`Redis`] store, each with its default.
+#[derive(Clone)]
+#[must_use]
+pub struct RedisBuilder {
+    url: String,
+    prefix: String,
+    deadlines: Deadlines,
+    breaker_threshold: u32,
+    max_connections: usize,
+    max_operations: usize,
+    max_in_flight: usize,
+    max_record: usize,
+    fill_bound: Duration,
+    clock: Clock,
+}
+
+/// How long things may take.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Deadlines {
+    pub(super) read: Duration,
+    pub(super) write: Duration,
+    pub(super) sweep: Duration,
+    pub(super) connect: Duration,
+}
+
+impl RedisBuilder {
+    pub(super) fn new(url: impl Into<String>) -> Self {
+        Self {
+            url: url.into(),
+            prefix: "trc".to_owned(),
+            deadlines: Deadlines {
+                read: Duration::from_millis(100),
+                write: Duration::from_millis(250),
+                sweep: Duration::from_secs(30),
+                connect: Duration::from_secs(1),
+            },
+            breaker_threshold: 5,
+            max_connections: 50,
+            max_operations: 4096,
+            max_in_flight: 64 << 20,
+            max_record: 16 << 20,
+            fill_bound: Duration::from_secs(600),
+            clock: Clock::system(),
+        }
+    }
+
+    /// As the environment has it: `REDIS_URL` (default `redis://localhost:6379/0`) and `REDIS_MAX_CONNECTIONS` (default 50).
+    ///
+    /// # Errors
+    ///
+    /// [Config](Error::is_config), if a variable is set and makes no sense.
+    pub fn from_env() -> Result<Self, Error> {
+        let url = match env::var("REDIS_URL") {
+            Ok(url) => url,
+            Err(env::VarError::NotPresent) => "redis://localhost:6379/0".to_owned(),
+            Err(env::VarError::NotUnicode(_)) => return Err(Error::config("REDIS_URL is not UTF-8")),
+        };
+        let builder = Self::new(url);
+        match env::var_os("REDIS_MAX_CONNECTIONS") {
+            None => Ok(builder),
+            Some(text) => match text.to_str().map(str::parse) {
+                Some(Ok(connections)) if connections > 0 => Ok(builder.max_connections(connections)),
+                _ => Err(Error::config("REDIS_MAX_CONNECTIONS is not a number above 0")),
+            },
+        }
+    }
+
+    /// Sets what all keys in Redis begin with; caches with different prefixes share nothing. No braces. Default: `trc`.
+    pub fn prefix(mut self, prefix: impl Into<String>) -> Self {
+        self.prefix = prefix.into();
+        self
+    }
+
+    /// Sets how long a look-up may take, waiting for a connection included, before it is a miss. Default: 100 ms.
+    ///
+    /// A record of more than 64 KiB comes in a second round trip, for which there is time until the
+    /// [`write_deadline`](Self::write_deadline).
+    pub fn read_deadline(mut self, deadline: Duration) -> Self {
+        self.deadlines.read = deadline;
+        self
+    }
+
+    /// Sets how long storing or removing a record may take. Default: 250 ms.
+    pub fn write_deadline(mut self, deadline: Duration) -> Self {
+        self.deadlines.write = deadline;
+        self
+    }
+
+    /// Sets how long a removal by tag or pattern, or of everything, may take: it walks through all keys of the database. Default: 30 s.
+    pub fn sweep_deadline(mut self, deadline: Duration) -> Self {
+        self.deadlines.sweep = deadline;
+        self
+    }
+
+    /// Sets how long the making of a connection may take, in the background: name resolution, TLS and log-in included. Default: 1 s.
+    pub fn connect_deadline(mut self, deadline: Duration) -> Self {
+        self.deadlines.connect = deadline;
+        self
+    }
+
+    /// Sets after how many failures in a row operations fail at once, until a probe is answered. At least 1. Default: 5.
+    pub fn breaker_threshold(mut self, failures: u32) -> Self {
+        self.breaker_threshold = failures;
+        self
+    }
+
+    /// Sets how many connections there may be. At least 1. Default: 50, of which 4 are used: two for look-ups, two for all else. Each
+    /// carries many operations at a time.
+    pub fn max_connections(mut self, connections: usize) -> Self {
+        self.max_connections = connections.max(1);
+        self
+    }
+
+    /// Sets how many look-ups, and how many other operations, may be on their way at a time; further ones fail at once. At least 1. Default: 4096.
+    pub fn max_operations(mut self, operations: usize) -> Self {
+        self.max_operations = operations.clamp(1, tokio::sync::Semaphore::MAX_PERMITS);
+        self
+    }
+
+    /// Sets how many bytes of records may be on their way to Redis, and of large ones from it, at a time; what goes beyond fails at once.
+    /// At least the size of the largest [record](Self::max_record). Default: 64 MiB.
+    pub fn max_in_flight(mut self, bytes: usize) -> Self {
+        self.max_in_flight = bytes;
+        self
+    }
+
+    /// Sets the size of the largest record that is stored or read, in bytes. At most 512 MiB, as Redis has it. Default: 16 MiB.
+    pub fn max_record(mut self, bytes: usize) -> Self {
+        self.max_record = bytes.min((512 << 20) - 1024);
+        self
+    }
+
+    /// Sets how long the making of an answer takes at most. For so long Redis remembers that a record was removed, so that an answer
+    /// that was on its way then is not stored. Default: 10 minutes.
+    ///
+    /// This costs some 150 bytes of Redis' memory per record removed by request or key. Under `maxmemory-policy volatile-ttl`, which evicts what expires soonest, set it to
+    /// more than the records' lifetimes.
+    pub fn fill_bound(mut self, bound: Duration) -> Self {
+        self.fill_bound = bound;
+        self
+    }
+
+    /// Sets the source of time. Default: the system's.
+    pub fn clock(mut self, clock: Clock) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// Makes the store. Nothing is connected until the first operation, so that a Redis that is down stops nobody.
+    ///
+    /// # Errors
+    ///
+    /// [Config](Error::is_config), if the URL or the prefix makes no sense. The URL is not shown, for it may hold a password.
+    pub fn build(self) -> Result<Redis, Error> {
+        let Self {
+            url,
+            prefix,
+            deadlines,
+            breaker_threshold,
+            max_connections,
+            max_operations,
+            max_in_flight,
+            max_record,
+            fill_bound,
+            clock,
+        } = self;
+        let names = Names::new(&prefix)?;
+        let limits = Limits {
+            threshold: breaker_threshold,
+            connections: max_connections,
+            operations: max_operations,
+            bytes: max_in_flight.max(max_record + 4096).min(u32::MAX as usize),
+            dial: deadlines.connect,
+            probe: names.probe(),
+        };
+        let inner = Inner {
+            link: Link::new(client(&url)?, limits),
+            names,
+            codec: Codec::new(max_record),
+            max_record,
+            deadlines,
+            fill_bound,
+            clock,
+            writes: Default::default(),
+        };
+        Ok(Redis::of(inner))
+    }
+}
+
+fn client(url: &str) -> Result<Client, Error> {
+    // The client's own words may quote the URL.
+    let info = url.into_connection_info().map_err(|_| {
+        Error::config("not a URL of redis: it looks like redis://[user:password@]host[:port][/database], or rediss:// with TLS, or redis+unix:///path")
+    })?;
+    if !info.addr().is_supported() {
+        return Err(Error::config("this kind of connection to redis is not built in: TLS needs the feature `redis-tls`, sockets a Unix"));
+    }
+    #[cfg(feature = "redis-tls")]
+    if matches!(info.addr(), redis::ConnectionAddr::TcpTls { .. }) && rustls::crypto::CryptoProvider::get_default().is_none() {
+        // Another may be faster than we are; either is fine.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+    }
+    let keepalive = TcpKeepalive::new().with_time(Duration::from_secs(5));
+    #[cfg(any(target_os = "linux", target_os = "macos", target_os = "android"))]
+    let keepalive = keepalive.with_interval(Duration::from_secs(2)).with_retries(3);
+    let tcp = TcpSettings::default().set_nodelay(true).set_keepalive(keepalive);
+    #[cfg(any(target_os = "linux", target_os = "android", target_os = "fuchsia"))]
+    let tcp = tcp.set_user_timeout(Duration::from_secs(5));
+    let redis = info.redis_settings().clone().set_skip_set_lib_name();
+    Client::open(info.set_tcp_settings(tcp).set_redis_settings(redis))
+        .map_err(|_| Error::config("the client does not accept the URL of redis"))
+}
+
+impl fmt::Debug for RedisBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisBuilder")
+            .field("prefix", &self.prefix)
+            .field("deadlines", &self.deadlines)
+            .field("breaker_threshold", &self.breaker_threshold)
+            .field("max_connections", &self.max_connections)
+            .field("max_operations", &self.max_operations)
+            .field("max_in_flight", &self.max_in_flight)
+            .field("max_record", &self.max_record)
+            .field("fill_bound", &self.fill_bound)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,134 @@
+use redis::{Pipeline, Value};
+use tokio::time::Instant;
+
+use super::{
+    Redis,
+    fault::Fault,
+    frame::{self, Frame, Kind},
+    link::{Ask, Lane},
+    names::BUCKETS,
+    scripts::DISCARD,
+};
+use crate::{
+    entry::record::Codec,
+    error::Error,
+    key::Key,
+    store::{Listing, Selection, Store as _},
+};
+
+/// How many keys the server looks at per step, about: some hundred microseconds of its time.
+const STEP: usize = 1000;
+
+/// Removes what a selection names, and voids all fills that are on their way.
+pub(super) async fn remove_where(store: &Redis, selection: &Selection) -> Result<u64, Error> {
+    let inner = &store.inner;
+    let start = Instant::now();
+    let until = start + inner.deadlines.sweep;
+
+    // First the epochs, so that what is on its way is not stored; what was stored until now is found.
+    let mut pipeline = Pipeline::with_capacity(BUCKETS + 1);
+    for bucket in 0..BUCKETS {
+        pipeline.cmd("SET").arg(inner.names.epoch(bucket)).arg(&frame::random().to_be_bytes()[..]);
+    }
+    pipeline.add_command(DISCARD.load());
+    let replies = inner.link.call(Lane::Bulk, until, 0, Ask::All(&pipeline)).await?;
+    if let Some(fault) = replies.iter().find_map(Fault::of_value) {
+        return Err(inner.writes.refuse(fault));
+    }
+
+    let (mut cursor, mut removed) = (Vec::from(b"0"), 0);
+    loop {
+        let mut scan = redis::cmd("SCAN");
+        scan.arg(cursor.as_slice()).arg("MATCH").arg(inner.names.pattern()).arg("COUNT").arg(STEP);
+        let Value::Array(reply) = inner.one(Lane::Bulk, until, 0, &scan).await? else { return Err(Fault::Garbled.into()) };
+        let [Value::BulkString(next), Value::Array(names)] = reply.as_slice() else { return Err(Fault::Garbled.into()) };
+        let keys: Vec<Key> = names
+            .iter()
+            .filter_map(|name| match name {
+                Value::BulkString(name) => inner.names.parse(name),
+                _ => None,
+            })
+            .collect();
+        // What is read of each is small, but the server may return more than asked for.
+        for keys in keys.chunks(STEP) {
+            let doomed = doomed(store, selection, keys, until).await?;
+            removed += discard(store, doomed, until).await?;
+        }
+        if next == b"0" {
+            return Ok(removed);
+        }
+        cursor.clone_from(next);
+    }
+}
+
+/// Those that the selection names, each with how its value begins.
+async fn doomed(store: &Redis, selection: &Selection, keys: &[Key], until: Instant) -> Result<Vec<(Key, Vec<u8>)>, Error> {
+    let inner = &store.inner;
+    if keys.is_empty() {
+        return Ok(Vec::new());
+    }
+    let len = if matches!(selection, Selection::All) { Frame::IDENTITY } else { Frame::LEN + Codec::PREFIX };
+    let mut pipeline = Pipeline::with_capacity(keys.len());
+    for key in keys {
+        pipeline.cmd("GETRANGE").arg(inner.names.record(key)).arg(0).arg(len - 1);
+    }
+    let values = inner.link.call(Lane::Bulk, until, 0, Ask::All(&pipeline)).await?;
+    let mut doomed = Vec::new();
+    for (key, value) in keys.iter().zip(values) {
+        let Value::BulkString(mut value) = value else { continue };
+        // Marks of removals stay: some may have been set after the epochs.
+        if !value.starts_with(frame::RECORD) || value.len() < Frame::IDENTITY {
+            continue;
+        }
+        let is_named = matches!(selection, Selection::All) || is_named(store, selection, key, &value).await?;
+        if is_named {
+            value.truncate(Frame::IDENTITY);
+            doomed.push((*key, value));
+        }
+    }
+    Ok(doomed)
+}
+
+async fn is_named(store: &Redis, selection: &Selection, key: &Key, beginning: &[u8]) -> Result<bool, Error> {
+    if !Frame::parse(beginning).is_some_and(|frame| frame.kind == Kind::Record) {
+        return Ok(false);
+    }
+    let listing = match store.inner.codec.listing(key, &beginning[Frame::LEN..]) {
+        // All of it has to be read.
+        Ok(None) => store.get(key).await.map(|lookup| lookup.record.as_ref().and_then(|record| Listing::of(*key, record))),
+        listing => listing,
+    };
+    match listing {
+        Ok(listing) => Ok(listing.is_some_and(|listing| selection.matches(&listing))),
+        // It names nothing. Whoever looks it up drops it.
+        Err(error) if error.is_corrupt() => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Drops values that have not changed since, and counts those. One script call per bucket, for a script touches one slot.
+async fn discard(store: &Redis, mut doomed: Vec<(Key, Vec<u8>)>, until: Instant) -> Result<u64, Error> {
+    if doomed.is_empty() {
+        return Ok(0);
+    }
+    let inner = &store.inner;
+    doomed.sort_unstable();
+    let mut pipeline = Pipeline::new();
+    for bucket in doomed.chunk_by(|(one, _), (other, _)| one.as_bytes()[0] == other.as_bytes()[0]) {
+        let names: Vec<String> = bucket.iter().map(|(key, _)| inner.names.record(key)).collect();
+        let mut command = DISCARD.call(false, &names.iter().map(String::as_str).collect::<Vec<_>>());
+        for (_, beginning) in bucket {
+            command.arg(beginning.as_slice());
+        }
+        pipeline.add_command(command);
+    }
+    let replies = inner.link.call(Lane::Bulk, until, 0, Ask::All(&pipeline)).await?;
+    let mut removed = 0;
+    for reply in &replies {
+        match reply {
+            Value::Int(count) => removed += u64::try_from(*count).unwrap_or_default(),
+            other => return Err(Fault::of_value(other).unwrap_or(Fault::Garbled).into()),
+        }
+    }
+    Ok(removed)
+}

@@ -1,0 +1,139 @@
+//! The admin listener.
+
+use serde_json::{Value, json};
+
+use crate::harness::{Router, Upstream, chat, get, post, with};
+
+async fn used() -> (Router, Upstream) {
+    let upstream = Upstream::signed().await;
+    let router = Router::before(&upstream, &[]).await;
+    router.ask(chat("hello")).await;
+    router.settled(1).await;
+    router.ask(chat("hello")).await;
+    router.ask(get("/v1/files")).await;
+    (router, upstream)
+}
+
+#[tokio::test]
+async fn statistics_have_the_names_that_operators_know() {
+    let (router, _upstream) = used().await;
+    let stats = router.stats().await;
+    for (name, expected) in [
+        ("cached_responses", json!(1)),
+        ("total_keys", json!(1)),
+        ("hit_rate", json!(0.5)),
+        ("hits", json!(1)),
+        ("misses", json!(1)),
+        ("coalesced", json!(0)),
+        ("stale", json!(0)),
+        ("bypassed", json!({"method": 1})),
+        ("stored", json!(1)),
+        ("not_stored", json!(0)),
+        ("store_errors", json!(0)),
+    ] {
+        assert_eq!(stats[name], expected, "{name} in {stats}");
+    }
+    assert!(stats["memory_human"].as_str().unwrap().ends_with('B'), "{stats}");
+    assert!(stats["bytes"].as_u64().unwrap() > stats["bytes_saved"].as_u64().unwrap(), "{stats}");
+    assert!(stats["saved_seconds"].as_f64().unwrap() > 0.0, "{stats}");
+}
+
+#[tokio::test]
+async fn answers_are_invalidated_by_key_pattern_tag_and_all_together() {
+    for (wish, invalidated) in [
+        (json!({"all": true}), 1),
+        (json!({"pattern": "model=gpt-4*"}), 1),
+        (json!({"pattern": "route=chat"}), 1),
+        (json!({"pattern": "provider=other"}), 0),
+        (json!({"tag": "none"}), 0),
+        (json!({"key": "00".repeat(32)}), 0),
+    ] {
+        let (router, upstream) = used().await;
+        let answer = router.admin(post("/cache/invalidate", &wish)).await;
+        assert_eq!((answer.status, answer.json()), (200, json!({"invalidated": invalidated})), "{wish}");
+        let again = router.ask(chat("hello")).await;
+        assert_eq!(again.cache(), if invalidated == 1 { "fwd=miss" } else { "hit" }, "{wish}");
+        assert_eq!(upstream.calls(), 2 + invalidated, "{wish}");
+    }
+    let (router, _upstream) = used().await;
+    let mut request = post("/cache/cleanup", "");
+    request.headers_mut().remove("content-type");
+    assert_eq!(router.admin(request).await.json(), json!({"removed": 0}));
+}
+
+#[tokio::test]
+async fn a_wish_that_is_none_is_refused_and_nothing_is_lost() {
+    let (router, _upstream) = used().await;
+    for body in [
+        "",
+        "{}",
+        "[]",
+        "nonsense",
+        r#"{"all": false}"#,
+        r#"{"all": "yes"}"#,
+        r#"{"all": true, "tag": "x"}"#,
+        r#"{"key": "short"}"#,
+        r#"{"pattern": ""}"#,
+        r#"{"everything": true}"#,
+    ] {
+        let answer = router.admin(post("/cache/invalidate", body)).await;
+        let message = answer.json()["error"]["message"].as_str().unwrap().to_owned();
+        assert_eq!(answer.status, 400, "{body}");
+        assert!(message.contains("exactly one of") || message.contains("64 hexadecimal digits"), "{body}: {message}");
+    }
+    let long = format!("{{\"tag\": \"{}\"}}", "x".repeat(100_000));
+    assert_eq!(router.admin(post("/cache/invalidate", long)).await.status, 413);
+    for (request, status) in [
+        (get("/cache/invalidate"), 405),
+        (post("/cache/stats", "{}"), 405),
+        (get("/cache"), 404),
+        (with(post("/cache/invalidate", r#"{"all": true}"#), "content-type", "text/plain"), 415),
+        (with(post("/cache/cleanup", "{}"), "content-type", "application/x-www-form-urlencoded"), 415),
+        (with(post("/cache/invalidate", r#"{"all": true}"#), "origin", "http://127.0.0.1:8081"), 403),
+        (with(post("/cache/invalidate", r#"{"all": true}"#), "host", "rebound.example"), 403),
+        (with(get("/cache/stats"), "host", "127.0.0.1.example"), 403),
+    ] {
+        let answer = router.admin(request).await;
+        assert_eq!(answer.status, status);
+        assert!(answer.json()["error"]["message"].is_string());
+    }
+    assert_eq!(router.admin(get("/cache/invalidate")).await.header("allow"), Some("POST"));
+    assert_eq!(router.ask(chat("hello")).await.cache(), "hit");
+    for host in ["localhost:1", "LOCALHOST", "[::1]:8081", "127.0.0.1"] {
+        assert_eq!(router.admin(with(get("/cache/stats"), "host", host)).await.status, 200, "{host}");
+    }
+}
+
+#[tokio::test]
+async fn a_token_is_asked_for_where_there_is_one() {
+    let router = Router::start(&["--admin-token", "s3cret"]).await;
+    for token in [None, Some(""), Some("Bearer "), Some("Bearer s3cre"), Some("Bearer s3crett"), Some("Basic s3cret"), Some("s3cret")] {
+        for request in [get("/cache/stats"), post("/cache/invalidate", r#"{"all": true}"#), get("/cache")] {
+            let request = match token {
+                Some(token) => with(request, "authorization", token),
+                None => request,
+            };
+            let answer = router.admin(request).await;
+            assert_eq!((answer.status, answer.header("www-authenticate")), (401, Some("Bearer")), "{token:?}");
+            assert!(answer.json()["error"]["message"].is_string() && !answer.text().contains("s3cret"));
+        }
+    }
+    let answer = router.admin(with(get("/cache/stats"), "authorization", "bearer s3cret")).await;
+    assert_eq!(answer.status, 200);
+    // Where a token is asked for, operators come by any name.
+    let request = with(with(get("/cache/stats"), "authorization", "Bearer s3cret"), "host", "router.example");
+    assert_eq!(router.admin(request).await.status, 200);
+    assert_eq!(router.admin(get("/healthz")).await.status, 200);
+}
+
+#[tokio::test]
+async fn the_public_listener_has_no_admin_paths() {
+    let (router, upstream) = used().await;
+    let calls = upstream.calls();
+    for request in [get("/cache/stats"), post("/cache/invalidate", r#"{"all": true}"#)] {
+        let answer: Value = router.ask(request).await.json();
+        assert!(answer["target"].as_str().unwrap().starts_with("/cache/"), "passed on like any other: {answer}");
+    }
+    assert_eq!(upstream.calls(), calls + 2);
+    assert_eq!(router.ask(chat("hello")).await.cache(), "hit");
+}

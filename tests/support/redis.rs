@@ -1,0 +1,190 @@
+//! Real Redis servers, each a child process of the test with a directory of its own.
+
+use std::{
+    io::{BufRead, BufReader, ErrorKind, Read, Write},
+    net::{Shutdown, TcpListener, TcpStream},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use redis::{Connection, FromRedisValue};
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+/// A Redis server on a port of its own, without persistence. Killed and reaped when dropped.
+pub struct Server {
+    child: Child,
+    port: u16,
+    directory: TempDir,
+    arguments: Vec<String>,
+}
+
+impl Server {
+    pub fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// With further arguments, as on the command line.
+    pub fn start_with(arguments: &[&str]) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let arguments: Vec<String> = arguments.iter().map(|argument| (*argument).to_owned()).collect();
+        // Another may take the port between our look and the server's: then the next one.
+        for _ in 0..20 {
+            let port = free_port();
+            let mut child = spawn(port, &directory, &arguments);
+            if is_up(port, &mut child) {
+                return Self { child, port, directory, arguments };
+            }
+            child.kill().ok();
+            child.wait().unwrap();
+        }
+        panic!("redis-server does not come up");
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    pub fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}/0", self.port)
+    }
+
+    /// A connection of the test's own, that blocks.
+    pub fn admin(&self) -> Connection {
+        connect(self.port).expect("the server is up")
+    }
+
+    /// Runs one command.
+    pub fn run<T>(&self, command: &[&str]) -> T
+    where
+        T: FromRedisValue,
+    {
+        let mut it = redis::cmd(command[0]);
+        it.arg(&command[1..]);
+        it.query(&mut self.admin()).unwrap()
+    }
+
+    /// All keys.
+    pub fn keys(&self) -> Vec<Vec<u8>> {
+        self.run(&["KEYS", "*"])
+    }
+
+    /// The only record of a cache, by name.
+    pub fn records(&self, prefix: &str) -> Vec<String> {
+        let mut names: Vec<String> = self.run(&["KEYS", &format!("{prefix}:{{??}}?*")]);
+        names.sort();
+        names
+    }
+
+    /// Listens to all commands from now on.
+    pub fn monitor(&self) -> Monitor {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
+        stream.write_all(b"MONITOR\r\n").unwrap();
+        let mut reader = BufReader::new(stream.try_clone().unwrap());
+        let mut first = String::new();
+        reader.read_line(&mut first).unwrap();
+        assert_eq!(first, "+OK\r\n");
+        let reading = std::thread::spawn(move || {
+            let mut told = Vec::new();
+            reader.read_to_end(&mut told).ok();
+            String::from_utf8_lossy(&told).into_owned()
+        });
+        Monitor { stream, reading }
+    }
+
+    /// SIGKILL.
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Starts it again after [`kill`](Self::kill), on the same port.
+    pub fn restart(&mut self) {
+        for _ in 0..50 {
+            self.child = spawn(self.port, &self.directory, &self.arguments);
+            if is_up(self.port, &mut self.child) {
+                return;
+            }
+            self.child.wait().unwrap();
+        }
+        panic!("redis-server does not come up again");
+    }
+
+    /// SIGSTOP: it is there, and does nothing.
+    pub fn freeze(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// SIGCONT.
+    pub fn thaw(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+/// See [`Server::monitor`].
+pub struct Monitor {
+    stream: TcpStream,
+    reading: std::thread::JoinHandle<String>,
+}
+
+impl Monitor {
+    /// What it heard.
+    pub fn finish(self) -> String {
+        self.stream.shutdown(Shutdown::Both).unwrap();
+        self.reading.join().unwrap()
+    }
+}
+
+/// A port on which nobody listens now.
+pub fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+fn spawn(port: u16, directory: &TempDir, arguments: &[String]) -> Child {
+    let spawned = Command::new("redis-server")
+        .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--loglevel", "warning"])
+        .args(["--enable-debug-command", "yes", "--dir"])
+        .arg(directory.path())
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn();
+    match spawned {
+        Err(error) if error.kind() == ErrorKind::NotFound => panic!("these tests need a redis-server: apt-get install redis-server"),
+        spawned => spawned.unwrap(),
+    }
+}
+
+fn is_up(port: u16, child: &mut Child) -> bool {
+    let patience = Instant::now() + Duration::from_secs(10);
+    while Instant::now() < patience {
+        if child.try_wait().unwrap().is_some() {
+            return false;
+        }
+        // A log-in that is asked for is an answer, too.
+        match connect(port).map(|mut connection| redis::cmd("PING").query::<String>(&mut connection)) {
+            Ok(Ok(_)) => return true,
+            Ok(Err(error)) if error.code() == Some("NOAUTH") => return true,
+            _ => std::thread::sleep(Duration::from_millis(5)),
+        }
+    }
+    false
+}
+
+fn connect(port: u16) -> redis::RedisResult<Connection> {
+    let connection = redis::Client::open(format!("redis://127.0.0.1:{port}/0"))?.get_connection_with_timeout(Duration::from_secs(2))?;
+    connection.set_read_timeout(Some(Duration::from_secs(10)))?;
+    Ok(connection)
+}
