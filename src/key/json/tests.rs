@@ -3,7 +3,7 @@ use std::{collections::BTreeMap, fmt::Write as _};
 use proptest::prelude::*;
 use serde_json::Value;
 
-use super::{MAX_DEPTH, Options, canonicalize};
+use super::{Form, MAX_DEPTH, Options, canonicalize};
 
 fn canonical(body: impl AsRef<[u8]>) -> Option<String> {
     without(&[], body)
