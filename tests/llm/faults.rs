@@ -330,3 +330,15 @@ fn what_is_too_long_is_not_stored_and_not_buffered() {
         assert_eq!(inspect(&Dialects::new(), EVENTS, large.as_bytes().chunks(size)).objection, None, "within the default limit");
     }
 }
+
+#[test]
+fn streams_of_others_with_names_that_sound_alike_are_left_alone() {
+    for text in [
+        "event: message_created\ndata: {\"type\":\"message_created\",\"id\":7}\n\n",
+        "data: {\"type\":\"message-start\"}\n\ndata: {\"type\":\"message-end\"}\n\n",
+        "event: thread.message.delta\ndata: {\"object\":\"thread.message.delta\",\"delta\":{}}\n\nevent: done\ndata: [DONE]\n\n",
+        "data: not json\n\n",
+    ] {
+        assert_eq!(objection(&Dialects::new(), EVENTS, text), None, "{text}");
+    }
+}
