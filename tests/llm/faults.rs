@@ -256,7 +256,7 @@ fn a_gemini_answer_is_not_stored_that_ended_badly() {
     let second = golden("gemini.sse").text.replacen(r#""index":0"#, r#""index":1"#, 1);
     check(EVENTS, &second, "candidate without a finish reason", INCOMPLETE);
     let blocked = r#"{"promptFeedback":{"blockReason":"SAFETY"},"usageMetadata":{"promptTokenCount":9},"modelVersion":"gemini-2.5-flash"}"#;
-    check(JSON, &blocked.replace('}', "}").replacen('{', r#"{"candidates":[{"finishReason":"STOP"}],"#, 1), "prompt blocked", REFUSED);
+    check(JSON, &blocked.replacen('{', r#"{"candidates":[{"finishReason":"STOP"}],"#, 1), "prompt blocked", REFUSED);
     assert_eq!(objection(&Dialects::new(), JSON, blocked).as_deref(), Some("prompt blocked"));
     check(JSON, r#"{"usageMetadata":{"promptTokenCount":9},"modelVersion":"gemini-2.5-flash"}"#, "no candidates", EMPTY);
 }
@@ -323,7 +323,7 @@ fn what_is_too_long_is_not_stored_and_not_buffered() {
         let document = format!("[\"{}\"]", "x".repeat(397));
         let found = inspect(&dialects, JSON, document.as_bytes().chunks(size));
         assert_eq!((found.objection.as_deref(), found.proven), (Some("body too long"), false));
-        assert_eq!(inspect(&dialects, JSON, document[1..document.len() - 1].as_bytes().chunks(size)).objection, None);
+        assert_eq!(inspect(&dialects, JSON, document.as_bytes()[1..document.len() - 1].chunks(size)).objection, None);
     }
     let large = golden.text.replacen("\"content\":\" stood\"", &format!("\"content\":\"{}\"", "\\\"x".repeat(200_000)), 1);
     for size in [4096, 10_000_000] {
