@@ -79,6 +79,12 @@ fn no_spelling_of_a_bad_end_is_missed() {
         assert_ne!(text, golden.text);
         check(EVENTS, &text, "answer truncated", TRUNCATED);
     }
+    let empty = golden.with(r#""finish_reason":null"#, r#""finish_reason":"""#);
+    assert_eq!(objection(&Dialects::new(), EVENTS, &empty), None, "some leave it empty up to the end");
+    let text =
+        empty.replacen(r#"" stood"},"logprobs":null,"finish_reason":"""#, r#"" stood"},"logprobs":null,"finish_reason":"length""#, 1);
+    assert_ne!(text, empty);
+    check(EVENTS, &text, "answer truncated", TRUNCATED);
     let text = golden.text.replacen(r#"{"content":" stood"}"#, r#"{"content":" stood"},"err\u006fr":1"#, 1);
     check(EVENTS, &text, "answer broken off", ERRORS);
     let text = golden.text.replacen(r#""delta":{"content":" stood"}"#, r#""delta":{"content":" stood"},"error":{"code":502}"#, 1);
