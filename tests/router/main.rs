@@ -1,6 +1,6 @@
 //! The router, as its callers, its operators and its upstreams see it: over real sockets, in this process or as the real program.
 
-#![allow(clippy::unwrap_used, reason = "it is all tests")]
+#![allow(clippy::unwrap_used, unreachable_pub, reason = "it is all tests")]
 
 #[path = "../../examples/router/main.rs"]
 #[allow(dead_code)]
