@@ -18,6 +18,7 @@ mod outages;
 mod refusals;
 mod removal;
 mod settings;
+mod tags;
 mod values;
 
 use std::{
