@@ -10,6 +10,8 @@ pub mod contract;
 mod memory;
 #[cfg(feature = "redis")]
 pub mod redis;
+#[cfg(all(feature = "redis", feature = "memory"))]
+pub mod tiered;
 
 use std::future::{Future, ready};
 
@@ -18,6 +20,8 @@ pub use boxed::BoxStore;
 pub use memory::Memory;
 #[cfg(feature = "redis")]
 pub use redis::{LinkState, LinkStatus, Redis, RedisBuilder};
+#[cfg(all(feature = "redis", feature = "memory"))]
+pub use tiered::{TierStatus, Tiered};
 
 use crate::{
     entry::{Metadata, Record},

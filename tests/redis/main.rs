@@ -19,6 +19,7 @@ mod refusals;
 mod removal;
 mod settings;
 mod tags;
+mod tiers;
 mod values;
 
 use std::{

@@ -18,7 +18,7 @@
 //!
 //! A user for this store needs no more than
 //! `ACL SETUSER cache on >password ~trc:* +get +set +getrange +unlink +type +scan +zadd +zrem +zrange +zscan +pexpire
-//! +evalsha +script|load +dbsize +info`.
+//! +evalsha +script|load +dbsize +info`; with memory in front of it (`Tiered`), `+client|tracking +ping` too.
 
 mod breaker;
 mod fault;
@@ -29,6 +29,8 @@ mod scripts;
 mod settings;
 mod sweep;
 mod tags;
+#[cfg(feature = "memory")]
+mod tracking;
 
 use std::{
     fmt,
@@ -43,6 +45,8 @@ use bytes::Bytes;
 use redis::{Cmd, Pipeline, Value};
 use tokio::time::Instant;
 
+#[cfg(feature = "memory")]
+pub(in crate::store) use self::tracking::{Change, Listener};
 pub use self::{breaker::LinkState, link::LinkStatus, settings::RedisBuilder};
 use self::{
     fault::Fault,
@@ -84,6 +88,9 @@ pub struct Redis {
 
 struct Inner {
     link: Link,
+    /// In the newer protocol, which has room for what nobody asked for.
+    #[cfg(feature = "memory")]
+    tracking: redis::Client,
     names: Names,
     codec: Codec,
     max_record: usize,
@@ -142,6 +149,12 @@ impl Redis {
     /// How many records Redis refused to store: out of memory, no permission.
     pub fn refused_writes(&self) -> u64 {
         self.inner.writes.count.load(Ordering::Relaxed)
+    }
+
+    /// Now, by the store's clock.
+    #[cfg(feature = "memory")]
+    pub(in crate::store) fn now(&self) -> std::time::SystemTime {
+        self.inner.clock.now()
     }
 
     fn of(inner: Inner) -> Self {

@@ -39,6 +39,20 @@ impl Names {
         self.epoch(usize::from(key.as_bytes()[0]))
     }
 
+    /// The bucket, if it is the name of an epoch.
+    #[cfg(feature = "memory")]
+    pub(super) fn parse_epoch(&self, name: &[u8]) -> Option<u8> {
+        let rest = std::str::from_utf8(name).ok()?.strip_prefix(&self.prefix)?.strip_prefix(":{")?.strip_suffix('}')?;
+        let bucket = u8::from_str_radix(rest, 16).ok()?;
+        (format!("{bucket:02x}") == rest).then_some(bucket)
+    }
+
+    /// What the names of all records and epochs begin with.
+    #[cfg(feature = "memory")]
+    pub(super) fn tracked(&self) -> String {
+        format!("{}:{{", self.prefix)
+    }
+
     /// What carries a tag. Tags may say more than an operator of Redis should know: they are digested.
     pub(super) fn tag(&self, tag: &str) -> String {
         format!("{}:tag:{}", self.prefix, Key::from_bytes(Sha256::digest(tag).into()))
@@ -102,6 +116,10 @@ mod tests {
         assert_eq!(names.epoch_of(&key), "a*b:{ab}");
         assert_eq!(names.parse(name.as_bytes()), Some(key));
         assert_eq!(names.pattern(), "a\\*b:{??}?*");
+        assert_eq!(names.parse_epoch(b"a*b:{ab}"), Some(0xab));
+        for other in ["a*b:{AB}", "a*b:{+b}", "a*b:{abc}", "a*b:{ab}:probe", name.as_str()] {
+            assert_eq!(names.parse_epoch(other.as_bytes()), None, "{other}");
+        }
         let tag = names.tag("team: blue");
         assert!(names.is_tag(tag.as_bytes()) && !tag.contains("blue"), "{tag}");
         assert!(!names.is_tag(&tag.as_bytes()[1..]) && !names.is_tag(names.record(&key).as_bytes()));
