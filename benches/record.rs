@@ -58,8 +58,8 @@ fn record(criterion: &mut Criterion) {
     let events = entry("text/event-stream", Frames::new((0..32).map(|_| Bytes::from(vec![b'x'; LEN / 32]))));
     for (name, entry) in [("JSON", json), ("32 events", events)] {
         let record = Record::Response(Arc::new(entry));
-        let bytes = codec.encode(&KEY, &record).map(Bytes::from).unwrap();
-        assert_eq!(codec.decode(&KEY, bytes.clone()).unwrap(), record);
+        let bytes = codec.encode(&KEY, &record).map(Bytes::from).expect("it is within all bounds");
+        assert_eq!(codec.decode(&KEY, bytes.clone()).expect("it was just encoded"), record);
         group.bench_function(format!("encode, {name}"), |bencher| bencher.iter(|| codec.encode(&KEY, black_box(&record))));
         group.bench_function(format!("decode, {name}"), |bencher| bencher.iter(|| codec.decode(&KEY, black_box(&bytes).clone())));
         group.bench_function(format!("list, {name}"), |bencher| bencher.iter(|| codec.listing(&KEY, &black_box(&bytes)[..Codec::PREFIX])));

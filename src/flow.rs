@@ -1,5 +1,7 @@
 //! One cached request, from its body to its answer. The only place that knows the order of things.
 
+#![allow(clippy::boxed_local, reason = "the state of a request is boxed once, and stays there")]
+
 use std::{
     any::Any,
     future::Future,
@@ -73,6 +75,8 @@ pub(crate) trait Upload: Body<Data: Send, Error: Send + 'static> + Send + 'stati
 impl<B> Upload for B where B: Body<Data: Send, Error: Send + 'static> + Send + 'static {}
 
 type Answer<RB, E> = Result<Response<ResponseBody<RB>>, E>;
+
+type Pending<RB, E> = Pin<Box<dyn Future<Output = Answer<RB, E>> + Send>>;
 
 impl<S, St, P> Flow<S, St, P> {
     pub(crate) fn new(shared: Shared<St, P>, inner: S, request: request::Parts, options: CacheOptions, recorder: Recorder) -> Self {
@@ -193,11 +197,7 @@ impl<S, St, P> Flow<S, St, P> {
     }
 
     /// Passes a request on as if the cache were not there. On the heap, so that a hit does not carry the room for it.
-    fn pass<B>(
-        self: Box<Self>,
-        body: RequestBody<B>,
-        reason: Bypass,
-    ) -> Pin<Box<dyn Future<Output = Answer<S::ResponseBody, S::Error>> + Send>>
+    fn pass<B>(self: Box<Self>, body: RequestBody<B>, reason: Bypass) -> Pending<S::ResponseBody, S::Error>
     where
         S: Upstream<B>,
         B: Upload,

@@ -19,30 +19,43 @@ pub struct Options {
 /// How deep arrays and objects may nest.
 const MAX_DEPTH: usize = 128;
 
-/// Appends the canonical form of `body` to `out`.
-///
-/// Returns false, and leaves `out` as it was, where there is no one canonical form: invalid JSON or UTF-8, duplicate names (once
-/// unescaped, and also among ignored members), lone surrogates, depth over 128, anything after the value, over 4 GiB.
+/// What became of a body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Form {
+    /// Its canonical form was appended.
+    Canonical,
+    /// It is JSON, but has no one canonical form: duplicate names (once unescaped, and also among ignored members) or lone surrogates.
+    Ambiguous,
+    /// It is not JSON, or not such as is read here: invalid JSON or UTF-8, depth over 128, anything after the value, over 4 GiB.
+    Unreadable,
+}
+
+/// Appends the canonical form of `body` to `out`, or leaves `out` as it was and says why.
 ///
 /// If the body is an object then its members are shown to `member` as they are met, ignored and duplicate ones too: the unescaped
-/// name and the raw, untouched bytes of the value. All of them are shown whenever the body is JSON by its grammar, even if duplicate
-/// names or lone surrogates (shown as U+FFFD) then make this return false; otherwise those before the fault. So what was shown is
-/// there in the body whatever is returned, and a caller who looks for reasons to bypass may trust it.
-pub fn canonicalize(body: &[u8], options: &Options, out: &mut Vec<u8>, member: &mut dyn FnMut(&str, &[u8])) -> bool {
-    let Ok(text) = std::str::from_utf8(body) else { return false };
+/// name (lone surrogates as U+FFFD) and the raw, untouched bytes of the value. All of them are shown unless the body is
+/// [unreadable](Form::Unreadable); then those before the fault. So what was shown is there in the body whatever is returned, and a
+/// caller who looks for reasons to bypass may trust it.
+pub fn canonicalize(body: &[u8], options: &Options, out: &mut Vec<u8>, member: &mut dyn FnMut(&str, &[u8])) -> Form {
+    let Ok(text) = std::str::from_utf8(body) else { return Form::Unreadable };
     if u32::try_from(body.len()).is_err() {
-        return false;
+        return Form::Unreadable;
     }
     // Taken, not borrowed, so that `member` may call this too.
     let mut scratch = SCRATCH.replace(Scratch::new());
     let mut pass = Pass { text, body, at: 0, clean: 0, ignore: &options.ignore, scratch: &mut scratch, flawed: false };
-    let canonical = pass.document(member).is_some() && !pass.flawed;
-    if canonical {
-        pass.write(out);
-    }
+    let form = match pass.document(member) {
+        None => Form::Unreadable,
+        Some(()) if pass.flawed => Form::Ambiguous,
+        Some(()) => {
+            pass.write(out);
+            Form::Canonical
+        }
+    };
     scratch.recycle();
     SCRATCH.set(scratch);
-    canonical
+    form
 }
 
 /// The pass over a body.

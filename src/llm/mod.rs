@@ -10,15 +10,17 @@
 //! | OpenAI chat, completions | `object`, or `choices` | `data: [DONE]`, after a `finish_reason` for every choice | no choice; `finish_reason` of `length`, `content_filter` and their like |
 //! | OpenAI embeddings | `object: list` with `usage` | the document is | |
 //! | OpenAI Responses | `response.*` events; `object: response` | `response.completed` | `response.failed`, `.incomplete`, `.cancelled`; a `status` other than `completed` |
-//! | Anthropic Messages | `message_*` events; `type: message` | `message_stop`, after a `stop_reason` | `stop_reason` of `max_tokens`, `model_context_window_exceeded`, `refusal`, `pause_turn` |
+//! | Anthropic Messages | `message_*` and `content_block_*` events; `type: message` | `message_stop`, after a `stop_reason` | `stop_reason` of `max_tokens`, `model_context_window_exceeded`, `refusal`, `pause_turn` |
 //! | Gemini, events | `candidates`, `promptFeedback`, `modelVersion` | a `finishReason` for every candidate, and a clean end; nothing proves it | no candidate; a `finishReason` other than `STOP`; `blockReason` |
 //! | Gemini, document or array of them | the same | the same, and the document is | the same |
 //! | other events | `text/event-stream` | the end is clean, and not within an event; proven by a last `[DONE]` | no event at all |
 //! | other JSON | `application/json`, `..+json` | the document is | |
 //!
-//! In all of them, a top-level `error` other than `null` and an event named or typed `error` keep an answer from being stored, and so does what follows the
+//! Everything in the last column has a switch that lets it be stored; all are off by default. In all dialects, a top-level `error` other than `null` and an event named or typed `error`
+//! keep an answer from being stored, and so does what follows the
 //! terminal event, other than `ping` and a further `[DONE]`. A stream that ends within an event is cut off: clients would drop that event. A body that claims
-//! to be JSON and is not, or that says something twice which matters, is not stored. Tool calls, refusals in words and reasons that no vendor documents as a failure pass.
+//! to be JSON and is not, or that says something twice which matters, is not stored; neither is a stream with an event, or a document, over
+//! [a limit](Dialects::event_limit). Tool calls, refusals in words and reasons that no vendor documents as a failure pass.
 //!
 //! The rules are the vendors': OpenAI's API reference ("Chat Completions: streaming", "Completions", "Embeddings", "Responses: streaming events"), DeepSeek's ("Create Chat
 //! Completion"), Anthropic's ("Streaming Messages", "Handling stop reasons", "Prompt caching"), Google's ("Gemini API: GenerateContentResponse"); events are cut as WHATWG HTML says

@@ -238,9 +238,9 @@ fn recognised(kind: &str, message: &wire::Message<'_>) -> Option<Dialect> {
         (_, "chat.completion" | "chat.completion.chunk" | "text_completion") => Some(Dialect::Chat),
         (_, "response") => Some(Dialect::Responses),
         (_, "list") if message.usage.0.is_some() => Some(Dialect::Embeddings),
-        ("message", _) => Some(Dialect::Anthropic),
+        ("message" | "message_start" | "message_delta" | "message_stop", _) => Some(Dialect::Anthropic),
+        ("content_block_start" | "content_block_delta" | "content_block_stop", _) => Some(Dialect::Anthropic),
         _ if kind.starts_with("response.") => Some(Dialect::Responses),
-        _ if kind.starts_with("message_") || kind.starts_with("content_block_") => Some(Dialect::Anthropic),
         // Azure's first chunk, and some compatible services, leave `object` empty.
         _ if message.choices.0.is_some() => Some(Dialect::Chat),
         _ if message.candidates.0.is_some() || message.prompt_feedback.0.is_some() || !message.model_version.as_str().is_empty() => {

@@ -1,8 +1,9 @@
 //! Knows a chunk that says nothing new, without parsing it.
 //!
 //! The chunks of a chat stream differ in little but the piece of text that they bring. A chunk that was parsed and changed nothing is
-//! kept as a template with holes where strings stand that no rule reads; whatever equals it but for the insides of those strings is
-//! valid in the same way and changes as little. No spelling of a member can slip through, as it could through a search for names.
+//! kept as a template with holes where strings stand that no rule reads; whatever equals it but for the insides of those strings has the
+//! same members with the same values, and changes as little. No spelling of a member can slip through, as it could through a search for
+//! names.
 
 use std::ops::Range;
 

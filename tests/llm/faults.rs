@@ -79,6 +79,12 @@ fn no_spelling_of_a_bad_end_is_missed() {
         assert_ne!(text, golden.text);
         check(EVENTS, &text, "answer truncated", TRUNCATED);
     }
+    let empty = golden.with(r#""finish_reason":null"#, r#""finish_reason":"""#);
+    assert_eq!(objection(&Dialects::new(), EVENTS, &empty), None, "some leave it empty up to the end");
+    let text =
+        empty.replacen(r#"" stood"},"logprobs":null,"finish_reason":"""#, r#"" stood"},"logprobs":null,"finish_reason":"length""#, 1);
+    assert_ne!(text, empty);
+    check(EVENTS, &text, "answer truncated", TRUNCATED);
     let text = golden.text.replacen(r#"{"content":" stood"}"#, r#"{"content":" stood"},"err\u006fr":1"#, 1);
     check(EVENTS, &text, "answer broken off", ERRORS);
     let text = golden.text.replacen(r#""delta":{"content":" stood"}"#, r#""delta":{"content":" stood"},"error":{"code":502}"#, 1);
@@ -256,7 +262,7 @@ fn a_gemini_answer_is_not_stored_that_ended_badly() {
     let second = golden("gemini.sse").text.replacen(r#""index":0"#, r#""index":1"#, 1);
     check(EVENTS, &second, "candidate without a finish reason", INCOMPLETE);
     let blocked = r#"{"promptFeedback":{"blockReason":"SAFETY"},"usageMetadata":{"promptTokenCount":9},"modelVersion":"gemini-2.5-flash"}"#;
-    check(JSON, &blocked.replace('}', "}").replacen('{', r#"{"candidates":[{"finishReason":"STOP"}],"#, 1), "prompt blocked", REFUSED);
+    check(JSON, &blocked.replacen('{', r#"{"candidates":[{"finishReason":"STOP"}],"#, 1), "prompt blocked", REFUSED);
     assert_eq!(objection(&Dialects::new(), JSON, blocked).as_deref(), Some("prompt blocked"));
     check(JSON, r#"{"usageMetadata":{"promptTokenCount":9},"modelVersion":"gemini-2.5-flash"}"#, "no candidates", EMPTY);
 }
@@ -323,10 +329,22 @@ fn what_is_too_long_is_not_stored_and_not_buffered() {
         let document = format!("[\"{}\"]", "x".repeat(397));
         let found = inspect(&dialects, JSON, document.as_bytes().chunks(size));
         assert_eq!((found.objection.as_deref(), found.proven), (Some("body too long"), false));
-        assert_eq!(inspect(&dialects, JSON, document[1..document.len() - 1].as_bytes().chunks(size)).objection, None);
+        assert_eq!(inspect(&dialects, JSON, document.as_bytes()[1..document.len() - 1].chunks(size)).objection, None);
     }
     let large = golden.text.replacen("\"content\":\" stood\"", &format!("\"content\":\"{}\"", "\\\"x".repeat(200_000)), 1);
     for size in [4096, 10_000_000] {
         assert_eq!(inspect(&Dialects::new(), EVENTS, large.as_bytes().chunks(size)).objection, None, "within the default limit");
+    }
+}
+
+#[test]
+fn streams_of_others_with_names_that_sound_alike_are_left_alone() {
+    for text in [
+        "event: message_created\ndata: {\"type\":\"message_created\",\"id\":7}\n\n",
+        "data: {\"type\":\"message-start\"}\n\ndata: {\"type\":\"message-end\"}\n\n",
+        "event: thread.message.delta\ndata: {\"object\":\"thread.message.delta\",\"delta\":{}}\n\nevent: done\ndata: [DONE]\n\n",
+        "data: not json\n\n",
+    ] {
+        assert_eq!(objection(&Dialects::new(), EVENTS, text), None, "{text}");
     }
 }

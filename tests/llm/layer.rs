@@ -112,25 +112,25 @@ async fn what_is_allowed_is_stored() {
 async fn a_failing_inspector_never_hurts_an_answer() {
     #[derive(Clone, Copy)]
     enum Fails {
-        AtBegin,
-        AtFrame,
-        AtEnd,
+        Begin,
+        Frame,
+        End,
     }
     impl Inspect for Fails {
         fn begin(&self, _: &request::Parts, _: &response::Parts) -> Option<Box<dyn Inspector>> {
-            assert!(!matches!(self, Fails::AtBegin), "broken by a test");
+            assert!(!matches!(self, Fails::Begin), "broken by a test");
             Some(Box::new(*self))
         }
     }
     impl Inspector for Fails {
         fn frame(&mut self, _: &[u8]) {
-            assert!(!matches!(self, Fails::AtFrame), "broken by a test");
+            assert!(!matches!(self, Fails::Frame), "broken by a test");
         }
         fn end(self: Box<Self>) -> Findings {
             panic!("broken by a test");
         }
     }
-    for fails in [Fails::AtBegin, Fails::AtFrame, Fails::AtEnd] {
+    for fails in [Fails::Begin, Fails::Frame, Fails::End] {
         let frames = frames(golden("anthropic.sse").text, 97);
         let (origin, cache, mut fills) = cache(fails, EVENTS, frames.clone());
         for calls in 1..=2 {

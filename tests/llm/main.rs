@@ -1,7 +1,9 @@
 //! What the inspectors of LLM answers find, one module per kind of promise, through the public API.
 
 #![cfg(feature = "llm")]
+#![allow(clippy::unwrap_used, unreachable_pub, missing_docs, missing_debug_implementations, reason = "a test binary")]
 
+#[allow(dead_code, reason = "other tests use the rest")]
 #[path = "../support/origin.rs"]
 mod origin;
 

@@ -234,6 +234,8 @@ async fn a_flapping_server_and_five_hundred_tasks_make_few_attempts_at_connectio
         proxy.set(Way::Refuse);
         proxy.reset();
         crate::until(async || store.status().state != LinkState::Closed).await;
+        // So long it is down.
+        tokio::time::sleep(Duration::from_millis(600)).await;
         proxy.set(Way::Open);
     }
     crate::until(async || store.status().state == LinkState::Closed).await;

@@ -1,6 +1,6 @@
 //! Settings that make no sense are said at once, and secrets are not.
 
-use tower_response_cache::store::{Redis, Store};
+use tower_response_cache::store::{Redis, Selection, Store};
 
 use crate::{fill, key, patient, record, server::Server, stored};
 
@@ -46,6 +46,48 @@ async fn passwords_databases_and_users_are_honoured() {
         assert_eq!(store.status().opened, 1, "one word is enough");
         assert!(!format!("{error:?}").contains("canary"));
     }
+}
+
+/// As the documentation of the module has it.
+const PERMISSIONS: &str = "+get +set +getrange +unlink +type +scan +evalsha +script|load +dbsize +info";
+
+#[tokio::test]
+async fn the_published_permissions_are_enough() {
+    let server = Server::start();
+    let source = include_str!("../../src/store/redis/mod.rs");
+    assert!(source.contains(&format!("`ACL SETUSER cache on >password ~trc:* {PERMISSIONS}`")), "the documentation says something else");
+    let mut command = vec!["ACL", "SETUSER", "cache", "on", ">password", "~trc:*"];
+    command.extend(PERMISSIONS.split(' '));
+    let () = server.run(&command);
+    let store = patient(format!("redis://cache:password@127.0.0.1:{}/0", server.port())).prefix("trc").build().unwrap();
+    assert!(fill(&store, &key(1), record("small")).await);
+    assert!(fill(&store, &key(2), record(vec![b'x'; 1 << 20])).await);
+    assert_eq!(stored(&store, &key(1)).await.as_deref(), Some("small"));
+    assert!(store.get(&key(2)).await.unwrap().record.is_some());
+    assert!(store.metadata(&key(2)).await.unwrap().is_some());
+    assert!(store.remove(&key(1)).await.unwrap());
+    assert!(fill(&store, &key(3), record("damaged")).await);
+    for name in server.records("trc") {
+        let () = server.run(&["SETRANGE", &name, "30", "damage"]);
+    }
+    assert!(store.get(&key(3)).await.unwrap_err().is_corrupt());
+    assert_eq!(stored(&store, &key(3)).await, None, "it was dropped");
+    assert_eq!(store.remove_where(&Selection::All).await.unwrap(), 1);
+    assert_eq!(store.remove_where(&Selection::Pattern("x".into())).await.unwrap(), 0);
+    let usage = store.usage().await.unwrap();
+    assert!(usage.bytes.is_some() && usage.total_keys.is_some());
+    // And for probes.
+    let () = server.run(&["REPLICAOF", "127.0.0.1", "1"]);
+    store.remove(&key(1)).await.unwrap_err();
+    let () = server.run(&["REPLICAOF", "NO", "ONE"]);
+    crate::until(async || store.get(&key(1)).await.is_ok()).await;
+}
+
+#[cfg(not(feature = "redis-tls"))]
+#[test]
+fn tls_that_is_not_built_in_is_said_at_once() {
+    let error = Redis::connect("rediss://:canary@host").unwrap_err();
+    assert!(error.is_config() && error.to_string().contains("redis-tls"), "{error}");
 }
 
 #[tokio::test]

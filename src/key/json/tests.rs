@@ -3,7 +3,7 @@ use std::{collections::BTreeMap, fmt::Write as _};
 use proptest::prelude::*;
 use serde_json::Value;
 
-use super::{MAX_DEPTH, Options, canonicalize};
+use super::{Form, MAX_DEPTH, Options, canonicalize};
 
 fn canonical(body: impl AsRef<[u8]>) -> Option<String> {
     without(&[], body)
@@ -13,17 +13,17 @@ fn without(ignore: &[&str], body: impl AsRef<[u8]>) -> Option<String> {
     let options = Options { ignore: ignore.iter().map(|&name| name.to_owned()).collect() };
     // What is there already stays, whatever happens.
     let mut out = b"before".to_vec();
-    let done = canonicalize(body.as_ref(), &options, &mut out, &mut |_, _| {});
+    let done = canonicalize(body.as_ref(), &options, &mut out, &mut |_, _| {}) == Form::Canonical;
     let form = String::from_utf8(out).unwrap().strip_prefix("before").unwrap().to_owned();
     assert!(done || form.is_empty(), "a failure wrote {form}");
     done.then_some(form)
 }
 
-fn shown(body: &[u8]) -> (bool, Vec<(String, String)>) {
+fn shown(body: &[u8]) -> (Form, Vec<(String, String)>) {
     let mut members = Vec::new();
     let mut show = |name: &str, value: &[u8]| members.push((name.to_owned(), String::from_utf8(value.to_vec()).unwrap()));
-    let done = canonicalize(body, &Options::default(), &mut Vec::new(), &mut show);
-    (done, members)
+    let form = canonicalize(body, &Options::default(), &mut Vec::new(), &mut show);
+    (form, members)
 }
 
 fn nested(open: &str, inner: &str, close: &str, depth: usize) -> String {
@@ -197,28 +197,29 @@ fn members_are_left_out_at_the_top_level_only() {
 #[test]
 fn top_level_members_are_shown_with_their_names_unescaped_and_their_values_untouched() {
     let pairs = |pairs: &[(&str, &str)]| pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect::<Vec<_>>();
-    let (done, members) = shown(br#" { "b" : { "x" : [ 1 ] } , "\u0061\/\n" : "\u0041" ,"c":[ ],"d":-1.0e5 } "#);
-    assert!(done);
+    let (form, members) = shown(br#" { "b" : { "x" : [ 1 ] } , "\u0061\/\n" : "\u0041" ,"c":[ ],"d":-1.0e5 } "#);
+    assert_eq!(form, Form::Canonical);
     assert_eq!(members, pairs(&[("b", r#"{ "x" : [ 1 ] }"#), ("a/\n", r#""\u0041""#), ("c", "[ ]"), ("d", "-1.0e5")]));
 
-    assert_eq!(shown(br#"[{"a":1}]"#), (true, vec![]));
-    assert_eq!(shown(b"{}"), (true, vec![]));
+    assert_eq!(shown(br#"[{"a":1}]"#), (Form::Canonical, vec![]));
+    assert_eq!(shown(b"{}"), (Form::Canonical, vec![]));
 
     // JSON without a canonical form is shown to its end.
-    assert_eq!(shown(br#"{"a":1,"a":2,"b":3}"#), (false, pairs(&[("a", "1"), ("a", "2"), ("b", "3")])));
-    assert_eq!(shown(br#"{"a":{"x":1,"x":2},"b":3}"#), (false, pairs(&[("a", r#"{"x":1,"x":2}"#), ("b", "3")])));
-    assert_eq!(shown(br#"{"\ud800":"\udc00","b":3}"#), (false, pairs(&[("\u{fffd}", r#""\udc00""#), ("b", "3")])));
+    assert_eq!(shown(br#"{"a":1,"a":2,"b":3}"#), (Form::Ambiguous, pairs(&[("a", "1"), ("a", "2"), ("b", "3")])));
+    assert_eq!(shown(br#"{"a":{"x":1,"x":2},"b":3}"#), (Form::Ambiguous, pairs(&[("a", r#"{"x":1,"x":2}"#), ("b", "3")])));
+    assert_eq!(shown(br#"{"\ud800":"\udc00","b":3}"#), (Form::Ambiguous, pairs(&[("\u{fffd}", r#""\udc00""#), ("b", "3")])));
     // What is no JSON, up to the fault.
-    assert_eq!(shown(br#"{"a":1,"b":tru}"#), (false, pairs(&[("a", "1")])));
-    assert_eq!(shown(br#"{"a":1,"b":2"#), (false, pairs(&[("a", "1"), ("b", "2")])));
+    assert_eq!(shown(br#"{"a":1,"b":tru}"#), (Form::Unreadable, pairs(&[("a", "1")])));
+    assert_eq!(shown(br#"{"a":1,"b":2"#), (Form::Unreadable, pairs(&[("a", "1"), ("b", "2")])));
 }
 
 #[test]
 fn a_member_may_be_canonicalised_while_it_is_shown() {
     let mut inner = Vec::new();
     let mut out = Vec::new();
-    let mut show = |_: &str, value: &[u8]| assert!(canonicalize(value, &Options::default(), &mut inner, &mut |_, _| {}));
-    assert!(canonicalize(br#"{"b":{"d":1,"c":2},"a":[ 1 ]}"#, &Options::default(), &mut out, &mut show));
+    let mut show =
+        |_: &str, value: &[u8]| assert_eq!(canonicalize(value, &Options::default(), &mut inner, &mut |_, _| {}), Form::Canonical);
+    assert_eq!(canonicalize(br#"{"b":{"d":1,"c":2},"a":[ 1 ]}"#, &Options::default(), &mut out, &mut show), Form::Canonical);
     assert_eq!(out, br#"{"a":[1],"b":{"c":2,"d":1}}"#);
     assert_eq!(inner, br#"{"c":2,"d":1}[1]"#);
 }

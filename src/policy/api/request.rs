@@ -4,7 +4,7 @@ use http::{HeaderMap, HeaderName, Method, header, request::Parts};
 
 use super::{ApiPolicy, Sharing};
 use crate::{
-    key::{CREDENTIAL_PARAMETERS, Envelope, Field, Fields, Identity, Scope, json},
+    key::{CREDENTIAL_PARAMETERS, Envelope, Field, Fields, Identity, Scope, json, json::Form},
     options::{CacheOptions, Mode},
     policy::{Admission, Bypass},
 };
@@ -108,19 +108,19 @@ impl ApiPolicy {
         }
         let mut bypass = None;
         let mut member = |name: &str, value: &[u8]| bypass = bypass.or(self.objection(name, value));
-        let is_canonical = SCRATCH.with_borrow_mut(|form| {
-            form.clear();
-            let is_canonical = json::canonicalize(body, &self.json, form, &mut member);
-            if is_canonical && canonical {
-                fields.add(Field::JsonBody, form);
+        let form = SCRATCH.with_borrow_mut(|text| {
+            text.clear();
+            let form = json::canonicalize(body, &self.json, text, &mut member);
+            if canonical && form == Form::Canonical {
+                fields.add(Field::JsonBody, text);
             } else {
                 fields.add(Field::RawBody, body);
             }
-            form.shrink_to(KEEP_SCRATCH);
-            is_canonical
+            text.shrink_to(KEEP_SCRATCH);
+            form
         });
         // What this reader gives up on, a more lenient one may still understand: it may name what could not be seen.
-        let is_opaque = is_json && !is_canonical && self.must_look_into(body);
+        let is_opaque = is_json && form == Form::Unreadable && self.must_look_into(body);
         bypass.or(is_opaque.then_some(Bypass::Unreadable)).map_or(Ok(()), Err)
     }
 

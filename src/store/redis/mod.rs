@@ -12,6 +12,11 @@
 //!   was on its way meets a number that it has not seen.
 //! - [`remove_where`](Store::remove_where) gives all buckets new epochs, and only then looks for what to remove.
 //! - After `FLUSHALL` there are no epochs. New ones are random, not counted from 1, so that no fill from before matches.
+//!
+//! # Permissions
+//!
+//! A user for this store needs no more than
+//! `ACL SETUSER cache on >password ~trc:* +get +set +getrange +unlink +type +scan +evalsha +script|load +dbsize +info`.
 
 mod breaker;
 mod fault;

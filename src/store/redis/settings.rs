@@ -201,12 +201,17 @@ impl RedisBuilder {
 }
 
 fn client(url: &str) -> Result<Client, Error> {
+    if !cfg!(feature = "redis-tls") && ["rediss:", "valkeys:"].iter().any(|scheme| url.starts_with(scheme)) {
+        return Err(Error::config("for TLS to redis, build with the feature `redis-tls`"));
+    }
     // The client's own words may quote the URL.
     let info = url.into_connection_info().map_err(|_| {
-        Error::config("not a URL of redis: it looks like redis://[user:password@]host[:port][/database], or rediss:// with TLS, or redis+unix:///path")
+        Error::config(
+            "not a URL of redis: it looks like redis://[user:password@]host[:port][/database], or rediss:// with TLS, or redis+unix:///path",
+        )
     })?;
     if !info.addr().is_supported() {
-        return Err(Error::config("this kind of connection to redis is not built in: TLS needs the feature `redis-tls`, sockets a Unix"));
+        return Err(Error::config("this kind of connection to redis is not there on this platform"));
     }
     #[cfg(feature = "redis-tls")]
     if matches!(info.addr(), redis::ConnectionAddr::TcpTls { .. }) && rustls::crypto::CryptoProvider::get_default().is_none() {
