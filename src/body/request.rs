@@ -1,5 +1,4 @@
 use std::{
-    collections::VecDeque,
     fmt,
     future::poll_fn,
     pin::Pin,
@@ -32,7 +31,7 @@ pin_project! {
     {
         Untouched { #[pin] body: B },
         Buffered { bytes: Bytes, trailers: Option<HeaderMap> },
-        Rejoined { prefix: VecDeque<Bytes>, failure: Option<B::Error>, rest: Option<Pin<Box<B>>> },
+        Rejoined { prefix: Bytes, failure: Option<B::Error>, rest: Option<Pin<Box<B>>> },
     }
 }
 
@@ -65,8 +64,8 @@ where
                 Some(Ok(Frame::data(std::mem::take(bytes))))
             }),
             KindProjection::Rejoined { prefix, failure, rest } => {
-                if let Some(bytes) = prefix.pop_front() {
-                    return Poll::Ready(Some(Ok(Frame::data(bytes))));
+                if !prefix.is_empty() {
+                    return Poll::Ready(Some(Ok(Frame::data(std::mem::take(prefix)))));
                 }
                 if let Some(error) = failure.take() {
                     *rest = None;
@@ -95,7 +94,7 @@ where
             Kind::Untouched { body } => body.size_hint(),
             Kind::Buffered { bytes, .. } => SizeHint::with_exact(bytes.len() as u64),
             Kind::Rejoined { prefix, rest, .. } => {
-                let held: u64 = prefix.iter().map(|bytes| bytes.len() as u64).sum();
+                let held = prefix.len() as u64;
                 let rest = rest.as_ref().map_or_else(|| SizeHint::with_exact(0), |rest| rest.size_hint());
                 let mut hint = SizeHint::new();
                 hint.set_lower(rest.lower().saturating_add(held));
@@ -156,23 +155,23 @@ where
     }
     // Pinned on the heap, because it may have to move on, half read.
     let mut body = Box::pin(body);
-    let mut prefix = VecDeque::new();
-    let mut len = 0;
+    let mut held = Held::default();
     let mut trailers = None;
     loop {
         match poll_fn(|cx| poll_bytes::<B, B::Error>(body.as_mut(), cx)).await {
-            None => return Buffered::Whole(concat(prefix, len), trailers),
+            None => return Buffered::Whole(held.into_bytes(), trailers),
             Some(Err(error)) => {
-                return Buffered::Broken(RequestBody { kind: Kind::Rejoined { prefix, failure: Some(error), rest: None } });
+                return Buffered::Broken(RequestBody {
+                    kind: Kind::Rejoined { prefix: held.into_bytes(), failure: Some(error), rest: None },
+                });
             }
             Some(Ok(frame)) => match frame.into_data() {
                 Ok(data) => {
-                    len += data.len();
-                    if !data.is_empty() {
-                        prefix.push_back(data);
-                    }
-                    if len > limit {
-                        return Buffered::Over(RequestBody { kind: Kind::Rejoined { prefix, failure: None, rest: Some(body) } });
+                    held.push(data);
+                    if held.len() > limit {
+                        return Buffered::Over(RequestBody {
+                            kind: Kind::Rejoined { prefix: held.into_bytes(), failure: None, rest: Some(body) },
+                        });
                     }
                 }
                 Err(frame) => trailers = frame.into_trailers().ok(),
@@ -181,13 +180,28 @@ where
     }
 }
 
-fn concat(mut chunks: VecDeque<Bytes>, len: usize) -> Bytes {
-    if chunks.len() <= 1 {
-        return chunks.pop_front().unwrap_or_default();
+/// What was read so far. A single chunk is kept as it is; several are copied together, so that small ones pin no large read buffers.
+#[derive(Default)]
+struct Held {
+    first: Bytes,
+    joined: BytesMut,
+}
+
+impl Held {
+    fn push(&mut self, data: Bytes) {
+        if self.len() == 0 {
+            self.first = data;
+            return;
+        }
+        self.joined.extend_from_slice(&std::mem::take(&mut self.first));
+        self.joined.extend_from_slice(&data);
     }
-    let mut all = BytesMut::with_capacity(len);
-    for chunk in chunks {
-        all.extend_from_slice(&chunk);
+
+    fn len(&self) -> usize {
+        self.first.len() + self.joined.len()
     }
-    all.freeze()
+
+    fn into_bytes(self) -> Bytes {
+        if self.joined.is_empty() { self.first } else { self.joined.freeze() }
+    }
 }

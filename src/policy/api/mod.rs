@@ -110,6 +110,10 @@ struct Trust {
     ttl_header: Option<HeaderName>,
 }
 
+/// Request fields that are always in the key. The last two are what Google's APIs vary by.
+const KEY_HEADERS: &[&str] =
+    &["accept", "anthropic-version", "anthropic-beta", "openai-organization", "openai-project", "openai-beta", "referer", "x-origin"];
+
 /// How long answers are fresh unless told otherwise.
 const TTL: Duration = Duration::from_secs(3600);
 
@@ -121,9 +125,7 @@ impl ApiPolicy {
             methods: vec![Method::POST],
             paths: None,
             request_limit: 1 << 20,
-            headers: ["accept", "anthropic-version", "anthropic-beta", "openai-organization", "openai-project", "openai-beta"]
-                .map(HeaderName::from_static)
-                .to_vec(),
+            headers: KEY_HEADERS.iter().copied().map(HeaderName::from_static).collect(),
             credentials: crate::key::CREDENTIAL_HEADERS.iter().copied().map(HeaderName::from_static).collect(),
             canonical: true,
             json: json::Options::default(),
@@ -173,7 +175,8 @@ impl ApiPolicy {
     }
 
     /// Adds a request field to the key: requests that differ in it share nothing. Always in the key are the content type without its
-    /// parameters, `accept`, `anthropic-version`, `anthropic-beta`, `openai-organization`, `openai-project` and `openai-beta`.
+    /// parameters, `accept`, `anthropic-version`, `anthropic-beta`, `openai-organization`, `openai-project`, `openai-beta`, `referer` and
+    /// `x-origin`.
     #[must_use]
     pub fn key_header(mut self, name: HeaderName) -> Self {
         if !self.headers.contains(&name) {
