@@ -8,7 +8,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
     sync::Arc,
-    time::{Instant, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use bytes::Bytes;
@@ -25,10 +25,10 @@ use crate::{
     fill::Fill,
     flight::{Ended, Head, Lead, Live, Role, State, Ticket},
     key::{Identity, Key},
-    layer::{Settings, Shared},
+    layer::{Core, Settings, Shared},
     observe::{Counters, Ending, Event, Recorder, Trouble},
     options::{CacheOptions, Mode},
-    policy::{Bypass, Moment, Policy, Reuse},
+    policy::{Bypass, Invalidation, Moment, OnFailure, Policy, Replay, Reuse},
     status::{CACHE_STATUS, CacheStatus, Miss, Outcome, Stale, set_age},
     store::{Generation, Lookup, Store},
 };
@@ -112,7 +112,7 @@ impl<S, St, P> Flow<S, St, P> {
             let mut found = self.look_up(&identity.key).await;
             looks += 1;
             let moment = self.shared.settings.moment();
-            let (why, conditions, fallback) = match self.reuse(&found, moment) {
+            let (why, conditions, on_failure) = match self.reuse(&found, moment) {
                 Reuse::Fresh { refresh } => {
                     let Some(entry) = found.entry.take() else { unreachable!("what is fresh is there") };
                     if refresh {
@@ -125,18 +125,20 @@ impl<S, St, P> Flow<S, St, P> {
                     self.refresh(&identity, found, Arc::clone(&entry), (bytes, trailers));
                     return Ok(self.stored(&entry, &identity.key, Outcome::Stale(Stale::WhileRevalidate), moment.now));
                 }
-                Reuse::Validate { conditions, if_error } => {
-                    let fallback = found.entry.clone().filter(|_| if_error);
-                    (Miss::Stale, Some(conditions), fallback)
+                Reuse::StaleAccepted => {
+                    let Some(entry) = found.entry.take() else { unreachable!("what is stale is there") };
+                    return Ok(self.stored(&entry, &identity.key, Outcome::Stale(Stale::Accepted), moment.now));
                 }
-                Reuse::No => (if found.entry.is_some() { Miss::Request } else { Miss::Absent }, None, None),
+                Reuse::Validate { conditions, why, on_failure } => (why, Some(conditions).filter(|some| !some.is_empty()), on_failure),
+                Reuse::No(why) => (why, None, OnFailure::Pass),
             };
+            let fallback = found.entry.clone().filter(|_| matches!(on_failure, OnFailure::Stale | OnFailure::StaleIfUnreachable));
             if self.options.only_if_cached {
-                return Ok(self.unsatisfied());
+                return Ok(self.timed_out(Outcome::Unsatisfied));
             }
 
             // The flight.
-            let lead = match self.join(&found.key, attempt, (looks < LOOKS).then_some(mark)) {
+            let lead = match self.join(&found.key, attempt, (looks < LOOKS).then_some(mark), conditions.is_some()) {
                 Role::LookAgain => continue,
                 Role::Lead(lead) => lead,
                 Role::Alone => self.shared.core.flights.alone(&found.key),
@@ -149,7 +151,11 @@ impl<S, St, P> Flow<S, St, P> {
                             Some(reader) => return Ok(self.collapsed(&live, reader, ticket, &identity.key)),
                             None => attempt = ALONE,
                         },
-                        Ok(State::Freshened(entry)) => return Ok(self.stored_after_wait(&entry, &identity.key, Outcome::Collapsed)),
+                        Ok(State::Freshened(entry)) => match entry.lifetime.ttl(self.shared.settings.clock.now()) {
+                            Some(_) => return Ok(self.stored_after_wait(&entry, &identity.key, Outcome::Collapsed)),
+                            // What has to be validated for each request was not validated for this one.
+                            None => attempt = ALONE,
+                        },
                         Ok(State::Ended(Ended::Failed)) => match fallback {
                             Some(entry) => return Ok(self.stored_after_wait(&entry, &identity.key, Outcome::Stale(Stale::IfError))),
                             // One of those who waited takes over. If that fails too, the rest go upstream on their own.
@@ -169,7 +175,7 @@ impl<S, St, P> Flow<S, St, P> {
             let ticket = lead.ticket();
             let start = Instant::now();
             let (answer, opening) = oneshot::channel();
-            self.fill(lead, request, asked, (bytes, trailers), identity, found, conditions, fallback.is_some())
+            self.fill(lead, request, asked, (bytes, trailers), identity, found, conditions, on_failure == OnFailure::Stale)
                 .spawn(self.inner.clone(), Some(answer));
             let opening = opening.await;
             self.recorder.record().timings.wait += start.elapsed();
@@ -178,6 +184,7 @@ impl<S, St, P> Flow<S, St, P> {
                 Ok(Opening::Freshened(entry)) => Ok(self.stored_after_wait(&entry, &key, Outcome::Revalidated)),
                 Ok(Opening::Failed(failure)) => match (fallback, failure) {
                     (Some(entry), _) => Ok(self.stored_after_wait(&entry, &key, Outcome::Stale(Stale::IfError))),
+                    (None, Failure::Error(_)) if on_failure == OnFailure::Timeout => Ok(self.timed_out(Outcome::Unreachable)),
                     (None, Failure::Error(error)) => {
                         self.recorder.record().outcome = Outcome::Miss(why);
                         self.recorder.end(Ending::Failed);
@@ -241,15 +248,21 @@ where
         match &found.entry {
             Some(entry) if self.options.mode != Mode::WriteOnly => {
                 contain(&self.shared.core.counters, || self.shared.core.policy.reuse(&self.request, &self.options, entry, moment))
-                    .unwrap_or(Reuse::No)
+                    .unwrap_or(Reuse::No(Miss::Request))
             }
-            _ => Reuse::No,
+            Some(_) => Reuse::No(Miss::Request),
+            None => Reuse::No(if found.variants.is_some() { Miss::Vary } else { Miss::Absent }),
         }
     }
 
-    fn join(&self, key: &Key, attempt: u32, mark: Option<crate::flight::Mark>) -> Role {
+    fn join(&self, key: &Key, attempt: u32, mark: Option<crate::flight::Mark>, validates: bool) -> Role {
+        let Shared { core, settings } = &self.shared;
         // Who asks for a refresh does not want an answer that is older than the question.
-        if attempt >= ALONE || !self.shared.settings.collapse || self.options.mode == Mode::WriteOnly {
+        if attempt >= ALONE
+            || !settings.collapse
+            || self.options.mode == Mode::WriteOnly
+            || contain(&core.counters, || core.policy.joins(&self.request, validates)) != Some(true)
+        {
             return Role::Alone;
         }
         self.shared.core.flights.join(key, mark, attempt > 0)
@@ -265,18 +278,19 @@ where
             return;
         }
         if let Role::Lead(lead) = self.shared.core.flights.join(&found.key, None, false) {
+            let (policy, mut request) = (&self.shared.core.policy, self.request.clone());
             let conditions = match contain(&self.shared.core.counters, || {
-                let settings = &self.shared.settings;
+                policy.refreshing(&mut request);
                 // What would be asked if it were no longer to be served at all.
-                let moment = Moment { now: entry.lifetime.expires(), ..settings.moment() };
-                self.shared.core.policy.reuse(&self.request, &self.options, &entry, moment)
+                let moment = Moment { now: entry.lifetime.expires(), ..self.shared.settings.moment() };
+                policy.reuse(&request, &self.options, &entry, moment)
             }) {
                 Some(Reuse::Validate { conditions, .. }) => Some(conditions),
                 _ => None,
             };
-            let asked = Arc::new(head_of(&self.request));
+            let asked = Arc::new(head_of(&request));
             let found = Found { entry: Some(entry), ..found };
-            self.fill(lead, self.request.clone(), asked, body, *identity, found, conditions, false).spawn(self.inner.clone(), None);
+            self.fill(lead, request, asked, body, *identity, found, conditions, false).spawn(self.inner.clone(), None);
         }
     }
 
@@ -290,7 +304,7 @@ where
         identity: Identity,
         found: Found,
         conditions: Option<HeaderMap>,
-        has_fallback: bool,
+        withhold_failure: bool,
     ) -> Fill<St, P> {
         Fill {
             shared: self.shared.clone(),
@@ -302,7 +316,8 @@ where
             identity,
             found,
             conditions: conditions.filter(|conditions| !conditions.is_empty()),
-            has_fallback,
+            withhold_failure,
+            waited: Duration::ZERO,
         }
     }
 }
@@ -362,7 +377,7 @@ where
     let mut failures = 0;
     for fields in variants.fields.iter().take(VARIANTS) {
         let key = contain(&shared.core.counters, || shared.core.policy.variant(&shared.settings.envelope, primary, request, fields));
-        let Some(key) = key.flatten() else { continue };
+        let Some(key) = key.flatten().map(|key| shared.settings.envelope.in_epoch(&key, variants.epoch)) else { continue };
         let lookup = shared.get(&key).await;
         failures += u32::from(lookup.is_none());
         let generation = lookup.as_ref().map(|lookup| lookup.generation);
@@ -405,7 +420,7 @@ where
 
 impl Settings {
     pub(crate) fn moment(&self) -> Moment {
-        Moment { now: self.clock.now(), luck: fastrand::f64() }
+        Moment { now: self.clock.now(), luck: fastrand::f64(), waited: Duration::ZERO }
     }
 }
 
@@ -433,18 +448,22 @@ where
     {
         let age = entry.lifetime.age(now);
         let status = CacheStatus { key: Some(*key), age: Some(age), ttl: entry.lifetime.ttl(now), ..CacheStatus::of(outcome) };
-        let mut headers = entry.headers.clone();
-        set_age(age, &mut headers);
-        // A panic leaves the head as it was stored.
-        let _ = contain(&self.shared.core.counters, || self.shared.core.policy.replay(&self.request, entry, &mut headers));
+        let mut answer = Replay { status: entry.status, headers: entry.headers.clone(), body: None };
+        set_age(age, &mut answer.headers);
+        // A panic leaves it as it was stored.
+        let _ = contain(&self.shared.core.counters, || self.shared.core.policy.replay(&self.request, entry, &mut answer));
 
         let record = self.recorder.record();
         record.saved_time = Some(entry.metadata.upstream_time);
         record.saved_usage = entry.metadata.usage;
         record.model.clone_from(&entry.metadata.model);
-        let head = Head { status: entry.status, version: self.request.version, headers };
-        let (shared, recorder) = self.answered(outcome, entry.status);
-        respond(&shared.settings, head, status, ResponseBody::stored(Arc::clone(entry), recorder))
+        let head = Head { status: answer.status, version: self.request.version, headers: answer.headers };
+        let (shared, recorder) = self.answered(outcome, answer.status);
+        let body = match answer.body {
+            None => ResponseBody::stored(Arc::clone(entry), recorder),
+            Some(part) => ResponseBody::part(part, entry.lifetime, recorder),
+        };
+        respond(&shared.settings, head, status, body)
     }
 
     /// The answer from the store, when time has passed since the look-up.
@@ -490,15 +509,16 @@ where
         respond(&shared.settings, live.head.clone(), status, ResponseBody::reading(reader, ticket, recorder))
     }
 
-    /// No answer, for one who wanted a stored one (RFC 9111 section 5.2.1.7).
-    fn unsatisfied<RB>(self: Box<Self>) -> Response<ResponseBody<RB>>
+    /// A 504: there is no stored answer for one who wanted one (RFC 9111 section 5.2.1.7), or none that may be served without an upstream that
+    /// does not answer (section 5.2.2.2).
+    fn timed_out<RB>(self: Box<Self>, outcome: Outcome) -> Response<ResponseBody<RB>>
     where
         RB: Body,
         RB::Error: Into<BoxError>,
     {
         let head = Head { status: StatusCode::GATEWAY_TIMEOUT, version: self.request.version, headers: HeaderMap::new() };
-        let (shared, recorder) = self.answered(Outcome::Unsatisfied, head.status);
-        respond(&shared.settings, head, CacheStatus::of(Outcome::Unsatisfied), ResponseBody::empty(recorder))
+        let (shared, recorder) = self.answered(outcome, head.status);
+        respond(&shared.settings, head, CacheStatus::of(outcome), ResponseBody::empty(recorder))
     }
 
     /// The head of the answer is there; the record of the request goes on with the body.
@@ -562,8 +582,14 @@ where
     Response::from_parts(head, ResponseBody::pass(body, recorder))
 }
 
-/// Removes what the response to a watched request makes invalid, off the caller's path.
-pub(crate) fn invalidate_by<St, P, RB>(shared: &Shared<St, P>, asked: request::Parts, response: &Response<RB>)
+/// Removes what the response to a watched request makes invalid. It is done when this returns, so that whoever has seen the response
+/// does not see what it made invalid; and it is done all the same if the caller leaves.
+pub(crate) fn invalidate_by<St, P, RB>(
+    shared: &Shared<St, P>,
+    asked: request::Parts,
+    options: CacheOptions,
+    response: &Response<RB>,
+) -> impl Future<Output = ()> + Send + use<St, P, RB>
 where
     St: Store,
     P: Policy,
@@ -571,18 +597,32 @@ where
     let mut head = Response::new(()).into_parts().0;
     head.status = response.status();
     head.headers = response.headers().clone();
-    let keys = contain(&shared.core.counters, || shared.core.policy.invalidates(&shared.settings.envelope, &asked, &head));
-    let keys = keys.unwrap_or_default();
-    if keys.is_empty() {
-        return;
-    }
+    let policy = &shared.core.policy;
+    let invalid = contain(&shared.core.counters, || policy.invalidates(&shared.settings.envelope, &asked, &options, &head));
+    let Invalidation { keys, selections } = invalid.unwrap_or_default();
+    let nothing = keys.is_empty() && selections.is_empty();
     let task = shared.clone();
-    shared.core.tasks.spawn(async move {
+    let work = async move {
+        let Core { store, flights, .. } = &*task.core;
         for key in keys {
-            task.core.flights.detach(&key);
-            task.attempt("remove", task.core.store.remove(&key)).await;
+            // Those who come from now on are not to join a call that began before.
+            flights.detach(&key);
+            task.attempt("remove", store.remove(&key)).await;
+            flights.detach(&key);
         }
-    });
+        for selection in selections {
+            flights.detach_all();
+            task.attempt("remove", store.remove_where(&selection)).await;
+            flights.detach_all();
+        }
+    };
+    let done = (!nothing).then(|| shared.core.tasks.spawn(work));
+    async move {
+        if let Some(done) = done {
+            // It does not panic, and only the end of the runtime cancels it.
+            drop(done.await);
+        }
+    }
 }
 
 /// Runs code of the policy's, guarded against its panics: `None` if it panicked.

@@ -88,7 +88,7 @@ pub use future::ResponseFuture;
 pub use handle::Handle;
 pub use layer::CacheLayer;
 pub use options::{CacheOptions, Mode};
-pub use policy::{ApiPolicy, Policy, Sharing};
+pub use policy::{ApiPolicy, HttpPolicy, Policy, Sharing};
 pub use service::Cache;
 pub use status::CacheStatus;
 

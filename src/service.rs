@@ -82,7 +82,7 @@ where
                 ResponseFuture::flow(async move {
                     let call = inner.oneshot(Request::from_parts(parts, RequestBody::untouched(body)));
                     let response = flow::pass(&shared.settings, call, reason, recorder).await?;
-                    flow::invalidate_by(&shared, asked, &response);
+                    flow::invalidate_by(&shared, asked, options, &response).await;
                     Ok(response)
                 })
             }

@@ -4,12 +4,16 @@ mod commit;
 mod recording;
 mod vigil;
 
-use std::{panic::AssertUnwindSafe, sync::Arc, time::Instant};
+use std::{
+    panic::AssertUnwindSafe,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use http::{HeaderMap, Method, Request, StatusCode, header, request, response};
-use http_body::Body;
+use http_body::{Body, SizeHint};
 use tokio::sync::oneshot;
 use tower::ServiceExt as _;
 
@@ -19,13 +23,14 @@ use self::{
 };
 use crate::{
     body::{RequestBody, tape::Tape},
+    entry::Frames,
     flight::{Ended, Head, Lead, Live, State},
     flow::{Call, Failure, Found, Opening, Upload, Upstream, contain},
     key::Identity,
     layer::Shared,
     observe::{Event, FillRecord},
     options::{CacheOptions, Mode},
-    policy::{NotStored, Policy, Storing, strip_hop_by_hop},
+    policy::{Moment, NotStored, Policy, Splice, Storing, strip_conditions, strip_hop_by_hop},
     store::Store,
 };
 
@@ -43,8 +48,10 @@ pub(crate) struct Fill<St, P> {
     pub(crate) found: Found,
     /// Fields that make the request conditional on the entry that was found.
     pub(crate) conditions: Option<HeaderMap>,
-    /// A stale answer stands in if the upstream fails.
-    pub(crate) has_fallback: bool,
+    /// A stale answer stands in for a response that is a failure.
+    pub(crate) withhold_failure: bool,
+    /// How long the upstream took to answer.
+    pub(crate) waited: Duration,
 }
 
 /// Who made the call necessary, and reads along.
@@ -120,7 +127,8 @@ where
 
         // The call.
         let _ = contain(counters, || policy.prepare(&mut self.request));
-        let (head, body) = loop {
+        let (mut head, body, before) = loop {
+            let asked_at = Instant::now();
             let mut call: Call<S::ResponseBody, S::Error> =
                 Box::pin(AssertUnwindSafe(inner.clone().oneshot(self.upstream_request())).catch_unwind());
             let failure = match vigil.keep(&self.lead, call.as_mut()).await {
@@ -128,18 +136,30 @@ where
                     let (head, body) = response.into_parts();
                     record.status = Some(head.status);
                     record.first_byte = Some(start.elapsed());
-                    if self.conditions.is_some() && head.status == StatusCode::NOT_MODIFIED {
-                        if let Some(entry) = self.freshen(&head) {
-                            return self.freshened(entry, caller).await;
+                    self.waited = asked_at.elapsed();
+                    match head.status {
+                        StatusCode::NOT_MODIFIED if self.conditions.is_some() => {
+                            if let Some(entry) = self.freshen(&head) {
+                                return self.freshened(entry, caller).await;
+                            }
                         }
-                        // It speaks of something else than what is stored: ask for all of it.
-                        self.conditions = None;
-                        continue;
+                        StatusCode::PARTIAL_CONTENT if self.conditions.is_some() => {
+                            if let Some(splice) = self.splice(&head) {
+                                break (head, body, Some(splice));
+                            }
+                        }
+                        StatusCode::RANGE_NOT_SATISFIABLE if self.conditions.is_some() => {}
+                        _ if !self.withhold_failure || contain(counters, || policy.is_failure(&head)) != Some(true) => {
+                            break (head, body, None);
+                        }
+                        _ => {
+                            self.give_up(&mut caller, Failure::Response);
+                            return Err(NotStored::Failed);
+                        }
                     }
-                    if !self.has_fallback || contain(counters, || policy.is_failure(&head)) != Some(true) {
-                        break (head, body);
-                    }
-                    Failure::Response
+                    // It answers our conditions, and not in terms of what is stored: ask without them.
+                    self.conditions = None;
+                    continue;
                 }
                 Ok(Ok(Err(error))) => Failure::Error(error),
                 Ok(Err(panic)) => Failure::Panic(panic),
@@ -149,16 +169,26 @@ where
                     return Err(NotStored::Abandoned);
                 }
             };
-            // Remembered before those who wait are told, so that nobody queues up in between.
-            shared.core.flights.decline(self.lead.key());
-            self.lead.end(Ended::Failed);
-            tell(&mut caller, Opening::Failed(failure));
+            self.give_up(&mut caller, failure);
             return Err(NotStored::Failed);
         };
+        let mut promised = body.size_hint();
+        let before = before.map(|Splice { status, headers, before }| {
+            (head.status, head.headers) = (status, headers);
+            promised = promised.exact().map_or_else(SizeHint::new, |rest| SizeHint::with_exact(rest + before.len() as u64));
+            before
+        });
 
         // The verdict, and those who wait.
-        let verdict = self.verdict(&head, &body);
-        let (writer, tape) = Tape::new(body.size_hint(), Arc::clone(&shared.core.budget));
+        let verdict = self.verdict(&head, promised.exact());
+        if verdict.storing.is_none() {
+            self.revise(&head).await;
+        }
+        let (writer, tape) = Tape::new(promised, Arc::clone(&shared.core.budget));
+        for chunk in before.iter().flat_map(Frames::as_slice) {
+            record.bytes += chunk.len() as u64;
+            writer.push(chunk.clone());
+        }
         if caller.is_some()
             && let Some(reader) = tape.read()
         {
@@ -195,6 +225,7 @@ where
         complete?;
         let frames = frames.ok_or(NotStored::TooLarge)?;
         let (entry, vary) = self.entry(&head, storing, findings, &frames, trailers, record);
+        let entry = self.merge(entry)?;
         self.commit(entry, vary).await
     }
 
@@ -208,6 +239,7 @@ where
             // Kept, for it may have to be asked without conditions.
             Some(conditions) => {
                 let mut parts = self.request.clone();
+                strip_conditions(&mut parts.headers);
                 for (name, value) in conditions {
                     parts.headers.insert(name, value.clone());
                 }
@@ -219,11 +251,9 @@ where
     }
 
     /// May the response be stored, going by its head?
-    fn verdict(&self, head: &response::Parts, body: &impl Body) -> Verdict {
-        let settings = &self.shared.settings;
-        let storing = contain(&self.shared.core.counters, || {
-            self.shared.core.policy.store(&self.asked, &self.options, head, body.size_hint().exact(), settings.moment())
-        });
+    fn verdict(&self, head: &response::Parts, len: Option<u64>) -> Verdict {
+        let storing =
+            contain(&self.shared.core.counters, || self.shared.core.policy.store(&self.asked, &self.options, head, len, self.moment()));
         match storing.unwrap_or(Err(NotStored::Panic)) {
             Err(reason) => Verdict { storing: None, why_not: Some(reason) },
             Ok(storing) => {
@@ -247,7 +277,13 @@ where
             let head = Head { status: head.status, version: head.version, headers };
             State::Streaming(Arc::new(Live { head, tape, vary, storing: verdict.why_not.is_none() }))
         };
+        let of_the_answer = verdict.why_not.as_ref().is_none_or(NotStored::is_of_the_answer);
         match (&verdict.storing, &verdict.why_not) {
+            // A response that is not fresh may be stored, but answers nobody else before it was validated (RFC 9111 section 4).
+            (Some(storing), _) if storing.lifetime.ttl(shared.settings.clock.now()).is_none() => {
+                shared.core.flights.decline(self.lead.key());
+                self.lead.end(Ended::NotShared);
+            }
             (Some(storing), _) => {
                 let vary = storing.vary.clone().and_then(|fields| {
                     let key = self.variant(&fields)?;
@@ -256,7 +292,9 @@ where
                 self.lead.publish(live(storing.headers.clone(), vary));
             }
             (None, reason) => {
-                shared.core.flights.decline(self.lead.key());
+                if of_the_answer {
+                    shared.core.flights.decline(self.lead.key());
+                }
                 self.lead.close();
                 let shares = |reason: &NotStored| contain(&shared.core.counters, || shared.core.policy.shares(reason)) == Some(true);
                 self.lead.publish(if reason.as_ref().is_some_and(shares) {
@@ -273,7 +311,20 @@ where
     /// Did the body end before, or after, it should have (RFC 9112 section 8)?
     fn is_cut_short(&self, head: &response::Parts, len: u64) -> bool {
         let promised = head.headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-        self.asked.method != Method::HEAD && promised.is_some_and(|promised| promised != len)
+        let has_body = self.asked.method != Method::HEAD && !matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+        has_body && promised.is_some_and(|promised| promised != len)
+    }
+
+    /// There is no response. Remembered before those who wait are told, so that nobody queues up in between.
+    fn give_up<RB, E>(&self, caller: &mut Option<Caller<RB, E>>, failure: Failure<E>) {
+        self.shared.core.flights.decline(self.lead.key());
+        self.lead.end(Ended::Failed);
+        tell(caller, Opening::Failed(failure));
+    }
+
+    /// The time of a decision about the response.
+    fn moment(&self) -> Moment {
+        Moment { waited: self.waited, ..self.shared.settings.moment() }
     }
 }
 

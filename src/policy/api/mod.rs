@@ -7,12 +7,13 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use http::{HeaderMap, HeaderName, Method, StatusCode, request as req, response as res};
 
-use super::{Abandoned, Admission, Bypass, Moment, NotStored, Policy, Reuse, Storing};
+use super::{Abandoned, Admission, Bypass, Moment, NotStored, OnFailure, Policy, Replay, Reuse, Storing};
 use crate::{
     entry::Entry,
     inspect::Inspect,
     key::{Envelope, Identity, Scope, json},
     options::CacheOptions,
+    status::Miss,
 };
 
 /// Caches calls by what they ask, body included, for a fixed time.
@@ -392,7 +393,7 @@ impl Policy for ApiPolicy {
     fn reuse(&self, _: &req::Parts, options: &CacheOptions, entry: &Entry, moment: Moment) -> Reuse {
         let (lifetime, now) = (entry.lifetime, moment.now);
         if options.max_age.is_some_and(|bound| lifetime.age(now) > bound) {
-            return Reuse::No;
+            return Reuse::No(Miss::Request);
         }
         if let Some(left) = lifetime.ttl(now) {
             let cost = entry.metadata.upstream_time.as_secs_f64() * self.early_refresh;
@@ -403,9 +404,9 @@ impl Policy for ApiPolicy {
         if stale < lifetime.stale_while_revalidate {
             Reuse::StaleWhileRevalidate
         } else if stale < lifetime.stale_if_error {
-            Reuse::Validate { conditions: HeaderMap::new(), if_error: true }
+            Reuse::Validate { conditions: HeaderMap::new(), why: Miss::Stale, on_failure: OnFailure::Stale }
         } else {
-            Reuse::No
+            Reuse::No(Miss::Stale)
         }
     }
 
@@ -435,11 +436,11 @@ impl Policy for ApiPolicy {
         !matches!(reason, NotStored::Encoded | NotStored::Personal | NotStored::Forbidden | NotStored::Vary)
     }
 
-    fn replay(&self, _: &req::Parts, entry: &Entry, headers: &mut HeaderMap) {
+    fn replay(&self, _: &req::Parts, entry: &Entry, answer: &mut Replay) {
         if let (Some(name), Some(id)) = (&self.show_request_id, &entry.metadata.upstream_request_id)
             && let Ok(id) = id.parse()
         {
-            headers.insert(name, id);
+            answer.headers.insert(name, id);
         }
     }
 
