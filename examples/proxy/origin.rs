@@ -1,0 +1,107 @@
+//! The origin, as a service.
+
+use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use http::{Request, Response, Uri, uri};
+use hyper::body::Incoming;
+use hyper_util::{
+    client::legacy::{Client, connect::HttpConnector},
+    rt::{TokioExecutor, TokioTimer},
+};
+use tokio::time::timeout;
+use tower::Service;
+use tower_response_cache::{BoxError, RequestBody};
+
+/// How long a connection is kept for the next request. Short: a request on a connection that the origin is about to close fails, and nothing here
+/// asks twice.
+const IDLE: Duration = Duration::from_secs(1);
+
+/// Forwards requests to one origin.
+#[derive(Clone)]
+pub struct Origin {
+    client: Client<HttpConnector, RequestBody<Incoming>>,
+    authority: uri::Authority,
+    patience: Duration,
+}
+
+/// Why there is no response.
+#[derive(Debug)]
+pub enum OriginError {
+    /// The origin was not reached, or broke off, or what it said is not HTTP.
+    Broken(BoxError),
+    /// It took too long.
+    Slow,
+}
+
+impl Origin {
+    pub fn new(origin: &Uri, http2: bool, patience: Duration) -> Result<Self, BoxError> {
+        if origin.scheme().is_some_and(|scheme| *scheme != uri::Scheme::HTTP) {
+            return Err("the origin has to be an http URI".into());
+        }
+        let authority = origin.authority().cloned().ok_or("the origin has no host")?;
+        let mut connector = HttpConnector::new();
+        connector.set_nodelay(true);
+        connector.set_connect_timeout(Some(Duration::from_secs(5)));
+        let client = Client::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(IDLE)
+            .retry_canceled_requests(false)
+            .set_host(false)
+            .http2_only(http2)
+            .build(connector);
+        Ok(Self { client, authority, patience })
+    }
+}
+
+impl Service<Request<RequestBody<Incoming>>> for Origin {
+    type Response = Response<Incoming>;
+    type Error = OriginError;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Incoming>, OriginError>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), OriginError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, mut request: Request<RequestBody<Incoming>>) -> Self::Future {
+        // The `Host` field goes on saying what the caller asked for.
+        let mut parts = std::mem::take(request.uri_mut()).into_parts();
+        parts.scheme = Some(uri::Scheme::HTTP);
+        parts.authority = Some(self.authority.clone());
+        let call = Uri::from_parts(parts).map(|uri| {
+            *request.uri_mut() = uri;
+            self.client.request(request)
+        });
+        let patience = self.patience;
+        Box::pin(async move {
+            let call = call.map_err(|error| OriginError::Broken(error.into()))?;
+            match timeout(patience, call).await {
+                Ok(answer) => answer.map_err(|error| OriginError::Broken(error.into())),
+                Err(_) => Err(OriginError::Slow),
+            }
+        })
+    }
+}
+
+impl fmt::Display for OriginError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Broken(_) => "the origin gave no response",
+            Self::Slow => "the origin took too long",
+        })
+    }
+}
+
+impl std::error::Error for OriginError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Broken(error) => Some(&**error),
+            Self::Slow => None,
+        }
+    }
+}
