@@ -53,7 +53,8 @@ where
         let Some(token) = &self.token else { return true };
         let given = request.headers().get(header::AUTHORIZATION).and_then(|value| value.as_bytes().strip_prefix(b"Bearer "));
         // In a time that does not depend on where they differ.
-        given.is_some_and(|given| given.len() == token.len() && given.iter().zip(token.as_bytes()).fold(0, |all, (a, b)| all | (a ^ b)) == 0)
+        given
+            .is_some_and(|given| given.len() == token.len() && given.iter().zip(token.as_bytes()).fold(0, |all, (a, b)| all | (a ^ b)) == 0)
     }
 
     async fn stats(&self) -> Response<Body> {

@@ -1,0 +1,24 @@
+//! HTTP caching by the standards, over real sockets: a client, the proxy of the examples, and a scripted origin.
+//!
+//! The cases are written from the text of the standards, one module per part of it. See [`script`] for their language.
+
+#[path = "../../examples/proxy/fields.rs"]
+mod fields;
+#[path = "../../examples/proxy/origin.rs"]
+mod origin;
+#[path = "../../examples/proxy/proxy.rs"]
+mod proxy;
+
+mod script;
+mod wire;
+
+mod conditions;
+mod directives;
+mod expires;
+mod invalidation;
+mod messages;
+mod ranges;
+mod stale;
+mod storing;
+mod validation;
+mod vary;
