@@ -32,6 +32,10 @@ async fn a_stale_response_stands_in_for_an_origin_that_gives_none() {
     .into_iter()
     .map(|(name, directives, then, expected)| (name, case(directives, then, expected)))
     .chain([
+        (
+            "a stale failure does not stand in for a new one",
+            "> \n< 500 | Cache-Control: max-age=5, stale-if-error=60 | @1\n+ 9\n> \n< 503 | @2\n= 503 | @2\n".to_owned(),
+        ),
         ("nothing stored", "> \n< #hangup\n= 502\n".to_owned()),
         ("the caller's stale-if-error", "> \n< 200 | Cache-Control: max-age=5 | ETag: \"a\" | @1\n+ 9\n> | Cache-Control: stale-if-error=60\n< 503\n= 200 | @1\n".to_owned()),
         ("who wants the newest gets nothing older", "> \n< 200 | Cache-Control: max-age=5 | @1\n> | Cache-Control: no-cache\n< #hangup\n= 502\n".to_owned()),
@@ -40,6 +44,18 @@ async fn a_stale_response_stands_in_for_an_origin_that_gives_none() {
     ])
     .collect();
     run(HttpPolicy::shared(), &cases.iter().map(|(name, case)| (*name, case.as_str())).collect::<Vec<_>>()).await;
+    run(
+        HttpPolicy::shared().rfc(),
+        &[
+            ("rfc 503", "> \n< 200 | Cache-Control: max-age=5 | ETag: \"a\" | @1\n+ 9\n> \n< 503 | @down\n= 200 | @1"),
+            (
+                "rfc 503, must-revalidate",
+                "> \n< 200 | Cache-Control: max-age=5, must-revalidate | ETag: \"a\" | @1\n+ 9\n> \n< 503 | @down\n= 503 | @down",
+            ),
+            ("rfc 503, stored 503", "> \n< 503 | Cache-Control: max-age=5 | @1\n+ 9\n> \n< 503 | @2\n= 503 | @2"),
+        ],
+    )
+    .await;
     run(
         HttpPolicy::shared().stale_if_unreachable(false),
         &[("by option", "> \n< 200 | Cache-Control: max-age=5 | ETag: \"a\" | @1\n+ 9\n> \n< #hangup\n= 502")],

@@ -94,6 +94,10 @@ async fn a_head_is_answered_from_a_get_and_says_what_has_become_of_it() {
     ]
     .into_iter()
     .map(|(name, case)| (name, format!("{stored}{}", case.replace("HEAD<", &format!("{head}<")))))
+    .chain([
+        ("of no length", "> \n< 200 | #chunked | Cache-Control: max-age=50 | @body\n> HEAD /\n= 200 | #fresh | !Content-Length | @\n".to_owned()),
+        ("of a 204", "> \n< 204 | Cache-Control: max-age=50\n> HEAD /\n= 204 | #fresh | !Content-Length | @\n".to_owned()),
+    ])
     .collect();
     run(HttpPolicy::shared(), &cases.iter().map(|(name, case)| (*name, case.as_str())).collect::<Vec<_>>()).await;
 }

@@ -59,6 +59,7 @@ pub struct HttpPolicy {
     heuristic_max: Duration,
     keep: Duration,
     stale_if_unreachable: bool,
+    stale_if_failing: bool,
     targets: Vec<HeaderName>,
     heed_requests: bool,
     key_cookies: bool,
@@ -89,6 +90,7 @@ impl HttpPolicy {
             heuristic_max: Duration::from_secs(7 * 86_400),
             keep: Duration::from_secs(86_400),
             stale_if_unreachable: true,
+            stale_if_failing: false,
             targets: vec![HeaderName::from_static("cdn-cache-control")],
             heed_requests: true,
             key_cookies: true,
@@ -111,11 +113,11 @@ impl HttpPolicy {
     }
 
     /// Goes by the letter of the standards where the defaults are more careful: callers with different cookies share what the
-    /// origin lets them share, `Set-Cookie` is stored, bodies that end with their connection are, and languages and encodings that a request accepts are compared
-    /// without regard to their order. Default: off.
+    /// origin lets them share, `Set-Cookie` is stored, bodies that end with their connection are, languages and encodings that a request accepts are compared
+    /// without regard to their order, and a failing upstream counts as one that cannot be reached. Default: off.
     #[must_use]
     pub fn rfc(self) -> Self {
-        self.key_cookies(false).store_set_cookie(true).store_close_delimited(true).normalise_order(true)
+        self.key_cookies(false).store_set_cookie(true).store_close_delimited(true).normalise_order(true).stale_if_failing(true)
     }
 
     /// Sets for what part of the time since its last modification a response is fresh that says nothing of its freshness (RFC 9111 section 4.2.2);
@@ -144,6 +146,14 @@ impl HttpPolicy {
     #[must_use]
     pub fn stale_if_unreachable(mut self, on: bool) -> Self {
         self.stale_if_unreachable = on;
+        self
+    }
+
+    /// Takes a 500, 502, 503 or 504 in answer to a validation for no response at all, as a cache may (RFC 9111 section 4.3.3): then a stale response is
+    /// served for as long as it is [kept](Self::keep), unless it forbids that. What the origin itself says with `stale-if-error` counts in any case. Default: off.
+    #[must_use]
+    pub fn stale_if_failing(mut self, on: bool) -> Self {
+        self.stale_if_failing = on;
         self
     }
 

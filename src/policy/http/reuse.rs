@@ -60,7 +60,10 @@ impl HttpPolicy {
         if bound.is_none() && asked.min_fresh.is_none() && stale_for < entry.lifetime.stale_while_revalidate {
             return Reuse::StaleWhileRevalidate;
         }
-        let on_failure = if stale_for < entry.lifetime.stale_if_error || within(asked.stale_if_error) {
+        // A stale failure is no better than a new one.
+        let stands_in = !entry.status.is_server_error();
+        let lenient = self.stale_if_failing || stale_for < entry.lifetime.stale_if_error || within(asked.stale_if_error);
+        let on_failure = if stands_in && lenient {
             OnFailure::Stale
         } else if self.stale_if_unreachable {
             OnFailure::StaleIfUnreachable
