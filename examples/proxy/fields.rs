@@ -8,10 +8,10 @@ use tower_response_cache::policy::strip_hop_by_hop;
 static FORWARDED: HeaderName = HeaderName::from_static("forwarded");
 
 /// Makes a request that came in one that can go on: its target is absolute, and what was for this connection alone is gone. Says what is wrong with it if it
-/// cannot.
-pub fn forward(request: &mut request::Parts, via: &str, forwarded: Option<SocketAddr>) -> Result<(), &'static str> {
+/// cannot. `host` is whom it is for if it is too old to say it.
+pub fn forward(request: &mut request::Parts, via: &str, forwarded: Option<SocketAddr>, host: &uri::Authority) -> Result<(), &'static str> {
     let received = request.version;
-    absolute(request)?;
+    absolute(request, host)?;
     strip_hop_by_hop(&mut request.headers);
     // Whether the content is wanted was settled with this connection.
     request.headers.remove(header::EXPECT);
@@ -31,12 +31,15 @@ pub fn answer(headers: &mut HeaderMap, received: Version, via: &str) {
 }
 
 /// The target as an absolute URI: the authority is in it, or in `Host` (RFC 9112 section 3.3).
-fn absolute(request: &mut request::Parts) -> Result<(), &'static str> {
+fn absolute(request: &mut request::Parts, default: &uri::Authority) -> Result<(), &'static str> {
     let mut parts = std::mem::take(&mut request.uri).into_parts();
     if parts.authority.is_none() {
         let mut hosts = request.headers.get_all(header::HOST).iter();
-        let (Some(host), None) = (hosts.next(), hosts.next()) else { return Err("a request needs one host") };
-        parts.authority = Some(uri::Authority::try_from(host.as_bytes()).map_err(|_| "the host is invalid")?);
+        parts.authority = Some(match (hosts.next(), hosts.next()) {
+            (Some(host), None) => uri::Authority::try_from(host.as_bytes()).map_err(|_| "the host is invalid")?,
+            (None, _) if request.version <= Version::HTTP_10 => default.clone(),
+            _ => return Err("a request needs one host"),
+        });
     }
     parts.scheme = Some(uri::Scheme::HTTP);
     parts.path_and_query.get_or_insert(uri::PathAndQuery::from_static("/"));

@@ -22,12 +22,13 @@ use tower::Layer;
 use tower_response_cache::{
     BoxError, CacheLayer, HttpPolicy,
     observe::TracingObserver,
-    store::{BoxStore, Memory},
+    store::{BoxStore, Memory, Redis},
 };
 
 use crate::{admin::Admin, origin::Origin, proxy::Proxy};
 
-#[derive(Debug, Parser)]
+// No `Debug`: a URL may hold a password.
+#[derive(Parser)]
 #[command(about = "A caching reverse proxy")]
 struct Args {
     /// Where to listen; port 0 takes any free one.
@@ -50,9 +51,13 @@ struct Args {
     #[arg(long)]
     rfc: bool,
 
-    /// Memory for stored responses, in MiB.
+    /// Memory for stored responses, in MiB, if they are not in Redis.
     #[arg(long, default_value_t = 256)]
     memory: u64,
+
+    /// Keep responses in this Redis.
+    #[arg(long)]
+    redis: Option<String>,
 
     /// Tell the origin who asked, in `Forwarded` (RFC 7239).
     #[arg(long)]
@@ -71,6 +76,9 @@ struct Args {
     admin_token: Option<String>,
 }
 
+/// The longest response with its head that goes into Redis, in bytes.
+const MAX_RECORD: usize = 16 << 20;
+
 #[tokio::main]
 async fn main() -> Result<(), BoxError> {
     tracing_subscriber::fmt().with_env_filter(tracing_subscriber::EnvFilter::from_default_env()).with_writer(std::io::stderr).init();
@@ -79,7 +87,10 @@ async fn main() -> Result<(), BoxError> {
 
     let policy = HttpPolicy::shared();
     let policy = if args.rfc { policy.rfc() } else { policy };
-    let store = BoxStore::new(Memory::new(args.memory << 20));
+    let store = match &args.redis {
+        Some(url) => BoxStore::new(Redis::builder(url).max_record(MAX_RECORD).build()?),
+        None => BoxStore::new(Memory::new(args.memory << 20)),
+    };
     let layer = CacheLayer::new(store, policy).name(args.name.as_str()).observer(TracingObserver);
     let handle = layer.handle();
     let proxy = Proxy::new(layer.layer(origin), &args.name, args.forwarded)?;

@@ -10,10 +10,13 @@ use std::{
 
 use http::{Request, Response, Uri, uri};
 use hyper::body::Incoming;
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
     rt::{TokioExecutor, TokioTimer},
 };
+use rustls::{ClientConfig, RootCertStore, crypto::ring};
+use rustls_platform_verifier::BuilderVerifierExt as _;
 use tokio::time::timeout;
 use tower::Service;
 use tower_response_cache::{BoxError, RequestBody};
@@ -25,7 +28,8 @@ const IDLE: Duration = Duration::from_secs(1);
 /// Forwards requests to one origin.
 #[derive(Clone)]
 pub struct Origin {
-    client: Client<HttpConnector, RequestBody<Incoming>>,
+    client: Client<HttpsConnector<HttpConnector>, RequestBody<Incoming>>,
+    scheme: uri::Scheme,
     authority: uri::Authority,
     patience: Duration,
 }
@@ -41,13 +45,17 @@ pub enum OriginError {
 
 impl Origin {
     pub fn new(origin: &Uri, http2: bool, patience: Duration) -> Result<Self, BoxError> {
-        if origin.scheme().is_some_and(|scheme| *scheme != uri::Scheme::HTTP) {
-            return Err("the origin has to be an http URI".into());
+        let scheme = origin.scheme().cloned().unwrap_or(uri::Scheme::HTTP);
+        if scheme != uri::Scheme::HTTP && scheme != uri::Scheme::HTTPS {
+            return Err("the origin has to be an http or https URI".into());
         }
         let authority = origin.authority().cloned().ok_or("the origin has no host")?;
-        let mut connector = HttpConnector::new();
-        connector.set_nodelay(true);
-        connector.set_connect_timeout(Some(Duration::from_secs(5)));
+        let mut tcp = HttpConnector::new();
+        tcp.enforce_http(false);
+        tcp.set_nodelay(true);
+        tcp.set_connect_timeout(Some(Duration::from_secs(5)));
+        let tls = tls(scheme == uri::Scheme::HTTPS)?;
+        let connector = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().enable_http2().wrap_connector(tcp);
         let client = Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE)
@@ -55,8 +63,23 @@ impl Origin {
             .set_host(false)
             .http2_only(http2)
             .build(connector);
-        Ok(Self { client, authority, patience })
+        Ok(Self { client, scheme, authority, patience })
     }
+
+    /// Whom a request is for that does not say it.
+    pub fn authority(&self) -> &uri::Authority {
+        &self.authority
+    }
+}
+
+/// TLS as the platform verifies it. Certificates are only looked for where they are needed.
+fn tls(needed: bool) -> Result<ClientConfig, BoxError> {
+    let builder = ClientConfig::builder_with_provider(ring::default_provider().into()).with_safe_default_protocol_versions()?;
+    Ok(if needed {
+        builder.with_platform_verifier()?.with_no_client_auth()
+    } else {
+        builder.with_root_certificates(RootCertStore::empty()).with_no_client_auth()
+    })
 }
 
 impl Service<Request<RequestBody<Incoming>>> for Origin {
@@ -71,7 +94,7 @@ impl Service<Request<RequestBody<Incoming>>> for Origin {
     fn call(&mut self, mut request: Request<RequestBody<Incoming>>) -> Self::Future {
         // The `Host` field goes on saying what the caller asked for.
         let mut parts = std::mem::take(request.uri_mut()).into_parts();
-        parts.scheme = Some(uri::Scheme::HTTP);
+        parts.scheme = Some(self.scheme.clone());
         parts.authority = Some(self.authority.clone());
         let call = Uri::from_parts(parts).map(|uri| {
             *request.uri_mut() = uri;

@@ -49,7 +49,7 @@ where
             return Ok(plain(StatusCode::NOT_IMPLEMENTED, "this proxy forwards to one origin, and answers for nothing else"));
         }
         let (mut parts, body) = request.into_parts();
-        if let Err(problem) = fields::forward(&mut parts, &self.via, self.forwarded.then_some(peer)) {
+        if let Err(problem) = fields::forward(&mut parts, &self.via, self.forwarded.then_some(peer), self.cache.inner().authority()) {
             return Ok(plain(StatusCode::BAD_REQUEST, problem));
         }
         let mut response = match self.cache.clone().oneshot(Request::from_parts(parts, body)).await {

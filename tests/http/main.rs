@@ -20,6 +20,7 @@ mod directives;
 mod expires;
 mod invalidation;
 mod messages;
+mod private;
 mod ranges;
 mod stale;
 mod storing;
