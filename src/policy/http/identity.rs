@@ -1,5 +1,7 @@
 //! The primary key (RFC 9111 section 4): target and method; in a shared cache, by default, also the caller's cookies.
 
+use std::borrow::Cow;
+
 use http::{HeaderMap, header, request};
 
 use super::{HttpPolicy, QUERY};
@@ -9,28 +11,32 @@ use crate::{
     policy::Bypass,
 };
 
-/// Scheme, authority, path and query.
+/// Scheme, authority, path and query. What needs no change is borrowed: a hit allocates nothing for its key.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Target {
-    pub(super) scheme: String,
-    pub(super) authority: String,
-    pub(super) path: String,
-    pub(super) query: Option<String>,
+pub(super) struct Target<'a> {
+    pub(super) scheme: Cow<'a, str>,
+    pub(super) authority: Cow<'a, str>,
+    pub(super) path: Cow<'a, str>,
+    pub(super) query: Option<Cow<'a, str>>,
 }
 
-impl Target {
+impl<'a> Target<'a> {
     /// Of a request: from its URI, or else from `Host`, so that absolute form and origin form are one.
-    pub(super) fn of(request: &request::Parts, assumed_scheme: &str) -> Self {
+    pub(super) fn of(request: &'a request::Parts, assumed_scheme: &'static str) -> Self {
         let uri = &request.uri;
-        let scheme = uri.scheme_str().unwrap_or(assumed_scheme).to_ascii_lowercase();
-        let host = || request.headers.get(header::HOST).map(|host| String::from_utf8_lossy(host.as_bytes()).into_owned());
-        let authority = uri.authority().map(|authority| authority.as_str().to_owned()).or_else(host).unwrap_or_default();
+        let scheme = lower(uri.scheme_str().unwrap_or(assumed_scheme));
+        let host = || request.headers.get(header::HOST).map(|host| String::from_utf8_lossy(host.as_bytes()));
+        let authority = uri.authority().map(|authority| Cow::Borrowed(authority.as_str())).or_else(host).unwrap_or_default();
+        let authority = match authority {
+            Cow::Borrowed(authority) => normal(&scheme, authority),
+            Cow::Owned(authority) => Cow::Owned(normal(&scheme, &authority).into_owned()),
+        };
         let path = if uri.path().is_empty() { "/" } else { uri.path() };
-        Self { authority: normal(&scheme, &authority), scheme, path: path.to_owned(), query: uri.query().map(str::to_owned) }
+        Self { scheme, authority, path: Cow::Borrowed(path), query: uri.query().map(Cow::Borrowed) }
     }
 
     /// The same origin (RFC 9110 section 4.3.1), which is all that one response may speak for.
-    pub(super) fn has_origin_of(&self, other: &Self) -> bool {
+    pub(super) fn has_origin_of(&self, other: &Target<'_>) -> bool {
         (&self.scheme, &self.authority) == (&other.scheme, &other.authority)
     }
 
@@ -64,14 +70,18 @@ impl Target {
 }
 
 /// Host names have no case, and the default port of a scheme goes without saying (RFC 9110 section 4.2.3). Who asks is no part of where.
-pub(super) fn normal(scheme: &str, authority: &str) -> String {
-    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host).to_ascii_lowercase();
+pub(super) fn normal<'a>(scheme: &str, authority: &'a str) -> Cow<'a, str> {
+    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
     let default = match scheme {
         "http" => ":80",
         "https" => ":443",
         _ => "",
     };
-    host.strip_suffix(default).or_else(|| host.strip_suffix(':')).unwrap_or(&host).to_owned()
+    lower(host.strip_suffix(default).or_else(|| host.strip_suffix(':')).unwrap_or(host))
+}
+
+fn lower(text: &str) -> Cow<'_, str> {
+    if text.bytes().any(|byte| byte.is_ascii_uppercase()) { Cow::Owned(text.to_ascii_lowercase()) } else { Cow::Borrowed(text) }
 }
 
 impl HttpPolicy {

@@ -1,5 +1,7 @@
 //! What an answer to an unsafe request makes invalid (RFC 9111 section 4.4, RFC 9875).
 
+use std::borrow::Cow;
+
 use http::{HeaderMap, HeaderName, header, request, response};
 use sfv::{BareItem, List, ListEntry, Parser};
 
@@ -35,7 +37,7 @@ impl HttpPolicy {
             // Another origin's are not for this one to invalidate.
             resolve(&target, reference.trim()).filter(|named| named.has_origin_of(&target))
         });
-        let targets: Vec<Target> = std::iter::once(target.clone()).chain(named).collect();
+        let targets: Vec<Target<'_>> = std::iter::once(target.clone()).chain(named).collect();
         // What everyone shares, and what is kept for this caller.
         let mut scopes = vec![Scope::shared()];
         scopes.extend(Some(options.scope.unwrap_or_else(|| self.scope(&request.headers))).filter(|own| *own != scopes[0]));
@@ -55,7 +57,7 @@ pub(super) fn groups(request: &request::Parts, headers: &HeaderMap, policy: &Htt
     strings(headers, &CACHE_GROUPS).iter().map(|group| tag(&target, group)).collect()
 }
 
-fn tag(target: &Target, group: &str) -> String {
+fn tag(target: &Target<'_>, group: &str) -> String {
     format!("group {} {group}", target.origin())
 }
 
@@ -81,32 +83,32 @@ fn strings(headers: &HeaderMap, name: &HeaderName) -> Vec<String> {
 }
 
 /// Resolves a reference against the target (RFC 3986 section 5.2). The URL crates of the field normalise on the way, and keys are byte-exact.
-fn resolve(base: &Target, reference: &str) -> Option<Target> {
+fn resolve<'a>(base: &Target<'a>, reference: &'a str) -> Option<Target<'a>> {
     let reference = reference.split('#').next().unwrap_or_default();
     let (rest, query) = match reference.split_once('?') {
-        Some((rest, query)) => (rest, Some(query.to_owned())),
+        Some((rest, query)) => (rest, Some(Cow::Borrowed(query))),
         None => (reference, None),
     };
     let scheme = rest.split_once(':').filter(|(scheme, _)| {
         scheme.starts_with(|c: char| c.is_ascii_alphabetic()) && scheme.chars().all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c))
     });
     let (scheme, rest) = match scheme {
-        Some((scheme, rest)) => (scheme.to_ascii_lowercase(), rest),
+        Some((scheme, rest)) => (Cow::Owned(scheme.to_ascii_lowercase()), rest),
         None => (base.scheme.clone(), rest),
     };
     if let Some(rest) = rest.strip_prefix("//") {
         let (authority, path) = rest.find('/').map_or((rest, ""), |slash| rest.split_at(slash));
-        return Some(Target { authority: normal(&scheme, authority), scheme, path: without_dots(path), query });
+        return Some(Target { authority: normal(&scheme, authority), scheme, path: without_dots(path).into(), query });
     }
     if scheme != base.scheme {
         return None;
     }
     let (path, query) = match rest {
         "" => (base.path.clone(), query.or_else(|| base.query.clone())),
-        absolute if absolute.starts_with('/') => (without_dots(absolute), query),
+        absolute if absolute.starts_with('/') => (without_dots(absolute).into(), query),
         relative => {
             let directory = base.path.rfind('/').map_or("/", |slash| &base.path[..=slash]);
-            (without_dots(&format!("{directory}{relative}")), query)
+            (without_dots(&format!("{directory}{relative}")).into(), query)
         }
     };
     Some(Target { path, query, ..base.clone() })
