@@ -15,7 +15,7 @@ use bytes::Bytes;
 use futures_util::FutureExt as _;
 use http::{HeaderMap, Request, Response, StatusCode, request, response};
 use http_body::Body;
-use tokio::{sync::oneshot, time::timeout};
+use tokio::{sync::oneshot, task::JoinHandle, time::timeout};
 use tower::{Service, ServiceExt as _};
 
 use crate::{
@@ -200,6 +200,59 @@ impl<S, St, P> Flow<S, St, P> {
                 // The runtime is going down, and this future with it.
                 Err(_) => std::future::pending().await,
             };
+        }
+    }
+
+    /// Passes a request on, and heeds what its response says of what is stored.
+    pub(crate) async fn watch<B>(mut self: Box<Self>, body: B, reason: Bypass) -> Answer<S::ResponseBody, S::Error>
+    where
+        S: Upstream<B>,
+        St: Store,
+        P: Policy,
+        B: Upload,
+    {
+        self.recorder.record().outcome = Outcome::Bypass(reason);
+        let asked = head_of(&self.request);
+        let request = std::mem::replace(&mut self.request, head_of(&asked));
+        let start = Instant::now();
+        let response = match self.inner.clone().oneshot(Request::from_parts(request, RequestBody::untouched(body))).await {
+            Ok(response) => response,
+            Err(error) => {
+                self.recorder.end(Ending::Failed);
+                return Err(error);
+            }
+        };
+        let waited = start.elapsed();
+        let (head, body) = response.into_parts();
+        let seen = response_head_of(&head);
+        if let Some(done) = self.invalidate_by(&seen) {
+            // Whoever has seen the response does not see what it made invalid. The task does not panic, and only the end of the runtime cancels it.
+            drop(done.await);
+        }
+        let response = Response::from_parts(head, body);
+        let policy = &self.shared.core.policy;
+        let adopted = contain(&self.shared.core.counters, || policy.adopts(&self.shared.settings.envelope, &asked, &self.options, &seen));
+        let Some((identity, asked)) = adopted.flatten() else {
+            return Ok(passed(&self.shared.settings, response, reason, self.recorder));
+        };
+
+        let (found, _) = look_up(&self.shared, &asked, &identity.key).await;
+        let lead = self.shared.core.flights.alone(&found.key);
+        let ticket = lead.ticket();
+        let (answer, opening) = oneshot::channel::<Opening<S::ResponseBody, S::Error>>();
+        let fill = self.fill(lead, head_of(&asked), Arc::new(asked), (Bytes::new(), None), identity, found, None, false);
+        Fill { waited, ..fill }.adopt(response, answer);
+        match opening.await {
+            Ok(Opening::Live { head, reader, .. }) => {
+                let (shared, recorder) = self.answered(Outcome::Bypass(reason), head.status);
+                let mut response = Response::from_parts(head, ResponseBody::reading(reader, ticket, recorder));
+                if shared.settings.status_header {
+                    response.headers_mut().append(&CACHE_STATUS, shared.settings.bypass_status(reason));
+                }
+                Ok(response)
+            }
+            // The runtime is going down, and this future with it.
+            _ => std::future::pending().await,
         }
     }
 
@@ -584,46 +637,34 @@ where
     Response::from_parts(head, ResponseBody::pass(body, recorder))
 }
 
-/// Removes what the response to a watched request makes invalid. It is done when this returns, so that whoever has seen the response
-/// does not see what it made invalid; and it is done all the same if the caller leaves.
-pub(crate) fn invalidate_by<St, P, RB>(
-    shared: &Shared<St, P>,
-    asked: request::Parts,
-    options: CacheOptions,
-    response: &Response<RB>,
-) -> impl Future<Output = ()> + Send + use<St, P, RB>
+impl<S, St, P> Flow<S, St, P>
 where
     St: Store,
     P: Policy,
 {
-    let mut head = Response::new(()).into_parts().0;
-    head.status = response.status();
-    head.headers = response.headers().clone();
-    let policy = &shared.core.policy;
-    let invalid = contain(&shared.core.counters, || policy.invalidates(&shared.settings.envelope, &asked, &options, &head));
-    let Invalidation { keys, selections } = invalid.unwrap_or_default();
-    let nothing = keys.is_empty() && selections.is_empty();
-    let task = shared.clone();
-    let work = async move {
-        let Core { store, flights, .. } = &*task.core;
-        for key in keys {
-            // Those who come from now on are not to join a call that began before.
-            flights.detach(&key);
-            task.attempt("remove", store.remove(&key)).await;
-            flights.detach(&key);
+    /// Removes what the response to a watched request makes invalid, in a task of its own: it is done even if the caller leaves.
+    fn invalidate_by(&self, response: &response::Parts) -> Option<JoinHandle<()>> {
+        let Shared { core, settings } = &self.shared;
+        let invalid = contain(&core.counters, || core.policy.invalidates(&settings.envelope, &self.request, &self.options, response));
+        let Invalidation { keys, selections } = invalid.unwrap_or_default();
+        if keys.is_empty() && selections.is_empty() {
+            return None;
         }
-        for selection in selections {
-            flights.detach_all();
-            task.attempt("remove", store.remove_where(&selection)).await;
-            flights.detach_all();
-        }
-    };
-    let done = (!nothing).then(|| shared.core.tasks.spawn(work));
-    async move {
-        if let Some(done) = done {
-            // It does not panic, and only the end of the runtime cancels it.
-            drop(done.await);
-        }
+        let task = self.shared.clone();
+        Some(core.tasks.spawn(async move {
+            let Core { store, flights, .. } = &*task.core;
+            for key in keys {
+                // Those who come from now on are not to join a call that began before.
+                flights.detach(&key);
+                task.attempt("remove", store.remove(&key)).await;
+                flights.detach(&key);
+            }
+            for selection in selections {
+                flights.detach_all();
+                task.attempt("remove", store.remove_where(&selection)).await;
+                flights.detach_all();
+            }
+        }))
     }
 }
 
@@ -643,5 +684,14 @@ pub(crate) fn head_of(request: &request::Parts) -> request::Parts {
     head.uri = request.uri.clone();
     head.version = request.version;
     head.headers = request.headers.clone();
+    head
+}
+
+/// The head of a response without its extensions.
+fn response_head_of(response: &response::Parts) -> response::Parts {
+    let mut head = Response::new(()).into_parts().0;
+    head.status = response.status;
+    head.version = response.version;
+    head.headers = response.headers.clone();
     head
 }

@@ -5,6 +5,7 @@ mod recording;
 mod vigil;
 
 use std::{
+    any::Any,
     panic::AssertUnwindSafe,
     sync::Arc,
     time::{Duration, Instant},
@@ -12,7 +13,7 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::FutureExt as _;
-use http::{HeaderMap, Method, Request, StatusCode, header, request, response};
+use http::{HeaderMap, Method, Request, Response, StatusCode, header, request, response};
 use http_body::{Body, SizeHint};
 use tokio::sync::oneshot;
 use tower::ServiceExt as _;
@@ -24,9 +25,10 @@ use self::{
 use crate::{
     body::{RequestBody, tape::Tape},
     entry::Frames,
+    error::BoxError,
     flight::{Ended, Head, Lead, Live, State},
     flow::{Call, Failure, Found, Opening, Upload, Upstream, contain},
-    key::Identity,
+    key::{Identity, Key},
     layer::Shared,
     observe::{Event, FillRecord},
     options::{CacheOptions, Mode},
@@ -85,29 +87,27 @@ where
         S: Upstream<B>,
         B: Upload,
     {
-        let shared = self.shared.clone();
-        let key = *self.lead.key();
-        let mut record = FillRecord::begin(self.identity.digest, caller.is_none());
-        let start = Instant::now();
-        let flown = AssertUnwindSafe(self.fly(inner, caller, start, &mut record)).catch_unwind().await;
-        let why_not = flown.unwrap_or_else(|_| {
-            shared.core.counters.panics.add(1);
-            Err(NotStored::Panic)
+        let mut ending = Ending::of(&self, caller.is_none());
+        let flown = AssertUnwindSafe(self.fly(inner, caller, ending.start, &mut ending.record)).catch_unwind().await;
+        ending.tell(flown);
+    }
+
+    /// Records a response that is there already, in a task of its own.
+    pub(crate) fn adopt<RB, E>(self, response: Response<RB>, caller: Caller<RB, E>)
+    where
+        RB: Body<Error: Into<BoxError>> + Send + 'static,
+        E: Send + 'static,
+    {
+        let tasks = self.shared.core.tasks.clone();
+        let mut ending = Ending::of(&self, false);
+        ending.record.status = Some(response.status());
+        ending.record.first_byte = Some(self.waited);
+        tasks.spawn(async move {
+            let vigil = Vigil::begin(&self.shared.core, self.lead.flight(), false, self.shared.core.policy.abandoned());
+            let landed = self.land(response.into_parts(), None, vigil, Some(caller), ending.start, &mut ending.record);
+            let landed = AssertUnwindSafe(landed).catch_unwind().await;
+            ending.tell(landed);
         });
-        if record.last_byte.is_zero() {
-            record.last_byte = start.elapsed();
-        }
-        record.not_stored = why_not.err();
-        match &record.not_stored {
-            None => shared.core.counters.stored.add(1),
-            Some(reason) => {
-                shared.core.counters.not_stored.add(1);
-                if reason.is_of_the_answer() {
-                    shared.core.flights.decline(&key);
-                }
-            }
-        }
-        shared.sink().tell(&Event::Fill(&record));
     }
 
     async fn fly<S, B>(
@@ -127,7 +127,7 @@ where
 
         // The call.
         let _ = contain(counters, || policy.prepare(&mut self.request));
-        let (mut head, body, before) = loop {
+        let (response, splice) = loop {
             let asked_at = Instant::now();
             let mut call: Call<S::ResponseBody, S::Error> =
                 Box::pin(AssertUnwindSafe(inner.clone().oneshot(self.upstream_request())).catch_unwind());
@@ -145,12 +145,12 @@ where
                         }
                         StatusCode::PARTIAL_CONTENT if self.conditions.is_some() => {
                             if let Some(splice) = self.splice(&head) {
-                                break (head, body, Some(splice));
+                                break ((head, body), Some(splice));
                             }
                         }
                         StatusCode::RANGE_NOT_SATISFIABLE if self.conditions.is_some() => {}
                         _ if !self.withhold_failure || contain(counters, || policy.is_failure(&head)) != Some(true) => {
-                            break (head, body, None);
+                            break ((head, body), None);
                         }
                         _ => {
                             self.give_up(&mut caller, Failure::Response);
@@ -165,6 +165,10 @@ where
                 Ok(Err(panic)) => Failure::Panic(panic),
                 Err(Unwanted::Abandoned) => return Err(NotStored::Abandoned),
                 Err(Unwanted::Stopped) => {
+                    if self.conditions.take().is_some() {
+                        // Its answer is none to the caller.
+                        call = Box::pin(AssertUnwindSafe(inner.clone().oneshot(self.upstream_request())).catch_unwind());
+                    }
                     tell(&mut caller, Opening::Yours(call));
                     return Err(NotStored::Abandoned);
                 }
@@ -172,8 +176,26 @@ where
             self.give_up(&mut caller, failure);
             return Err(NotStored::Failed);
         };
+        self.land(response, splice, vigil, caller, start, record).await
+    }
+
+    /// From the head of the response to the store.
+    async fn land<RB, E>(
+        self,
+        (mut head, body): (response::Parts, RB),
+        splice: Option<Splice>,
+        mut vigil: Vigil,
+        mut caller: Option<Caller<RB, E>>,
+        start: Instant,
+        record: &mut FillRecord,
+    ) -> Result<(), NotStored>
+    where
+        RB: Body<Error: Into<BoxError>>,
+    {
+        let shared = self.shared.clone();
+        let (policy, counters) = (&shared.core.policy, &shared.core.counters);
         let mut promised = body.size_hint();
-        let before = before.map(|Splice { status, headers, before }| {
+        let before = splice.map(|Splice { status, headers, before }| {
             (head.status, head.headers) = (status, headers);
             promised = promised.exact().map_or_else(SizeHint::new, |rest| SizeHint::with_exact(rest + before.len() as u64));
             before
@@ -325,6 +347,46 @@ where
     /// The time of a decision about the response.
     fn moment(&self) -> Moment {
         Moment { waited: self.waited, ..self.shared.settings.moment() }
+    }
+}
+
+/// What is told when a fill is over, however it ends.
+struct Ending<St, P> {
+    shared: Shared<St, P>,
+    key: Key,
+    start: Instant,
+    record: FillRecord,
+}
+
+impl<St, P> Ending<St, P> {
+    fn of(fill: &Fill<St, P>, refresh: bool) -> Self {
+        let record = FillRecord::begin(fill.identity.digest, refresh);
+        Self { shared: fill.shared.clone(), key: *fill.lead.key(), start: Instant::now(), record }
+    }
+
+    fn tell(self, flown: Result<Result<(), NotStored>, Box<dyn Any + Send>>) {
+        let Self { shared, key, start, mut record } = self;
+        let counters = &shared.core.counters;
+        if record.last_byte.is_zero() {
+            record.last_byte = start.elapsed();
+        }
+        record.not_stored = match flown {
+            Ok(stored) => stored.err(),
+            Err(_) => {
+                counters.panics.add(1);
+                Some(NotStored::Panic)
+            }
+        };
+        match &record.not_stored {
+            None => counters.stored.add(1),
+            Some(reason) => {
+                counters.not_stored.add(1);
+                if reason.is_of_the_answer() {
+                    shared.core.flights.decline(&key);
+                }
+            }
+        }
+        shared.sink().tell(&Event::Fill(&record));
     }
 }
 

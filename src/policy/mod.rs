@@ -153,6 +153,19 @@ pub trait Policy: Send + Sync + 'static {
         Invalidation::default()
     }
 
+    /// The request to which a response to a [watched](Admission::Watch) request is an answer too, and its identity: it is stored as such if
+    /// [`store`](Self::store) has no objection (RFC 9110 section 9.3.3). The default: none.
+    fn adopts(
+        &self,
+        envelope: &Envelope,
+        request: &request::Parts,
+        options: &CacheOptions,
+        response: &response::Parts,
+    ) -> Option<(Identity, request::Parts)> {
+        let _ = (envelope, request, options, response);
+        None
+    }
+
     /// Fits an answer from the cache to its request. The default leaves it as it was stored.
     fn replay(&self, request: &request::Parts, entry: &Entry, answer: &mut Replay) {
         let _ = (request, entry, answer);

@@ -11,7 +11,7 @@
 //!
 //! `{date+10}` is the date in ten seconds. The origin's answers have a date and a content-length unless they say otherwise: `#chunked`, `#close` (ends with
 //! the connection), `#short` (breaks off), `#hangup` (no answer at all), `#junk` (no HTTP), `#nodate`. A client's answer comes `#fresh` (from the cache), or
-//! `#origin`. A field value of `*` is any; one that begins with `~` has to contain the rest.
+//! `#origin`; `#kept` says that an answer to an unsafe request is stored. A field value of `*` is any; one that begins with `~` has to contain the rest.
 
 use std::{
     collections::VecDeque,
@@ -272,7 +272,8 @@ impl Rig {
         // What goes on off the caller's path is over before the next step.
         let cached_method =
             ["GET", "HEAD", "QUERY"].contains(&method.as_str()) && !answer.field("cache-status").is_some_and(|s| s.contains("bypass"));
-        let fills_expected = if cached_method { step.replies.len().min(1) + background } else { 0 };
+        let fills_expected =
+            if cached_method { step.replies.len().min(1) + background } else { usize::from(step.expect.contains(&"#kept")) };
         self.until("a request to the origin", || self.seen.lock().unwrap().len() >= expected).await;
         self.until("the end of a fill", || self.fills.load(Ordering::SeqCst) >= fills + fills_expected).await;
         let seen: Vec<Message> = self.seen.lock().unwrap().drain(..).collect();
@@ -296,6 +297,7 @@ impl Rig {
             let status = message.field("cache-status").unwrap_or_default();
             let holds = match mark {
                 "broken" => message.broken,
+                "kept" => true,
                 "fresh" => status.contains("; hit"),
                 "origin" => !status.contains("; hit"),
                 _ => panic!("unknown mark {mark}"),

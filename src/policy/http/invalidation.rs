@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use http::{HeaderMap, HeaderName, header, request, response};
+use http::{HeaderMap, HeaderName, Method, Request, StatusCode, header, request, response};
 use sfv::{BareItem, List, ListEntry, Parser};
 
 use super::{
@@ -10,7 +10,7 @@ use super::{
     identity::{Target, normal},
 };
 use crate::{
-    key::{Envelope, Scope},
+    key::{Envelope, Identity, Scope},
     options::CacheOptions,
     policy::Invalidation,
     store::Selection,
@@ -45,6 +45,36 @@ impl HttpPolicy {
         let groups = strings(&response.headers, &CACHE_GROUP_INVALIDATION);
         let selections = groups.iter().map(|group| Selection::Tag(tag(&target, group))).collect();
         Invalidation { keys, selections }
+    }
+}
+
+impl HttpPolicy {
+    /// The GET that an answer to a POST is an answer to as well: the answer is explicit about its freshness, and "has a Content-Location header field that has
+    /// the same value as the POST's target URI" (RFC 9110 section 9.3.3).
+    pub(super) fn also_answered(
+        &self,
+        envelope: &Envelope,
+        request: &request::Parts,
+        options: &CacheOptions,
+        response: &response::Parts,
+    ) -> Option<(Identity, request::Parts)> {
+        if request.method != Method::POST || response.status != StatusCode::OK {
+            return None;
+        }
+        let headers = &response.headers;
+        let (directives, targeted) = self.directives(headers);
+        let expires = headers.contains_key(header::EXPIRES) && !targeted;
+        let explicit = expires || directives.max_age.is_some() || (self.shared && directives.s_maxage.is_some());
+        let location = headers.get(header::CONTENT_LOCATION).filter(|_| explicit)?;
+        let target = Target::of(request, self.assumed_scheme);
+        if resolve(&target, std::str::from_utf8(location.as_bytes()).ok()?.trim())? != target {
+            return None;
+        }
+        let scope = options.scope.unwrap_or_else(|| self.scope(&request.headers));
+        let mut get = Request::new(()).into_parts().0;
+        get.uri.clone_from(&request.uri);
+        get.headers.clone_from(&request.headers);
+        Some((target.key(envelope, options, scope), get))
     }
 }
 
@@ -137,8 +167,6 @@ fn without_dots(path: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use http::Method;
-
     use super::*;
     use crate::policy::http::tests::{get, headers, response};
 

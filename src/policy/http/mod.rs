@@ -364,6 +364,16 @@ impl Policy for HttpPolicy {
         self.invalidated(envelope, request, options, response)
     }
 
+    fn adopts(
+        &self,
+        envelope: &Envelope,
+        request: &req::Parts,
+        options: &CacheOptions,
+        response: &res::Parts,
+    ) -> Option<(Identity, req::Parts)> {
+        self.also_answered(envelope, request, options, response)
+    }
+
     fn replay(&self, request: &req::Parts, entry: &Entry, answer: &mut Replay) {
         self.fit(request, entry, answer);
     }
