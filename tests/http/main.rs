@@ -3,7 +3,13 @@
 //! The cases are written from the text of the standards, one module per part of it. See [`script`] for their language.
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
-#![allow(missing_docs, missing_debug_implementations, unreachable_pub, reason = "no one depends on a test")]
+#![allow(
+    missing_docs,
+    missing_debug_implementations,
+    unreachable_pub,
+    dead_code,
+    reason = "no one depends on a test, and each uses a part of what tests share"
+)]
 
 #[path = "../../examples/proxy/fields.rs"]
 mod fields;
