@@ -36,6 +36,10 @@ use crate::{
 /// How often a request looks up again because an answer was stored in the meantime. More often is chance, not a rule.
 const LOOKS: u32 = 3;
 
+/// How long a request waits for an answer that has been read to its end to be stored. The deadlines of stores are shorter; an upstream can take
+/// its time to end a body that has all its bytes.
+const SETTLE: Duration = Duration::from_secs(1);
+
 /// How many lists of selecting fields one primary key is looked up with.
 pub(crate) const VARIANTS: usize = 8;
 
@@ -133,6 +137,13 @@ impl<S, St, P> Flow<S, St, P> {
                 Reuse::No(why) => (why, None, OnFailure::Pass),
             };
             let fallback = found.entry.clone().filter(|_| matches!(on_failure, OnFailure::Stale | OnFailure::StaleIfUnreachable));
+            if looks < LOOKS
+                && let Some(mut settled) = self.shared.core.flights.settling(&found.key)
+            {
+                // Closed rather than sent to.
+                drop(timeout(SETTLE, settled.changed()).await);
+                continue;
+            }
             if self.options.only_if_cached {
                 return Ok(self.timed_out(Outcome::Unsatisfied));
             }

@@ -194,6 +194,11 @@ impl Writer {
         true
     }
 
+    /// How long the body will be, if its framing says so.
+    pub(crate) fn promised(&self) -> Option<u64> {
+        self.tape.promised.exact()
+    }
+
     pub(crate) fn finish(self, trailers: Option<HeaderMap>) {
         self.end(End::Clean(trailers));
     }

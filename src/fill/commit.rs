@@ -158,6 +158,7 @@ where
     /// Hands a freshened entry to all who wait, and stores it where it was.
     pub(super) async fn freshened<RB, E>(&self, entry: Entry, mut caller: Option<Caller<RB, E>>) -> Result<(), NotStored> {
         let entry = Arc::new(entry);
+        self.lead.settle();
         self.lead.publish(State::Freshened(Arc::clone(&entry)));
         tell(&mut caller, Opening::Freshened(Arc::clone(&entry)));
         drop(caller);

@@ -242,6 +242,9 @@ where
         // The store, off the callers' path.
         let complete = contain(counters, || policy.complete(&head, trailers.as_ref())).unwrap_or(Err(NotStored::Panic));
         let frames = writer.frames();
+        if recording.stores() {
+            self.lead.settle();
+        }
         writer.finish(trailers.clone());
         let (storing, findings) = recording.finish(trailers.is_some(), record)?;
         complete?;

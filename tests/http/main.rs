@@ -11,6 +11,9 @@
     reason = "no one depends on a test, and each uses a part of what tests share"
 )]
 
+#[path = "../support/redis.rs"]
+mod server;
+
 #[path = "../../examples/proxy/fields.rs"]
 mod fields;
 #[path = "../../examples/proxy/origin.rs"]
@@ -28,6 +31,7 @@ mod invalidation;
 mod messages;
 mod private;
 mod ranges;
+mod redis_store;
 mod stale;
 mod storing;
 mod validation;
