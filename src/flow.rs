@@ -92,7 +92,10 @@ impl<S, St, P> Flow<S, St, P> {
         B: Upload,
     {
         // The body, and with it the key.
-        let (bytes, trailers) = match buffer(body, self.shared.core.policy.body_limit()).await {
+        let Some(limit) = contain(&self.shared.core.counters, || self.shared.core.policy.body_limit()) else {
+            return self.pass(RequestBody::untouched(body), Bypass::Panic).await;
+        };
+        let (bytes, trailers) = match buffer(body, limit).await {
             Buffered::Whole(bytes, trailers) => (bytes, trailers),
             Buffered::Over(body) => return self.pass(body, Bypass::TooLarge).await,
             Buffered::Broken(body) => return self.pass(body, Bypass::BrokenBody).await,
@@ -150,7 +153,7 @@ impl<S, St, P> Flow<S, St, P> {
                             None => attempt = ALONE,
                         },
                         Ok(State::Freshened(entry)) => return Ok(self.stored_after_wait(&entry, &identity.key, Outcome::Collapsed)),
-                        Ok(State::Ended(Ended::Failed)) => match fallback {
+                        Ok(State::Ended(Ended::Failed)) => match fallback.filter(|entry| self.stands_in(entry)) {
                             Some(entry) => return Ok(self.stored_after_wait(&entry, &identity.key, Outcome::Stale(Stale::IfError))),
                             // One of those who waited takes over. If that fails too, the rest go upstream on their own.
                             None => attempt += 1,
@@ -176,7 +179,8 @@ impl<S, St, P> Flow<S, St, P> {
             return match opening {
                 Ok(Opening::Live { head, reader, storing }) => Ok(self.live(head, reader, ticket, key, why, storing)),
                 Ok(Opening::Freshened(entry)) => Ok(self.stored_after_wait(&entry, &key, Outcome::Revalidated)),
-                Ok(Opening::Failed(failure)) => match (fallback, failure) {
+                // A response is withheld where a stale one stood in for it a moment ago.
+                Ok(Opening::Failed(failure)) => match (fallback.filter(|entry| failure.is_response() || self.stands_in(entry)), failure) {
                     (Some(entry), _) => Ok(self.stored_after_wait(&entry, &key, Outcome::Stale(Stale::IfError))),
                     (None, Failure::Error(error)) => {
                         self.recorder.record().outcome = Outcome::Miss(why);
@@ -245,6 +249,11 @@ where
             }
             _ => Reuse::No,
         }
+    }
+
+    /// May the stale answer still be served, now that the upstream has failed? That may have taken longer than the answer is kept for.
+    fn stands_in(&self, entry: &Entry) -> bool {
+        self.shared.stands_in(&self.request, &self.options, entry)
     }
 
     fn join(&self, key: &Key, attempt: u32, mark: Option<crate::flight::Mark>) -> Role {
@@ -329,6 +338,12 @@ pub(crate) enum Failure<E> {
     Response,
 }
 
+impl<E> Failure<E> {
+    fn is_response(&self) -> bool {
+        matches!(self, Self::Response)
+    }
+}
+
 /// A call of the inner service, guarded against panics.
 pub(crate) type Call<RB, E> = Pin<Box<dyn Future<Output = Result<Result<Response<RB>, E>, Box<dyn Any + Send>>> + Send>>;
 
@@ -382,7 +397,8 @@ where
 {
     /// Looks one key up; `None`, and told to observers, if the store could not.
     pub(crate) async fn get(&self, key: &Key) -> Option<Lookup> {
-        self.attempt("get", self.core.store.get(key)).await
+        // Within the guard also what a store does before its first await.
+        self.attempt("get", async { self.core.store.get(key).await }).await
     }
 
     /// Carries out an operation of the store; `None`, and told to observers, if it failed.
@@ -400,6 +416,17 @@ where
                 None
             }
         }
+    }
+}
+
+impl<St, P> Shared<St, P>
+where
+    P: Policy,
+{
+    /// May a stored answer be served at this moment, if the upstream fails?
+    pub(crate) fn stands_in(&self, request: &request::Parts, options: &CacheOptions, entry: &Entry) -> bool {
+        let reuse = contain(&self.core.counters, || self.core.policy.reuse(request, options, entry, self.settings.moment()));
+        matches!(reuse, Some(Reuse::Fresh { .. } | Reuse::StaleWhileRevalidate | Reuse::Validate { if_error: true, .. }))
     }
 }
 

@@ -19,13 +19,14 @@ use self::{
 };
 use crate::{
     body::{RequestBody, tape::Tape},
+    entry::Entry,
     flight::{Ended, Head, Lead, Live, State},
     flow::{Call, Failure, Found, Opening, Upload, Upstream, contain},
     key::Identity,
     layer::Shared,
     observe::{Event, FillRecord},
     options::{CacheOptions, Mode},
-    policy::{NotStored, Policy, Storing, strip_hop_by_hop},
+    policy::{Abandoned, NotStored, Policy, Storing, strip_hop_by_hop},
     store::Store,
 };
 
@@ -63,17 +64,28 @@ where
     St: Store,
     P: Policy,
 {
-    /// Makes the call in a task of its own. Without a caller, it is a refresh.
+    /// Makes the call in a task of its own. Without a caller, it is a refresh, which is left for later if there are too many.
     pub(crate) fn spawn<S, B>(self, inner: S, caller: Option<Caller<S::ResponseBody, S::Error>>)
     where
         S: Upstream<B>,
         B: Upload,
     {
-        let tasks = self.shared.core.tasks.clone();
-        tasks.spawn(self.run(inner, caller));
+        let core = Arc::clone(&self.shared.core);
+        // Nobody waits for a refresh, so nobody's patience bounds how many there are.
+        let permit = match &caller {
+            Some(_) => None,
+            None => match Arc::clone(&core.refreshes).try_acquire_owned() {
+                Ok(permit) => Some(permit),
+                Err(_) => return,
+            },
+        };
+        core.tasks.spawn(async move {
+            self.run(inner, caller).await;
+            drop(permit);
+        });
     }
 
-    async fn run<S, B>(self, inner: S, caller: Option<Caller<S::ResponseBody, S::Error>>)
+    async fn run<S, B>(self, inner: S, mut caller: Option<Caller<S::ResponseBody, S::Error>>)
     where
         S: Upstream<B>,
         B: Upload,
@@ -82,9 +94,11 @@ where
         let key = *self.lead.key();
         let mut record = FillRecord::begin(self.identity.digest, caller.is_none());
         let start = Instant::now();
-        let flown = AssertUnwindSafe(self.fly(inner, caller, start, &mut record)).catch_unwind().await;
-        let why_not = flown.unwrap_or_else(|_| {
+        let flown = AssertUnwindSafe(self.fly(inner, &mut caller, start, &mut record)).catch_unwind().await;
+        let why_not = flown.unwrap_or_else(|panic| {
             shared.core.counters.panics.add(1);
+            // One who still waits would wait for ever.
+            tell(&mut caller, Opening::Failed(Failure::Panic(panic)));
             Err(NotStored::Panic)
         });
         if record.last_byte.is_zero() {
@@ -106,7 +120,7 @@ where
     async fn fly<S, B>(
         mut self,
         inner: S,
-        mut caller: Option<Caller<S::ResponseBody, S::Error>>,
+        mut caller: &mut Option<Caller<S::ResponseBody, S::Error>>,
         start: Instant,
         record: &mut FillRecord,
     ) -> Result<(), NotStored>
@@ -116,7 +130,8 @@ where
     {
         let shared = self.shared.clone();
         let (policy, counters) = (&shared.core.policy, &shared.core.counters);
-        let mut vigil = Vigil::begin(&shared.core, self.lead.flight(), record.refresh, policy.abandoned());
+        let abandoned = contain(counters, || policy.abandoned()).unwrap_or(Abandoned::Cancel);
+        let mut vigil = Vigil::begin(&shared.core, self.lead.flight(), record.refresh, abandoned);
 
         // The call.
         let _ = contain(counters, || policy.prepare(&mut self.request));
@@ -136,7 +151,7 @@ where
                         self.conditions = None;
                         continue;
                     }
-                    if !self.has_fallback || contain(counters, || policy.is_failure(&head)) != Some(true) {
+                    if !self.has_fallback() || contain(counters, || policy.is_failure(&head)) != Some(true) {
                         break (head, body);
                     }
                     Failure::Response
@@ -175,6 +190,7 @@ where
             Ok(trailers) => trailers,
             Err(broken) => {
                 record.last_byte = start.elapsed();
+                recording.look(record);
                 shared.core.flights.decline(self.lead.key());
                 writer.fail(broken.error);
                 return Err(broken.reason);
@@ -182,6 +198,7 @@ where
         };
         record.last_byte = start.elapsed();
         if self.is_cut_short(&head, record.bytes) {
+            recording.look(record);
             shared.core.flights.decline(self.lead.key());
             writer.fail("the response body is not as long as its content-length says".into());
             return Err(NotStored::Incomplete);
@@ -196,6 +213,12 @@ where
         let frames = frames.ok_or(NotStored::TooLarge)?;
         let (entry, vary) = self.entry(&head, storing, findings, &frames, trailers, record);
         self.commit(entry, vary).await
+    }
+
+    /// May a stale answer still stand in, if this one is a failure?
+    fn has_fallback(&self) -> bool {
+        let stands_in = |entry: &Arc<Entry>| self.shared.stands_in(&self.asked, &self.options, entry);
+        self.has_fallback && self.found.entry.as_ref().is_some_and(stands_in)
     }
 
     /// What goes upstream now.
@@ -262,6 +285,8 @@ where
                 self.lead.publish(if reason.as_ref().is_some_and(shares) {
                     let mut headers = head.headers.clone();
                     strip_hop_by_hop(&mut headers);
+                    // The session of the one who asked.
+                    headers.remove(header::SET_COOKIE);
                     live(headers, None)
                 } else {
                     State::Ended(Ended::NotShared)
@@ -273,7 +298,8 @@ where
     /// Did the body end before, or after, it should have (RFC 9112 section 8)?
     fn is_cut_short(&self, head: &response::Parts, len: u64) -> bool {
         let promised = head.headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-        self.asked.method != Method::HEAD && promised.is_some_and(|promised| promised != len)
+        let has_body = self.asked.method != Method::HEAD && !matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+        has_body && promised.is_some_and(|promised| promised != len)
     }
 }
 

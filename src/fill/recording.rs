@@ -119,14 +119,20 @@ impl<'a> Recording<'a> {
         }
     }
 
-    /// The body ended cleanly. May it be stored, then?
-    pub(super) fn finish(mut self, has_trailers: bool, record: &mut FillRecord) -> Result<(Storing, Findings), NotStored> {
+    /// What the inspector found until now; `None` if it panicked. What an answer cost is owed also if it broke off.
+    pub(super) fn look(&mut self, record: &mut FillRecord) -> Option<Findings> {
         let findings = match self.inspector.take() {
             None => Findings::default(),
-            Some(inspector) => contain(self.counters, || inspector.end()).ok_or(NotStored::Panic)?,
+            Some(inspector) => contain(self.counters, || inspector.end())?,
         };
         record.model.clone_from(&findings.model);
         record.usage = findings.usage;
+        Some(findings)
+    }
+
+    /// The body ended cleanly. May it be stored, then?
+    pub(super) fn finish(mut self, has_trailers: bool, record: &mut FillRecord) -> Result<(Storing, Findings), NotStored> {
+        let findings = self.look(record).ok_or(NotStored::Panic)?;
         if let Some(reason) = self.why_not {
             return Err(reason);
         }
