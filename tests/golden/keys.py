@@ -97,12 +97,14 @@ def keys(case):
     add(PATH, uri.path)
     if public:
         add(QUERY, "&".join(public))
-    add_header("content-type", [essence])
+    parameters = (lines("content-type") or [""])[0].partition(";")[2].strip()
+    is_json = essence.lower() == "application/json" or essence.lower().endswith("+json")
+    add_header("content-type", [essence] + ([parameters] if parameters and not is_json else []))
+    add_header("content-encoding", lines("content-encoding"))
     for name in KEYED + policy.get("key_headers", []):
         add_header(name, lines(name))
     if "upstream" in options:
         add(UPSTREAM, options["upstream"])
-    is_json = essence.lower() == "application/json" or essence.lower().endswith("+json")
     form = canonical(body, policy.get("ignore", [])) if is_json and policy.get("canonical", True) else None
     add(RAW, body) if form is None else add(JSON, form)
     if "extra" in options:
