@@ -21,6 +21,7 @@ mod flights;
 mod golden;
 mod keys;
 mod observed;
+mod others;
 mod panics;
 mod policies;
 mod serving;
