@@ -214,6 +214,17 @@ async fn nothing_that_one_caller_plants_is_served_to_another() {
 }
 
 #[tokio::test]
+async fn fields_that_override_method_host_or_path_plant_nothing_though_the_upstream_heeds_them_in_silence() {
+    for name in ["x-forwarded-host", "x-forwarded-proto", "x-http-method-override", "x-original-url", "x-rewrite-url"] {
+        let origin = Origin::new(move |call| async move { Ok(text(format!("for {:?}", call.head.headers.get(name)))) });
+        let cache = layer().layer(origin);
+        assert_eq!(ask(&cache, with(name, "evil")).await.1, "for Some(\"evil\")");
+        settle().await;
+        assert_eq!(ask(&cache, post("/", "question")).await.1, "for None", "{name}");
+    }
+}
+
+#[tokio::test]
 async fn head_get_and_post_and_their_failures_never_answer_one_another_in_flight_either() {
     let (origin, gate) = gated(|call| text(if call.head.method == Method::HEAD { String::new() } else { call.head.method.to_string() }));
     let policy = ApiPolicy::new(Sharing::Shared).methods([Method::GET, Method::HEAD, Method::POST]);

@@ -110,6 +110,23 @@ struct Trust {
     ttl_header: Option<HeaderName>,
 }
 
+/// Request fields that make a difference to the services that this policy is for.
+const KEYED: &[&str] = &["accept", "anthropic-version", "anthropic-beta", "openai-organization", "openai-project", "openai-beta"];
+
+/// Fields by which many an upstream can be told of another method, host or path than the request line names. Out of the key, one caller could
+/// plant an answer for others.
+const OVERRIDES: &[&str] = &[
+    "x-forwarded-host",
+    "x-forwarded-prefix",
+    "x-forwarded-proto",
+    "x-host",
+    "x-http-method",
+    "x-http-method-override",
+    "x-method-override",
+    "x-original-url",
+    "x-rewrite-url",
+];
+
 /// How long answers are fresh unless told otherwise.
 const TTL: Duration = Duration::from_secs(3600);
 
@@ -121,9 +138,7 @@ impl ApiPolicy {
             methods: vec![Method::POST],
             paths: None,
             request_limit: 1 << 20,
-            headers: ["accept", "anthropic-version", "anthropic-beta", "openai-organization", "openai-project", "openai-beta"]
-                .map(HeaderName::from_static)
-                .to_vec(),
+            headers: KEYED.iter().chain(OVERRIDES).copied().map(HeaderName::from_static).collect(),
             credentials: crate::key::CREDENTIAL_HEADERS.iter().copied().map(HeaderName::from_static).collect(),
             canonical: true,
             json: json::Options::default(),
@@ -172,8 +187,12 @@ impl ApiPolicy {
         self
     }
 
-    /// Adds a request field to the key: requests that differ in it share nothing. Always in the key are the content type without its
-    /// parameters, `accept`, `anthropic-version`, `anthropic-beta`, `openai-organization`, `openai-project` and `openai-beta`.
+    /// Adds a request field to the key: requests that differ in it share nothing. Always in the key are the content type (for JSON without its
+    /// parameters), `content-encoding`, `accept`, `anthropic-version`, `anthropic-beta`, `openai-organization`, `openai-project` and `openai-beta`,
+    /// and what may override method, host or path: `x-forwarded-host`, `-prefix` and `-proto`, `x-host`, `x-http-method`,
+    /// `x-http-method-override`, `x-method-override`, `x-original-url` and `x-rewrite-url`.
+    ///
+    /// An upstream that heeds any other field has to say so by `vary`, or the field has to be added here.
     #[must_use]
     pub fn key_header(mut self, name: HeaderName) -> Self {
         if !self.headers.contains(&name) {
