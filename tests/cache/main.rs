@@ -25,6 +25,7 @@ mod others;
 mod panics;
 mod policies;
 mod serving;
+mod wire;
 
 use bytes::Bytes;
 use http::{Request, Response};
