@@ -24,7 +24,7 @@ use crate::error::BoxError;
 const COPY_BELOW: usize = 2048;
 
 /// What a frame takes besides its bytes: its handle in the queue, and its allocation.
-const PER_FRAME: usize = 64;
+pub(crate) const PER_FRAME: usize = 64;
 
 /// How many bytes a tape holds back for its slowest reader once it keeps only a window.
 const WINDOW: usize = 1 << 20;

@@ -277,7 +277,8 @@ impl ApiPolicy {
         self
     }
 
-    /// Stores response bodies up to this many bytes; longer ones are streamed and not stored. Default: 8 MiB.
+    /// Stores response bodies up to this many bytes; longer ones are streamed and not stored. So are those whose
+    /// frames, 64 bytes each, would take more than that again (or than 1 MiB, if that is more). Default: 8 MiB.
     #[must_use]
     pub fn max_body(mut self, bytes: usize) -> Self {
         self.max_body = bytes;
