@@ -176,3 +176,80 @@ async fn shutdown_gives_up_what_does_not_end_within_the_bound() {
     streaming.into_body().collect().await.unwrap_err();
     assert_eq!(waiting.await.unwrap(), "late, but there");
 }
+
+/// Counts what is held against the contract of `Service`: called without having been ready, or twice for one readiness; and how many were
+/// made ready and never called, which would hold a permit for nothing.
+#[derive(Default)]
+struct Ledger {
+    readied: std::sync::atomic::AtomicUsize,
+    called: std::sync::atomic::AtomicUsize,
+    wasted: std::sync::atomic::AtomicUsize,
+}
+
+struct Probe<S> {
+    inner: S,
+    ready: bool,
+    ledger: Arc<Ledger>,
+}
+
+impl<S: Clone> Clone for Probe<S> {
+    fn clone(&self) -> Self {
+        Self { inner: self.inner.clone(), ready: false, ledger: Arc::clone(&self.ledger) }
+    }
+}
+
+impl<S> Drop for Probe<S> {
+    fn drop(&mut self) {
+        self.ledger.wasted.fetch_add(usize::from(self.ready), std::sync::atomic::Ordering::SeqCst);
+    }
+}
+
+impl<S, R> Service<R> for Probe<S>
+where
+    S: Service<R>,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = S::Future;
+
+    fn poll_ready(&mut self, cx: &mut std::task::Context<'_>) -> std::task::Poll<Result<(), S::Error>> {
+        let ready = self.inner.poll_ready(cx);
+        if matches!(ready, std::task::Poll::Ready(Ok(()))) && !std::mem::replace(&mut self.ready, true) {
+            self.ledger.readied.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        }
+        ready
+    }
+
+    fn call(&mut self, request: R) -> S::Future {
+        assert!(std::mem::take(&mut self.ready), "called without having been ready, or twice for one readiness");
+        self.ledger.called.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        self.inner.call(request)
+    }
+}
+
+#[tokio::test]
+async fn the_inner_service_is_made_ready_once_for_each_call_and_never_for_a_hit() {
+    use std::sync::atomic::Ordering;
+    let failed = |error: tower::BoxError| OriginError(error.to_string());
+    let origin = Origin::signed();
+    let limited = ServiceBuilder::new()
+        .map_err(failed)
+        .layer(BufferLayer::new(1))
+        .layer(LoadShedLayer::new())
+        .layer(ConcurrencyLimitLayer::new(1))
+        .service(origin.clone());
+    let ledger = Arc::new(Ledger::default());
+    let probe = Probe { inner: limited, ready: false, ledger: Arc::clone(&ledger) };
+    let cache = layer().layer(probe);
+    for path in ["/a", "/b", "/a", "/b", "/a"] {
+        let answer = cache.clone().oneshot(post(path, "")).await.unwrap();
+        answer.into_body().collect().await.unwrap();
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    // A bypass, and a request of which the caller leaves before the service was ready.
+    let mut bypass = post("/a", "");
+    bypass.headers_mut().insert("range", http::HeaderValue::from_static("bytes=0-1"));
+    cache.clone().oneshot(bypass).await.unwrap().into_body().collect().await.unwrap();
+    let count = |counter: &std::sync::atomic::AtomicUsize| counter.load(Ordering::SeqCst);
+    assert_eq!((count(&ledger.readied), count(&ledger.called), count(&ledger.wasted), origin.calls()), (3, 3, 0, 3));
+}
