@@ -253,3 +253,46 @@ async fn the_inner_service_is_made_ready_once_for_each_call_and_never_for_a_hit(
     let count = |counter: &std::sync::atomic::AtomicUsize| counter.load(Ordering::SeqCst);
     assert_eq!((count(&ledger.readied), count(&ledger.called), count(&ledger.wasted), origin.calls()), (3, 3, 0, 3));
 }
+
+#[tokio::test]
+async fn shutdown_does_not_wait_for_a_store_that_does_not_answer() {
+    use crate::store::{Fault, Scripted};
+    let stuck = Arc::new(Semaphore::new(0));
+    let store = Scripted::new(Memory::new(1 << 20)).on_put(Fault::Waits(Arc::clone(&stuck)));
+    let puts = Arc::clone(&store.puts);
+    let layer = CacheLayer::new(store, ApiPolicy::new(Sharing::Shared));
+    let handle = layer.handle();
+    let cache = layer.layer(Origin::signed());
+    ask(&cache, post("/", "")).await;
+    until(|| puts.load(std::sync::atomic::Ordering::SeqCst) == 1).await;
+    assert!(!handle.shutdown(Duration::from_millis(10)).await, "the write was given up");
+    assert_eq!(stuck.available_permits(), 0);
+}
+
+#[tokio::test]
+async fn refreshes_in_the_background_are_bounded_however_many_answers_are_stale() {
+    let clock = tower_response_cache::Clock::movable();
+    let origin = Origin::new(|call| async move {
+        // Every refresh hangs.
+        if call.number > 400 {
+            std::future::pending::<()>().await;
+        }
+        Ok(text("old"))
+    });
+    let policy = ApiPolicy::new(Sharing::Shared).ttl(Duration::from_secs(10)).stale_while_revalidate(Duration::from_secs(1000));
+    let layer = CacheLayer::new(Memory::new(16 << 20).clock(clock.clone()), policy).clock(clock.clone());
+    let handle = layer.handle();
+    let cache = layer.layer(origin.clone());
+    for i in 0..400 {
+        ask(&cache, post(&format!("/{i}"), "")).await;
+    }
+    tokio::time::sleep(Duration::from_millis(5)).await;
+    clock.advance(Duration::from_secs(20));
+    for i in 0..400 {
+        let (outcome, body) = ask(&cache, post(&format!("/{i}"), "")).await;
+        assert_eq!((outcome, body.as_str()), (Outcome::Stale(tower_response_cache::status::Stale::WhileRevalidate), "old"));
+    }
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    assert_eq!(origin.calls(), 400 + 256);
+    assert!(!handle.shutdown(Duration::ZERO).await);
+}
