@@ -96,7 +96,10 @@ impl<S, St, P> Flow<S, St, P> {
         B: Upload,
     {
         // The body, and with it the key.
-        let (bytes, trailers) = match buffer(body, self.shared.core.policy.body_limit()).await {
+        let Some(limit) = contain(&self.shared.core.counters, || self.shared.core.policy.body_limit()) else {
+            return self.pass(RequestBody::untouched(body), Bypass::Panic).await;
+        };
+        let (bytes, trailers) = match buffer(body, limit).await {
             Buffered::Whole(bytes, trailers) => (bytes, trailers),
             Buffered::Over(body) => return self.pass(body, Bypass::TooLarge).await,
             Buffered::Broken(body) => return self.pass(body, Bypass::BrokenBody).await,
@@ -167,7 +170,7 @@ impl<S, St, P> Flow<S, St, P> {
                             // What has to be validated for each request was not validated for this one.
                             None => attempt = ALONE,
                         },
-                        Ok(State::Ended(Ended::Failed)) => match fallback {
+                        Ok(State::Ended(Ended::Failed)) => match fallback.filter(|entry| self.stands_in(entry)) {
                             Some(entry) => return Ok(self.stored_after_wait(&entry, &identity.key, Outcome::Stale(Stale::IfError))),
                             // One of those who waited takes over. If that fails too, the rest go upstream on their own.
                             None => attempt += 1,
@@ -193,7 +196,8 @@ impl<S, St, P> Flow<S, St, P> {
             return match opening {
                 Ok(Opening::Live { head, reader, storing }) => Ok(self.live(head, reader, ticket, key, why, storing)),
                 Ok(Opening::Freshened(entry)) => Ok(self.stored_after_wait(&entry, &key, Outcome::Revalidated)),
-                Ok(Opening::Failed(failure)) => match (fallback, failure) {
+                // A response is withheld where a stale one stood in for it a moment ago.
+                Ok(Opening::Failed(failure)) => match (fallback.filter(|entry| failure.is_response() || self.stands_in(entry)), failure) {
                     (Some(entry), _) => Ok(self.stored_after_wait(&entry, &key, Outcome::Stale(Stale::IfError))),
                     (None, Failure::Error(_)) if on_failure == OnFailure::Timeout => Ok(self.timed_out(Outcome::Unreachable)),
                     (None, Failure::Error(error)) => {
@@ -319,6 +323,11 @@ where
         }
     }
 
+    /// May the stale answer still be served, now that the upstream has failed? That may have taken longer than the answer is kept for.
+    fn stands_in(&self, entry: &Entry) -> bool {
+        matches!(self.shared.on_failure(&self.request, &self.options, entry), OnFailure::Stale | OnFailure::StaleIfUnreachable)
+    }
+
     fn join(&self, key: &Key, attempt: u32, mark: Option<crate::flight::Mark>, validates: bool) -> Role {
         let Shared { core, settings } = &self.shared;
         // Who asks for a refresh does not want an answer that is older than the question.
@@ -408,6 +417,12 @@ pub(crate) enum Failure<E> {
     Response,
 }
 
+impl<E> Failure<E> {
+    fn is_response(&self) -> bool {
+        matches!(self, Self::Response)
+    }
+}
+
 /// A call of the inner service, guarded against panics.
 pub(crate) type Call<RB, E> = Pin<Box<dyn Future<Output = Result<Result<Response<RB>, E>, Box<dyn Any + Send>>> + Send>>;
 
@@ -461,7 +476,8 @@ where
 {
     /// Looks one key up; `None`, and told to observers, if the store could not.
     pub(crate) async fn get(&self, key: &Key) -> Option<Lookup> {
-        self.attempt("get", self.core.store.get(key)).await
+        // Within the guard also what a store does before its first await.
+        self.attempt("get", async { self.core.store.get(key).await }).await
     }
 
     /// Carries out an operation of the store; `None`, and told to observers, if it failed.
@@ -478,6 +494,20 @@ where
                 counters.panics.add(1);
                 None
             }
+        }
+    }
+}
+
+impl<St, P> Shared<St, P>
+where
+    P: Policy,
+{
+    /// What a stored answer is good for at this moment, if the upstream fails.
+    pub(crate) fn on_failure(&self, request: &request::Parts, options: &CacheOptions, entry: &Entry) -> OnFailure {
+        match contain(&self.core.counters, || self.core.policy.reuse(request, options, entry, self.settings.moment())) {
+            Some(Reuse::Validate { on_failure, .. }) => on_failure,
+            Some(Reuse::Fresh { .. } | Reuse::StaleWhileRevalidate | Reuse::StaleAccepted) => OnFailure::Stale,
+            Some(Reuse::No(_)) | None => OnFailure::Pass,
         }
     }
 }

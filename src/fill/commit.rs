@@ -117,7 +117,9 @@ where
     }
 
     async fn put_one(&self, key: &Key, record: Record, generation: Generation) -> Result<(), NotStored> {
-        match self.shared.attempt("put", self.shared.core.store.put(key, record, generation)).await {
+        let put = self.shared.attempt("put", self.shared.core.store.put(key, record, generation));
+        // Shutting down, the store is given no more than the bound that the rest has.
+        match self.shared.core.stop.run_until_cancelled(put).await.flatten() {
             Some(true) => Ok(()),
             Some(false) => Err(NotStored::Superseded),
             None => Err(NotStored::Store),
@@ -156,12 +158,11 @@ where
     }
 
     /// Hands a freshened entry to all who wait, and stores it where it was.
-    pub(super) async fn freshened<RB, E>(&self, entry: Entry, mut caller: Option<Caller<RB, E>>) -> Result<(), NotStored> {
+    pub(super) async fn freshened<RB, E>(&self, entry: Entry, caller: &mut Option<Caller<RB, E>>) -> Result<(), NotStored> {
         let entry = Arc::new(entry);
         self.lead.settle();
         self.lead.publish(State::Freshened(Arc::clone(&entry)));
-        tell(&mut caller, Opening::Freshened(Arc::clone(&entry)));
-        drop(caller);
+        tell(caller, Opening::Freshened(Arc::clone(&entry)));
         if self.options.mode == Mode::ReadOnly {
             return Err(NotStored::ReadOnly);
         }

@@ -24,7 +24,7 @@ use self::{
 };
 use crate::{
     body::{RequestBody, tape::Tape},
-    entry::Frames,
+    entry::{Entry, Frames},
     error::BoxError,
     flight::{Ended, Head, Lead, Live, State},
     flow::{Call, Failure, Found, Opening, Upload, Upstream, contain},
@@ -32,7 +32,7 @@ use crate::{
     layer::Shared,
     observe::{Event, FillRecord},
     options::{CacheOptions, Mode},
-    policy::{Moment, NotStored, Policy, Splice, Storing, strip_conditions, strip_hop_by_hop},
+    policy::{Abandoned, Moment, NotStored, OnFailure, Policy, Splice, Storing, strip_conditions, strip_hop_by_hop},
     store::Store,
 };
 
@@ -72,24 +72,35 @@ where
     St: Store,
     P: Policy,
 {
-    /// Makes the call in a task of its own. Without a caller, it is a refresh.
+    /// Makes the call in a task of its own. Without a caller, it is a refresh, which is left for later if there are too many.
     pub(crate) fn spawn<S, B>(self, inner: S, caller: Option<Caller<S::ResponseBody, S::Error>>)
     where
         S: Upstream<B>,
         B: Upload,
     {
-        let tasks = self.shared.core.tasks.clone();
-        tasks.spawn(self.run(inner, caller));
+        let core = Arc::clone(&self.shared.core);
+        // Nobody waits for a refresh, so nobody's patience bounds how many there are.
+        let permit = match &caller {
+            Some(_) => None,
+            None => match Arc::clone(&core.refreshes).try_acquire_owned() {
+                Ok(permit) => Some(permit),
+                Err(_) => return,
+            },
+        };
+        core.tasks.spawn(async move {
+            self.run(inner, caller).await;
+            drop(permit);
+        });
     }
 
-    async fn run<S, B>(self, inner: S, caller: Option<Caller<S::ResponseBody, S::Error>>)
+    async fn run<S, B>(self, inner: S, mut caller: Option<Caller<S::ResponseBody, S::Error>>)
     where
         S: Upstream<B>,
         B: Upload,
     {
         let mut ending = Ending::of(&self, caller.is_none());
-        let flown = AssertUnwindSafe(self.fly(inner, caller, ending.start, &mut ending.record)).catch_unwind().await;
-        ending.tell(flown);
+        let flown = AssertUnwindSafe(self.fly(inner, &mut caller, ending.start, &mut ending.record)).catch_unwind().await;
+        ending.tell(flown, &mut caller);
     }
 
     /// Records a response that is there already, in a task of its own.
@@ -103,17 +114,18 @@ where
         ending.record.status = Some(response.status());
         ending.record.first_byte = Some(self.waited);
         tasks.spawn(async move {
-            let vigil = Vigil::begin(&self.shared.core, self.lead.flight(), false, self.shared.core.policy.abandoned());
-            let landed = self.land(response.into_parts(), None, vigil, Some(caller), ending.start, &mut ending.record);
+            let mut caller = Some(caller);
+            let vigil = Vigil::begin(&self.shared.core, self.lead.flight(), false, self.abandoned());
+            let landed = self.land(response.into_parts(), None, vigil, &mut caller, ending.start, &mut ending.record);
             let landed = AssertUnwindSafe(landed).catch_unwind().await;
-            ending.tell(landed);
+            ending.tell(landed, &mut caller);
         });
     }
 
     async fn fly<S, B>(
         mut self,
         inner: S,
-        mut caller: Option<Caller<S::ResponseBody, S::Error>>,
+        caller: &mut Option<Caller<S::ResponseBody, S::Error>>,
         start: Instant,
         record: &mut FillRecord,
     ) -> Result<(), NotStored>
@@ -123,7 +135,7 @@ where
     {
         let shared = self.shared.clone();
         let (policy, counters) = (&shared.core.policy, &shared.core.counters);
-        let mut vigil = Vigil::begin(&shared.core, self.lead.flight(), record.refresh, policy.abandoned());
+        let mut vigil = Vigil::begin(&shared.core, self.lead.flight(), record.refresh, self.abandoned());
 
         // The call.
         let _ = contain(counters, || policy.prepare(&mut self.request));
@@ -149,11 +161,11 @@ where
                             }
                         }
                         StatusCode::RANGE_NOT_SATISFIABLE if self.conditions.is_some() => {}
-                        _ if !self.withhold_failure || contain(counters, || policy.is_failure(&head)) != Some(true) => {
+                        _ if !self.withholds_failure() || contain(counters, || policy.is_failure(&head)) != Some(true) => {
                             break ((head, body), None);
                         }
                         _ => {
-                            self.give_up(&mut caller, Failure::Response);
+                            self.give_up(caller, Failure::Response);
                             return Err(NotStored::Failed);
                         }
                     }
@@ -169,11 +181,11 @@ where
                         // Its answer is none to the caller.
                         call = Box::pin(AssertUnwindSafe(inner.clone().oneshot(self.upstream_request())).catch_unwind());
                     }
-                    tell(&mut caller, Opening::Yours(call));
+                    tell(caller, Opening::Yours(call));
                     return Err(NotStored::Abandoned);
                 }
             };
-            self.give_up(&mut caller, failure);
+            self.give_up(caller, failure);
             return Err(NotStored::Failed);
         };
         self.land(response, splice, vigil, caller, start, record).await
@@ -185,7 +197,7 @@ where
         (mut head, body): (response::Parts, RB),
         splice: Option<Splice>,
         mut vigil: Vigil,
-        mut caller: Option<Caller<RB, E>>,
+        caller: &mut Option<Caller<RB, E>>,
         start: Instant,
         record: &mut FillRecord,
     ) -> Result<(), NotStored>
@@ -216,7 +228,7 @@ where
         {
             let opening = Opening::Live { head: head.clone(), reader, storing: verdict.why_not.is_none() };
             self.announce(&verdict, &head, tape);
-            tell(&mut caller, opening);
+            tell(caller, opening);
         } else {
             self.announce(&verdict, &head, tape);
         }
@@ -227,6 +239,7 @@ where
             Ok(trailers) => trailers,
             Err(broken) => {
                 record.last_byte = start.elapsed();
+                recording.look(record);
                 shared.core.flights.decline(self.lead.key());
                 writer.fail(broken.error);
                 return Err(broken.reason);
@@ -234,6 +247,7 @@ where
         };
         record.last_byte = start.elapsed();
         if self.is_cut_short(&head, record.bytes) {
+            recording.look(record);
             shared.core.flights.decline(self.lead.key());
             writer.fail("the response body is not as long as its content-length says".into());
             return Err(NotStored::Incomplete);
@@ -252,6 +266,18 @@ where
         let (entry, vary) = self.entry(&head, storing, findings, &frames, trailers, record);
         let entry = self.merge(entry)?;
         self.commit(entry, vary).await
+    }
+
+    /// May a stale answer still stand in, if this one is a failure?
+    fn withholds_failure(&self) -> bool {
+        let stands_in = |entry: &Arc<Entry>| self.shared.on_failure(&self.asked, &self.options, entry) == OnFailure::Stale;
+        self.withhold_failure && self.found.entry.as_ref().is_some_and(stands_in)
+    }
+
+    /// What becomes of the call if nobody waits for it any more.
+    fn abandoned(&self) -> Abandoned {
+        let core = &self.shared.core;
+        contain(&core.counters, || core.policy.abandoned()).unwrap_or(Abandoned::Cancel)
     }
 
     /// What goes upstream now.
@@ -325,6 +351,8 @@ where
                 self.lead.publish(if reason.as_ref().is_some_and(shares) {
                     let mut headers = head.headers.clone();
                     strip_hop_by_hop(&mut headers);
+                    // The session of the one who asked.
+                    headers.remove(header::SET_COOKIE);
                     live(headers, None)
                 } else {
                     State::Ended(Ended::NotShared)
@@ -367,7 +395,7 @@ impl<St, P> Ending<St, P> {
         Self { shared: fill.shared.clone(), key: *fill.lead.key(), start: Instant::now(), record }
     }
 
-    fn tell(self, flown: Result<Result<(), NotStored>, Box<dyn Any + Send>>) {
+    fn tell<RB, E>(self, flown: Result<Result<(), NotStored>, Box<dyn Any + Send>>, caller: &mut Option<Caller<RB, E>>) {
         let Self { shared, key, start, mut record } = self;
         let counters = &shared.core.counters;
         if record.last_byte.is_zero() {
@@ -375,8 +403,10 @@ impl<St, P> Ending<St, P> {
         }
         record.not_stored = match flown {
             Ok(stored) => stored.err(),
-            Err(_) => {
+            Err(panic) => {
                 counters.panics.add(1);
+                // One who still waits would wait for ever.
+                tell(caller, Opening::Failed(Failure::Panic(panic)));
                 Some(NotStored::Panic)
             }
         };

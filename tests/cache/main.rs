@@ -19,10 +19,15 @@ mod bodies;
 mod drops;
 mod flights;
 mod golden;
+mod history;
 mod keys;
 mod observed;
+mod others;
+mod panics;
 mod policies;
+mod secrets;
 mod serving;
+mod wire;
 
 use bytes::Bytes;
 use http::{Request, Response};

@@ -21,6 +21,7 @@ mod server;
 mod cancellation;
 mod contract;
 mod generations;
+mod history;
 mod outages;
 mod refusals;
 mod removal;

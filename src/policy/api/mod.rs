@@ -111,9 +111,23 @@ struct Trust {
     ttl_header: Option<HeaderName>,
 }
 
-/// Request fields that are always in the key. The last two are what Google's APIs vary by.
-const KEY_HEADERS: &[&str] =
+/// Request fields that make a difference to the services that this policy is for. The last two are what Google's APIs vary by.
+const KEYED: &[&str] =
     &["accept", "anthropic-version", "anthropic-beta", "openai-organization", "openai-project", "openai-beta", "referer", "x-origin"];
+
+/// Fields by which many an upstream can be told of another method, host or path than the request line names. Out of the key, one caller could
+/// plant an answer for others.
+const OVERRIDES: &[&str] = &[
+    "x-forwarded-host",
+    "x-forwarded-prefix",
+    "x-forwarded-proto",
+    "x-host",
+    "x-http-method",
+    "x-http-method-override",
+    "x-method-override",
+    "x-original-url",
+    "x-rewrite-url",
+];
 
 /// How long answers are fresh unless told otherwise.
 const TTL: Duration = Duration::from_secs(3600);
@@ -126,7 +140,7 @@ impl ApiPolicy {
             methods: vec![Method::POST],
             paths: None,
             request_limit: 1 << 20,
-            headers: KEY_HEADERS.iter().copied().map(HeaderName::from_static).collect(),
+            headers: KEYED.iter().chain(OVERRIDES).copied().map(HeaderName::from_static).collect(),
             credentials: crate::key::CREDENTIAL_HEADERS.iter().copied().map(HeaderName::from_static).collect(),
             canonical: true,
             json: json::Options::default(),
@@ -175,9 +189,13 @@ impl ApiPolicy {
         self
     }
 
-    /// Adds a request field to the key: requests that differ in it share nothing. Always in the key are the content type without its
-    /// parameters, `accept`, `anthropic-version`, `anthropic-beta`, `openai-organization`, `openai-project`, `openai-beta`, `referer` and
-    /// `x-origin`.
+    /// Adds a request field to the key: requests that differ in it share nothing. Always in the key are the content type (for JSON without its
+    /// parameters), `content-encoding`, `accept`, `anthropic-version`, `anthropic-beta`, `openai-organization`, `openai-project`, `openai-beta`, `referer` and
+    /// `x-origin`,
+    /// and what may override method, host or path: `x-forwarded-host`, `-prefix` and `-proto`, `x-host`, `x-http-method`,
+    /// `x-http-method-override`, `x-method-override`, `x-original-url` and `x-rewrite-url`.
+    ///
+    /// An upstream that heeds any other field has to say so by `vary`, or the field has to be added here.
     #[must_use]
     pub fn key_header(mut self, name: HeaderName) -> Self {
         if !self.headers.contains(&name) {
@@ -262,7 +280,8 @@ impl ApiPolicy {
         self
     }
 
-    /// Stores response bodies up to this many bytes; longer ones are streamed and not stored. Default: 8 MiB.
+    /// Stores response bodies up to this many bytes; longer ones are streamed and not stored. So are those whose
+    /// frames, 64 bytes each, would take more than that again (or than 1 MiB, if that is more). Default: 8 MiB.
     #[must_use]
     pub fn max_body(mut self, bytes: usize) -> Self {
         self.max_body = bytes;
