@@ -49,6 +49,7 @@ pub struct ApiPolicy {
     encoded: bool,
     close_delimited: bool,
     set_cookie: bool,
+    response_tags: bool,
     show_request_id: Option<HeaderName>,
     store_if: Option<ResponsePredicate>,
     inspector: Option<Arc<dyn Inspect>>,
@@ -161,6 +162,7 @@ impl ApiPolicy {
             encoded: false,
             close_delimited: false,
             set_cookie: false,
+            response_tags: false,
             show_request_id: None,
             store_if: None,
             inspector: None,
@@ -353,6 +355,15 @@ impl ApiPolicy {
     #[must_use]
     pub fn store_set_cookie(mut self, on: bool) -> Self {
         self.set_cookie = on;
+        self
+    }
+
+    /// Takes tags for what is stored from the response, too: from `surrogate-key`, where spaces part them, and `cache-tag`, where commas do.
+    /// A response with more than 256 of them, or with one of more than 1024 bytes, is not stored: nobody could remove it by all of its tags.
+    /// Default: off.
+    #[must_use]
+    pub fn response_tags(mut self, on: bool) -> Self {
+        self.response_tags = on;
         self
     }
 
