@@ -2,6 +2,8 @@
 //!
 //! `cargo bench --bench record`
 
+#![allow(clippy::unwrap_used, reason = "a panic is how a bench fails")]
+
 use std::{
     hint::black_box,
     sync::Arc,

@@ -1,7 +1,13 @@
 //! What the cache promises, one module per kind of promise, through the public API.
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
-#![allow(missing_docs, missing_debug_implementations, unreachable_pub, reason = "no one depends on a test")]
+#![allow(
+    missing_docs,
+    missing_debug_implementations,
+    unreachable_pub,
+    dead_code,
+    reason = "no one depends on a test, and each uses a part of what tests share"
+)]
 
 #[path = "../support/origin.rs"]
 mod origin;
@@ -13,10 +19,15 @@ mod bodies;
 mod drops;
 mod flights;
 mod golden;
+mod history;
 mod keys;
 mod observed;
+mod others;
+mod panics;
 mod policies;
+mod secrets;
 mod serving;
+mod wire;
 
 use bytes::Bytes;
 use http::{Request, Response};

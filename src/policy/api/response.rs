@@ -1,6 +1,6 @@
 use http::{HeaderMap, HeaderName, Method, Version, header, request, response::Parts};
 
-use super::ApiPolicy;
+use super::{ApiPolicy, Sharing};
 use crate::{
     entry::Lifetime,
     options::CacheOptions,
@@ -35,17 +35,14 @@ impl ApiPolicy {
         moment: Moment,
     ) -> Result<Storing, NotStored> {
         let headers = &response.headers;
+        self.check_addressee(response)?;
         if !self.statuses.contains(&response.status) || headers.contains_key(header::CONTENT_RANGE) {
             return Err(NotStored::Status);
         }
-        if self.honour_no_store && has_directive(headers, "no-store") {
-            return Err(NotStored::Forbidden);
-        }
         let stream = media_type(headers).eq_ignore_ascii_case("text/event-stream");
-        if is_encoded(headers) && (!self.encoded || stream) {
+        if is_encoded(headers) && stream {
             return Err(NotStored::Encoded);
         }
-        self.check_vary(headers)?;
         let promised = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok()).or(len);
         if promised.is_some_and(|promised: u64| promised > self.max_body as u64) {
             return Err(NotStored::TooLarge);
@@ -73,6 +70,29 @@ impl ApiPolicy {
         })
     }
 
+    /// Is the response for this one caller alone? Asked first, for what is not stored for another reason may still be shared with those who
+    /// wait for it.
+    fn check_addressee(&self, response: &Parts) -> Result<(), NotStored> {
+        let headers = &response.headers;
+        if self.honour_no_store && has_directive(headers, "no-store") {
+            return Err(NotStored::Forbidden);
+        }
+        let of_the_caller = match response.status.as_u16() {
+            // These answer a condition or a range, which are not in the key.
+            206 | 304 | 412 | 416 => true,
+            // These refuse the caller's credentials.
+            401 | 403 | 407 => !matches!(self.sharing, Sharing::PerCredential),
+            _ => false,
+        };
+        if of_the_caller {
+            return Err(NotStored::Personal);
+        }
+        if is_encoded(headers) && !self.encoded {
+            return Err(NotStored::Encoded);
+        }
+        self.check_vary(headers)
+    }
+
     /// A response that varies by something that is not in the key would reach callers that it is not for.
     fn check_vary(&self, headers: &HeaderMap) -> Result<(), NotStored> {
         let fields = headers.get_all(header::VARY).iter().flat_map(|line| line.to_str().unwrap_or("*").split(','));
@@ -81,7 +101,8 @@ impl ApiPolicy {
                 // Without `content-encoding` there is nothing to choose; what depends on the origin alone is not kept.
                 Ok(header::ACCEPT_ENCODING | header::ORIGIN | header::CONTENT_TYPE) => true,
                 Ok(name) if name.as_str().starts_with("access-control-request-") => true,
-                Ok(name) => self.headers.contains(&name) || self.credentials.contains(&name),
+                // Who shares with all has no credentials in the key.
+                Ok(name) => self.headers.contains(&name) || (self.credentials.contains(&name) && !matches!(self.sharing, Sharing::Shared)),
                 Err(_) => false,
             };
             if !keyed {
