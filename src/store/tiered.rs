@@ -23,7 +23,7 @@ use std::{
 use quick_cache::{DefaultHashBuilder, OptionsBuilder, Weighter, sync::Cache};
 
 use super::{
-    Generation, Listing, Lookup, Redis, Selection, Store, StoreUsage,
+    Claim, Generation, Listing, Lookup, Redis, Selection, Store, StoreUsage, Token,
     redis::{Change, Listener},
 };
 use crate::{entry::Record, error::Error, key::Key};
@@ -126,6 +126,29 @@ impl Store for Tiered {
         // Word of it may take longer than the answer.
         self.tier.changed(Change::Key(*key));
         stored
+    }
+
+    async fn put_leased(&self, key: &Key, record: Record, generation: Generation, token: Token) -> Result<bool, Error> {
+        let stored = self.redis.put_leased(key, record, generation, token).await;
+        self.tier.changed(Change::Key(*key));
+        stored
+    }
+
+    async fn claim(&self, key: &Key, generation: Generation, patience: Duration) -> Result<Claim, Error> {
+        let claim = self.redis.claim(key, generation, patience).await;
+        if matches!(claim, Ok(Claim::Changed)) {
+            // Word of it may take longer than the answer.
+            self.tier.changed(Change::Key(*key));
+        }
+        claim
+    }
+
+    async fn renew(&self, key: &Key, token: Token) -> Result<Option<Duration>, Error> {
+        self.redis.renew(key, token).await
+    }
+
+    async fn release(&self, key: &Key, token: Token, declined: bool) -> Result<(), Error> {
+        self.redis.release(key, token, declined).await
     }
 
     async fn remove(&self, key: &Key) -> Result<bool, Error> {
@@ -284,6 +307,7 @@ impl Tier {
             Change::Bucket(bucket) => {
                 self.buckets[usize::from(bucket)].fetch_add(1, Ordering::SeqCst);
             }
+            Change::Lease(_) => {}
             Change::All => {
                 self.era.fetch_add(1, Ordering::SeqCst);
                 self.cache.clear();

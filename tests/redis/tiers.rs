@@ -197,7 +197,7 @@ async fn the_published_permissions_are_enough_for_memory_in_front() {
     let server = Server::start();
     let permissions = "+get +set +getrange +unlink +type +scan +zadd +zrem +zrange +zscan +pexpire +evalsha +script|load +dbsize +info";
     let source = include_str!("../../src/store/redis/mod.rs").replace("\n//! ", " ");
-    assert!(source.contains(&format!("{permissions}`; with memory in front of it (`Tiered`), `+client|tracking +ping` too.")));
+    assert!(source.contains(&format!("{permissions}`; to hear of changes, as memory in front of it (`Tiered`) and those who wait for another process do, `+client|tracking +ping` too.")));
     let mut command = vec!["ACL", "SETUSER", "cache", "on", ">password", "~t:*", "+client|tracking", "+ping"];
     command.extend(permissions.split(' '));
     let () = server.run(&command);

@@ -232,7 +232,6 @@ impl Link {
     }
 
     /// Runs a task until the link ends.
-    #[cfg(feature = "memory")]
     pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         let stop = self.shared.stop.clone();
         self.shared.tasks.spawn(async move {

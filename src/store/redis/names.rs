@@ -5,6 +5,8 @@ use crate::{error::Error, key::Key};
 /// How many parts the keys are divided into; each has an epoch of its own.
 pub(super) const BUCKETS: usize = 256;
 
+const LEASE: &str = ":lease";
+
 /// The names of this cache's keys in Redis.
 ///
 /// A record is `{prefix}:{ab}cdef…`: the digest, with its first two digits in braces. The braces make them the hash tag, so that the
@@ -39,8 +41,19 @@ impl Names {
         self.epoch(usize::from(key.as_bytes()[0]))
     }
 
+    /// Who makes the record.
+    pub(super) fn lease(&self, key: &Key) -> String {
+        let mut name = self.record(key);
+        name.push_str(LEASE);
+        name
+    }
+
+    /// The key of a record, if it is the name of its lease.
+    pub(super) fn parse_lease(&self, name: &[u8]) -> Option<Key> {
+        self.parse(name.strip_suffix(LEASE.as_bytes())?)
+    }
+
     /// The bucket, if it is the name of an epoch.
-    #[cfg(feature = "memory")]
     pub(super) fn parse_epoch(&self, name: &[u8]) -> Option<u8> {
         let rest = std::str::from_utf8(name).ok()?.strip_prefix(&self.prefix)?.strip_prefix(":{")?.strip_suffix('}')?;
         let bucket = u8::from_str_radix(rest, 16).ok()?;
@@ -48,7 +61,6 @@ impl Names {
     }
 
     /// What the names of all records and epochs begin with.
-    #[cfg(feature = "memory")]
     pub(super) fn tracked(&self) -> String {
         format!("{}:{{", self.prefix)
     }
@@ -120,6 +132,8 @@ mod tests {
         for other in ["a*b:{AB}", "a*b:{+b}", "a*b:{abc}", "a*b:{ab}:probe", name.as_str()] {
             assert_eq!(names.parse_epoch(other.as_bytes()), None, "{other}");
         }
+        assert_eq!(names.parse_lease(names.lease(&key).as_bytes()), Some(key));
+        assert_eq!(names.parse_lease(name.as_bytes()), None);
         let tag = names.tag("team: blue");
         assert!(names.is_tag(tag.as_bytes()) && !tag.contains("blue"), "{tag}");
         assert!(!names.is_tag(&tag.as_bytes()[1..]) && !names.is_tag(names.record(&key).as_bytes()));

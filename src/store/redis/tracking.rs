@@ -5,7 +5,7 @@
 
 use std::{
     pin::pin,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 
@@ -24,6 +24,8 @@ use crate::key::Key;
 pub(in crate::store) enum Change {
     /// What is under a key.
     Key(Key),
+    /// Who makes what is under a key.
+    Lease(Key),
     /// The epoch of all keys that begin with this byte.
     Bucket(u8),
     /// Everything.
@@ -50,8 +52,39 @@ impl Redis {
     /// and has as long to give one.
     pub(in crate::store) fn track(&self, listener: Arc<dyn Listener>, heartbeat: Duration) {
         let inner = &self.inner;
+        // Those who wait want to know, too.
+        inner.hears.store(true, Ordering::SeqCst);
+        let listener = Arc::new(Both { first: Arc::clone(&inner.waiters) as _, second: listener });
         let following = follow(inner.tracking.clone(), inner.names.clone(), inner.deadlines.connect, heartbeat, listener);
         inner.link.spawn(following);
+    }
+}
+
+/// Two who want to know.
+struct Both {
+    first: Arc<dyn Listener>,
+    second: Arc<dyn Listener>,
+}
+
+impl Listener for Both {
+    fn changed(&self, change: Change) {
+        self.first.changed(change);
+        self.second.changed(change);
+    }
+
+    fn begun(&self) {
+        self.first.begun();
+        self.second.begun();
+    }
+
+    fn proven(&self, at: Instant) {
+        self.first.proven(at);
+        self.second.proven(at);
+    }
+
+    fn lost(&self) {
+        self.first.lost();
+        self.second.lost();
     }
 }
 
@@ -98,6 +131,8 @@ fn tell(data: &[Value], names: &Names, listener: &dyn Listener) {
                     let Value::BulkString(name) = name else { continue };
                     if let Some(key) = names.parse(name) {
                         listener.changed(Change::Key(key));
+                    } else if let Some(key) = names.parse_lease(name) {
+                        listener.changed(Change::Lease(key));
                     } else if let Some(bucket) = names.parse_epoch(name) {
                         listener.changed(Change::Bucket(bucket));
                     }
