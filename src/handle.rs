@@ -84,6 +84,9 @@ where
             Ok(storing) => storing,
             Err(reason) => return Ok(Err(reason)),
         };
+        if let Err(reason) = contain(&self.shared.core.counters, || policy.complete(&response, None)).unwrap_or(Err(NotStored::Panic)) {
+            return Ok(Err(reason));
+        }
         let mut findings = crate::inspect::Findings::default();
         if let Some(mut inspector) = storing.inspector {
             let inspected = contain(&self.shared.core.counters, || {

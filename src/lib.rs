@@ -28,6 +28,6 @@ pub use future::ResponseFuture;
 pub use handle::Handle;
 pub use layer::CacheLayer;
 pub use options::{CacheOptions, Mode};
-pub use policy::{ApiPolicy, Policy, Sharing};
+pub use policy::{ApiPolicy, GrpcPolicy, Policy, Sharing};
 pub use service::Cache;
 pub use status::CacheStatus;

@@ -5,13 +5,15 @@
 
 mod api;
 mod fields;
+mod grpc;
 
 use std::{borrow::Cow, time::Duration, time::SystemTime};
 
-use http::{HeaderMap, HeaderName, request, response};
+use http::{HeaderMap, HeaderName, Response, request, response};
 
 pub use api::{ApiPolicy, Sharing};
 pub use fields::{is_hop_by_hop, strip_hop_by_hop};
+pub use grpc::GrpcPolicy;
 
 use crate::{
     entry::{Entry, Lifetime},
@@ -52,6 +54,12 @@ pub trait Policy: Send + Sync + 'static {
     /// (RFC 9111 section 4.1). The default knows no variants.
     fn variant(&self, envelope: &Envelope, primary: &Key, request: &request::Parts, fields: &[HeaderName]) -> Option<Key> {
         let _ = (envelope, primary, request, fields);
+        None
+    }
+
+    /// How long the caller waits for a response head, and what it gets when that time has passed. The default: as long as it takes.
+    fn deadline(&self, request: &request::Parts) -> Option<Deadline> {
+        let _ = request;
         None
     }
 
@@ -131,6 +139,15 @@ pub struct Moment {
     pub luck: f64,
 }
 
+/// How long a caller waits.
+#[derive(Clone, Copy, Debug)]
+pub struct Deadline {
+    /// How long it waits for a response head, from its request on.
+    pub within: Duration,
+    /// The head of what it gets then; there is no body.
+    pub answer: fn() -> Response<()>,
+}
+
 /// May the cache touch a request?
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Admission {
@@ -166,6 +183,8 @@ pub enum Bypass {
     Temperature,
     /// It calls itself JSON and is none that could be read, and it might name a reason to bypass.
     Unreadable,
+    /// Its body is not one gRPC message, but a stream of them.
+    Streaming,
     /// A function of the operator's says so.
     Predicate,
     /// Code that was to decide panicked.
@@ -176,7 +195,7 @@ pub enum Bypass {
 
 impl Bypass {
     /// All reasons, in the order of their discriminants.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Method,
         Self::Path,
         Self::Upgrade,
@@ -187,6 +206,7 @@ impl Bypass {
         Self::Stateful,
         Self::Temperature,
         Self::Unreadable,
+        Self::Streaming,
         Self::Predicate,
         Self::Panic,
         Self::Shutdown,
@@ -205,6 +225,7 @@ impl Bypass {
             Self::Stateful => "stateful",
             Self::Temperature => "temperature",
             Self::Unreadable => "unreadable",
+            Self::Streaming => "client-streaming",
             Self::Predicate => "predicate",
             Self::Panic => "panic",
             Self::Shutdown => "shutdown",

@@ -13,6 +13,7 @@ mod bodies;
 mod drops;
 mod flights;
 mod golden;
+mod grpc;
 mod keys;
 mod observed;
 mod policies;

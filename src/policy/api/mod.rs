@@ -379,7 +379,7 @@ impl Policy for ApiPolicy {
         options: &CacheOptions,
         slot: u32,
     ) -> Result<Identity, Bypass> {
-        self.identity(envelope, request, body, options, slot)
+        self.identity_by(envelope, request, body, options, slot, self.headers.iter())
     }
 
     fn slots(&self) -> u32 {

@@ -32,13 +32,15 @@ impl ApiPolicy {
         Admission::Bypass(reason)
     }
 
-    pub(super) fn identity(
+    /// The identity of a request, with these of its fields in the key.
+    pub(in crate::policy) fn identity_by<'a>(
         &self,
         envelope: &Envelope,
         request: &Parts,
         body: &[u8],
         options: &CacheOptions,
         slot: u32,
+        headers: impl Iterator<Item = &'a HeaderName>,
     ) -> Result<Identity, Bypass> {
         let (user, authority) = self.authority(request);
         let mut fields = envelope.open();
@@ -50,7 +52,7 @@ impl ApiPolicy {
         add_query(request.uri.query(), &mut fields);
         let essence = essence(&request.headers);
         add_header(&header::CONTENT_TYPE, std::iter::once(essence.as_bytes()), &mut fields);
-        for name in &self.headers {
+        for name in headers {
             add_header(name, request.headers.get_all(name).iter().map(|value| value.as_bytes()), &mut fields);
         }
         if self.encoded {
