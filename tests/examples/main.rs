@@ -1,0 +1,7 @@
+//! Each example is run, and says what it should.
+
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+#![allow(missing_docs, missing_debug_implementations, unreachable_pub, reason = "no one depends on a test")]
+
+mod program;
+mod tonic;
