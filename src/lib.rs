@@ -27,7 +27,7 @@ pub use error::{BoxError, Error};
 pub use future::ResponseFuture;
 pub use handle::Handle;
 pub use layer::CacheLayer;
-pub use options::{CacheOptions, Mode};
+pub use options::{CacheOptions, Mode, StoreOptions};
 pub use policy::{ApiPolicy, GrpcPolicy, Policy, Sharing};
 pub use service::Cache;
 pub use status::CacheStatus;

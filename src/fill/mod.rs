@@ -24,7 +24,7 @@ use crate::{
     key::Identity,
     layer::Shared,
     observe::{Event, FillRecord},
-    options::{CacheOptions, Mode},
+    options::{self, CacheOptions, Mode},
     policy::{NotStored, Policy, Storing, strip_hop_by_hop},
     store::Store,
 };
@@ -222,7 +222,7 @@ where
     fn verdict(&self, head: &response::Parts, body: &impl Body) -> Verdict {
         let settings = &self.shared.settings;
         let storing = contain(&self.shared.core.counters, || {
-            self.shared.core.policy.store(&self.asked, &self.options, head, body.size_hint().exact(), settings.moment())
+            options::storing(&self.shared.core.policy, &self.asked, &self.options, head, body.size_hint().exact(), settings.moment())
         });
         match storing.unwrap_or(Err(NotStored::Panic)) {
             Err(reason) => Verdict { storing: None, why_not: Some(reason) },

@@ -3,5 +3,6 @@
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 #![allow(missing_docs, missing_debug_implementations, unreachable_pub, reason = "no one depends on a test")]
 
+mod axum;
 mod program;
 mod tonic;

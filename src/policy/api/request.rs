@@ -65,6 +65,9 @@ impl ApiPolicy {
         if !options.extra.is_empty() {
             fields.add(Field::Extra, &options.extra);
         }
+        if let Some(rule) = &self.key_rule {
+            fields.add(Field::Extra, &rule(request));
+        }
         if slot > 0 {
             fields.add(Field::Slot, &slot.to_be_bytes());
         }
