@@ -28,7 +28,7 @@ use crate::{
     layer::{Core, Settings, Shared},
     observe::{Counters, Ending, Event, Recorder, Trouble},
     options::{CacheOptions, Mode},
-    policy::{Bypass, Invalidation, Moment, OnFailure, Policy, Replay, Reuse},
+    policy::{Bypass, Deadline, Invalidation, Moment, OnFailure, Policy, Replay, Reuse},
     status::{CACHE_STATUS, CacheStatus, Miss, Outcome, Stale, set_age},
     store::{Generation, Lookup, Store},
 };
@@ -640,6 +640,22 @@ fn tell<RB>(settings: &Settings, status: CacheStatus, response: &mut Response<Re
         status.append(&settings.name, settings.show_key, response.headers_mut());
     }
     response.extensions_mut().insert(status);
+}
+
+/// Waits for an answer no longer than the caller does. A call that was made for it goes on, as for any caller that leaves.
+pub(crate) async fn within<RB, E>(deadline: Deadline, settings: Arc<Settings>, run: impl Future<Output = Answer<RB, E>>) -> Answer<RB, E>
+where
+    RB: Body,
+    RB::Error: Into<BoxError>,
+{
+    match timeout(deadline.within, run).await {
+        Ok(answer) => answer,
+        Err(_) => {
+            let mut response = (deadline.answer)().map(|()| ResponseBody::over());
+            tell(&settings, CacheStatus::of(Outcome::Unanswered), &mut response);
+            Ok(response)
+        }
+    }
 }
 
 /// Passes a request on as if the cache were not there.

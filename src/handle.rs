@@ -11,7 +11,7 @@ use crate::{
     key::Key,
     layer::Shared,
     observe::Stats,
-    options::CacheOptions,
+    options::{CacheOptions, storing},
     policy::{Admission, NotStored, Policy, Reuse},
     store::{Listing, Selection, Store},
 };
@@ -75,7 +75,7 @@ where
         let key = keys[fastrand::usize(..keys.len())];
         let moment = self.shared.settings.moment();
         let policy = &self.shared.core.policy;
-        let storing = contain(&self.shared.core.counters, || policy.store(&head, &options, &response, Some(body.len() as u64), moment));
+        let storing = contain(&self.shared.core.counters, || storing(policy, &head, &options, &response, Some(body.len() as u64), moment));
         let storing = match storing.unwrap_or(Err(NotStored::Panic)) {
             Ok(storing) if body.len() > storing.max_body => return Ok(Err(NotStored::TooLarge)),
             Ok(storing) if storing.vary.is_some() => {
@@ -84,6 +84,9 @@ where
             Ok(storing) => storing,
             Err(reason) => return Ok(Err(reason)),
         };
+        if let Err(reason) = contain(&self.shared.core.counters, || policy.complete(&response, None)).unwrap_or(Err(NotStored::Panic)) {
+            return Ok(Err(reason));
+        }
         let mut findings = crate::inspect::Findings::default();
         if let Some(mut inspector) = storing.inspector {
             let inspected = contain(&self.shared.core.counters, || {
@@ -98,14 +101,14 @@ where
                 return Ok(Err(NotStored::Objection(objection)));
             }
         }
-        options.tags.extend(storing.tags);
-        let metadata = Metadata {
+        let mut metadata = Metadata {
             model: findings.model,
             usage: findings.usage,
             upstream_request_id: storing.upstream_request_id,
             cached_at: Some(moment.now),
             ..Metadata::of(&options)
         };
+        metadata.add_tags(storing.tags);
         let (status, headers, body) = (response.status, storing.headers, Frames::from(body));
         let entry = Entry { status, headers, body, trailers: None, lifetime: storing.lifetime, metadata };
         let generation = self.shared.core.store.get(&key).await?.generation;

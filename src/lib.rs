@@ -87,8 +87,8 @@ pub use error::{BoxError, Error};
 pub use future::ResponseFuture;
 pub use handle::Handle;
 pub use layer::CacheLayer;
-pub use options::{CacheOptions, Mode};
-pub use policy::{ApiPolicy, HttpPolicy, Policy, Sharing};
+pub use options::{CacheOptions, Mode, StoreOptions};
+pub use policy::{ApiPolicy, GrpcPolicy, HttpPolicy, Policy, Sharing};
 pub use service::Cache;
 pub use status::CacheStatus;
 

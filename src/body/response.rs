@@ -75,6 +75,11 @@ where
         Self::of(Kind::Empty, recorder)
     }
 
+    /// Nothing, of which nobody keeps a record.
+    pub(crate) fn over() -> Self {
+        Self { kind: Kind::Empty, recorder: None }
+    }
+
     fn of(kind: Kind<B>, recorder: Recorder) -> Self {
         let mut body = Self { kind, recorder: Some(recorder) };
         body.end_if_over();
@@ -107,6 +112,12 @@ where
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Pass { body } => body.size_hint(),
+            // A length that is known in advance would become a `content-length`, after which HTTP/1.1 has no room for trailers.
+            Self::Stored { entry, left, .. } if entry.trailers.is_some() => {
+                let mut hint = SizeHint::new();
+                hint.set_lower(*left);
+                hint
+            }
             Self::Stored { left, .. } => SizeHint::with_exact(*left),
             Self::Reading { reader, .. } => reader.size_hint(),
             Self::Empty => SizeHint::with_exact(0),
