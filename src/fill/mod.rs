@@ -4,12 +4,17 @@ mod commit;
 mod recording;
 mod vigil;
 
-use std::{panic::AssertUnwindSafe, sync::Arc, time::Instant};
+use std::{
+    any::Any,
+    panic::AssertUnwindSafe,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use futures_util::FutureExt as _;
-use http::{HeaderMap, Method, Request, StatusCode, header, request, response};
-use http_body::Body;
+use http::{HeaderMap, Method, Request, Response, StatusCode, header, request, response};
+use http_body::{Body, SizeHint};
 use tokio::sync::oneshot;
 use tower::ServiceExt as _;
 
@@ -19,14 +24,15 @@ use self::{
 };
 use crate::{
     body::{RequestBody, tape::Tape},
-    entry::Entry,
+    entry::{Entry, Frames},
+    error::BoxError,
     flight::{Ended, Head, Lead, Live, State},
     flow::{Call, Failure, Found, Opening, Upload, Upstream, contain},
-    key::Identity,
+    key::{Identity, Key},
     layer::Shared,
     observe::{Event, FillRecord},
     options::{CacheOptions, Mode},
-    policy::{Abandoned, NotStored, Policy, Storing, strip_hop_by_hop},
+    policy::{Abandoned, Moment, NotStored, Policy, Splice, Storing, strip_conditions, strip_hop_by_hop},
     store::Store,
 };
 
@@ -44,8 +50,10 @@ pub(crate) struct Fill<St, P> {
     pub(crate) found: Found,
     /// Fields that make the request conditional on the entry that was found.
     pub(crate) conditions: Option<HeaderMap>,
-    /// A stale answer stands in if the upstream fails.
-    pub(crate) has_fallback: bool,
+    /// A stale answer stands in for a response that is a failure.
+    pub(crate) withhold_failure: bool,
+    /// How long the upstream took to answer.
+    pub(crate) waited: Duration,
 }
 
 /// Who made the call necessary, and reads along.
@@ -90,37 +98,33 @@ where
         S: Upstream<B>,
         B: Upload,
     {
-        let shared = self.shared.clone();
-        let key = *self.lead.key();
-        let mut record = FillRecord::begin(self.identity.digest, caller.is_none());
-        let start = Instant::now();
-        let flown = AssertUnwindSafe(self.fly(inner, &mut caller, start, &mut record)).catch_unwind().await;
-        let why_not = flown.unwrap_or_else(|panic| {
-            shared.core.counters.panics.add(1);
-            // One who still waits would wait for ever.
-            tell(&mut caller, Opening::Failed(Failure::Panic(panic)));
-            Err(NotStored::Panic)
+        let mut ending = Ending::of(&self, caller.is_none());
+        let flown = AssertUnwindSafe(self.fly(inner, &mut caller, ending.start, &mut ending.record)).catch_unwind().await;
+        ending.tell(flown, &mut caller);
+    }
+
+    /// Records a response that is there already, in a task of its own.
+    pub(crate) fn adopt<RB, E>(self, response: Response<RB>, caller: Caller<RB, E>)
+    where
+        RB: Body<Error: Into<BoxError>> + Send + 'static,
+        E: Send + 'static,
+    {
+        let tasks = self.shared.core.tasks.clone();
+        let mut ending = Ending::of(&self, false);
+        ending.record.status = Some(response.status());
+        ending.record.first_byte = Some(self.waited);
+        tasks.spawn(async move {
+            let (vigil, mut caller) = (self.vigil(false), Some(caller));
+            let landed = self.land(response.into_parts(), None, vigil, &mut caller, ending.start, &mut ending.record);
+            let landed = AssertUnwindSafe(landed).catch_unwind().await;
+            ending.tell(landed, &mut caller);
         });
-        if record.last_byte.is_zero() {
-            record.last_byte = start.elapsed();
-        }
-        record.not_stored = why_not.err();
-        match &record.not_stored {
-            None => shared.core.counters.stored.add(1),
-            Some(reason) => {
-                shared.core.counters.not_stored.add(1);
-                if reason.is_of_the_answer() {
-                    shared.core.flights.decline(&key);
-                }
-            }
-        }
-        shared.sink().tell(&Event::Fill(&record));
     }
 
     async fn fly<S, B>(
         mut self,
         inner: S,
-        mut caller: &mut Option<Caller<S::ResponseBody, S::Error>>,
+        caller: &mut Option<Caller<S::ResponseBody, S::Error>>,
         start: Instant,
         record: &mut FillRecord,
     ) -> Result<(), NotStored>
@@ -130,12 +134,12 @@ where
     {
         let shared = self.shared.clone();
         let (policy, counters) = (&shared.core.policy, &shared.core.counters);
-        let abandoned = contain(counters, || policy.abandoned()).unwrap_or(Abandoned::Cancel);
-        let mut vigil = Vigil::begin(&shared.core, self.lead.flight(), record.refresh, abandoned);
+        let mut vigil = self.vigil(record.refresh);
 
         // The call.
         let _ = contain(counters, || policy.prepare(&mut self.request));
-        let (head, body) = loop {
+        let (response, splice) = loop {
+            let asked_at = Instant::now();
             let mut call: Call<S::ResponseBody, S::Error> =
                 Box::pin(AssertUnwindSafe(inner.clone().oneshot(self.upstream_request())).catch_unwind());
             let failure = match vigil.keep(&self.lead, call.as_mut()).await {
@@ -143,43 +147,87 @@ where
                     let (head, body) = response.into_parts();
                     record.status = Some(head.status);
                     record.first_byte = Some(start.elapsed());
-                    if self.conditions.is_some() && head.status == StatusCode::NOT_MODIFIED {
-                        if let Some(entry) = self.freshen(&head) {
-                            return self.freshened(entry, caller).await;
+                    self.waited = asked_at.elapsed();
+                    match head.status {
+                        StatusCode::NOT_MODIFIED if self.conditions.is_some() => {
+                            if let Some(entry) = self.freshen(&head) {
+                                return self.freshened(entry, caller).await;
+                            }
                         }
-                        // It speaks of something else than what is stored: ask for all of it.
-                        self.conditions = None;
-                        continue;
+                        StatusCode::PARTIAL_CONTENT if self.conditions.is_some() => {
+                            if let Some(splice) = self.splice(&head) {
+                                break ((head, body), Some(splice));
+                            }
+                        }
+                        StatusCode::RANGE_NOT_SATISFIABLE if self.conditions.is_some() => {}
+                        _ if !self.has_fallback() || contain(counters, || policy.is_failure(&head)) != Some(true) => {
+                            break ((head, body), None);
+                        }
+                        _ => {
+                            self.give_up(caller, Failure::Response);
+                            return Err(NotStored::Failed);
+                        }
                     }
-                    if !self.has_fallback() || contain(counters, || policy.is_failure(&head)) != Some(true) {
-                        break (head, body);
-                    }
-                    Failure::Response
+                    // It answers our conditions, and not in terms of what is stored: ask without them.
+                    self.conditions = None;
+                    continue;
                 }
                 Ok(Ok(Err(error))) => Failure::Error(error),
                 Ok(Err(panic)) => Failure::Panic(panic),
                 Err(Unwanted::Abandoned) => return Err(NotStored::Abandoned),
                 Err(Unwanted::Stopped) => {
-                    tell(&mut caller, Opening::Yours(call));
+                    if self.conditions.take().is_some() {
+                        // Its answer is none to the caller.
+                        call = Box::pin(AssertUnwindSafe(inner.clone().oneshot(self.upstream_request())).catch_unwind());
+                    }
+                    tell(caller, Opening::Yours(call));
                     return Err(NotStored::Abandoned);
                 }
             };
-            // Remembered before those who wait are told, so that nobody queues up in between.
-            shared.core.flights.decline(self.lead.key());
-            self.lead.end(Ended::Failed);
-            tell(&mut caller, Opening::Failed(failure));
+            self.give_up(caller, failure);
             return Err(NotStored::Failed);
         };
+        self.land(response, splice, vigil, caller, start, record).await
+    }
+
+    /// From the head of the response to the store.
+    async fn land<RB, E>(
+        self,
+        (mut head, body): (response::Parts, RB),
+        splice: Option<Splice>,
+        mut vigil: Vigil,
+        caller: &mut Option<Caller<RB, E>>,
+        start: Instant,
+        record: &mut FillRecord,
+    ) -> Result<(), NotStored>
+    where
+        RB: Body<Error: Into<BoxError>>,
+    {
+        let shared = self.shared.clone();
+        let (policy, counters) = (&shared.core.policy, &shared.core.counters);
+        let mut promised = body.size_hint();
+        let before = splice.map(|Splice { status, headers, before }| {
+            (head.status, head.headers) = (status, headers);
+            promised = promised.exact().map_or_else(SizeHint::new, |rest| SizeHint::with_exact(rest + before.len() as u64));
+            before
+        });
 
         // The verdict, and those who wait.
-        let verdict = self.verdict(&head, &body);
-        let (writer, tape) = Tape::new(body.size_hint(), Arc::clone(&shared.core.budget));
+        let verdict = self.verdict(&head, promised.exact());
+        if verdict.storing.is_none() {
+            self.revise(&head).await;
+        }
+        let (writer, tape) = Tape::new(promised, Arc::clone(&shared.core.budget));
+        for chunk in before.iter().flat_map(Frames::as_slice) {
+            record.bytes += chunk.len() as u64;
+            writer.push(chunk.clone());
+        }
         if caller.is_some()
             && let Some(reader) = tape.read()
         {
             let opening = Opening::Live { head: head.clone(), reader, storing: verdict.why_not.is_none() };
             self.announce(&verdict, &head, tape);
-            tell(&mut caller, opening);
+            tell(caller, opening);
         } else {
             self.announce(&verdict, &head, tape);
         }
@@ -212,13 +260,20 @@ where
         complete?;
         let frames = frames.ok_or(NotStored::TooLarge)?;
         let (entry, vary) = self.entry(&head, storing, findings, &frames, trailers, record);
+        let entry = self.merge(entry)?;
         self.commit(entry, vary).await
+    }
+
+    fn vigil(&self, refresh: bool) -> Vigil {
+        let core = &self.shared.core;
+        let abandoned = contain(&core.counters, || core.policy.abandoned()).unwrap_or(Abandoned::Cancel);
+        Vigil::begin(core, self.lead.flight(), refresh, abandoned)
     }
 
     /// May a stale answer still stand in, if this one is a failure?
     fn has_fallback(&self) -> bool {
         let stands_in = |entry: &Arc<Entry>| self.shared.stands_in(&self.asked, &self.options, entry);
-        self.has_fallback && self.found.entry.as_ref().is_some_and(stands_in)
+        self.withhold_failure && self.found.entry.as_ref().is_some_and(stands_in)
     }
 
     /// What goes upstream now.
@@ -231,6 +286,7 @@ where
             // Kept, for it may have to be asked without conditions.
             Some(conditions) => {
                 let mut parts = self.request.clone();
+                strip_conditions(&mut parts.headers);
                 for (name, value) in conditions {
                     parts.headers.insert(name, value.clone());
                 }
@@ -242,11 +298,9 @@ where
     }
 
     /// May the response be stored, going by its head?
-    fn verdict(&self, head: &response::Parts, body: &impl Body) -> Verdict {
-        let settings = &self.shared.settings;
-        let storing = contain(&self.shared.core.counters, || {
-            self.shared.core.policy.store(&self.asked, &self.options, head, body.size_hint().exact(), settings.moment())
-        });
+    fn verdict(&self, head: &response::Parts, len: Option<u64>) -> Verdict {
+        let storing =
+            contain(&self.shared.core.counters, || self.shared.core.policy.store(&self.asked, &self.options, head, len, self.moment()));
         match storing.unwrap_or(Err(NotStored::Panic)) {
             Err(reason) => Verdict { storing: None, why_not: Some(reason) },
             Ok(storing) => {
@@ -270,7 +324,13 @@ where
             let head = Head { status: head.status, version: head.version, headers };
             State::Streaming(Arc::new(Live { head, tape, vary, storing: verdict.why_not.is_none() }))
         };
+        let of_the_answer = verdict.why_not.as_ref().is_none_or(NotStored::is_of_the_answer);
         match (&verdict.storing, &verdict.why_not) {
+            // A response that is not fresh may be stored, but answers nobody else before it was validated (RFC 9111 section 4).
+            (Some(storing), _) if storing.lifetime.ttl(shared.settings.clock.now()).is_none() => {
+                shared.core.flights.decline(self.lead.key());
+                self.lead.end(Ended::NotShared);
+            }
             (Some(storing), _) => {
                 let vary = storing.vary.clone().and_then(|fields| {
                     let key = self.variant(&fields)?;
@@ -279,7 +339,9 @@ where
                 self.lead.publish(live(storing.headers.clone(), vary));
             }
             (None, reason) => {
-                shared.core.flights.decline(self.lead.key());
+                if of_the_answer {
+                    shared.core.flights.decline(self.lead.key());
+                }
                 self.lead.close();
                 let shares = |reason: &NotStored| contain(&shared.core.counters, || shared.core.policy.shares(reason)) == Some(true);
                 self.lead.publish(if reason.as_ref().is_some_and(shares) {
@@ -300,6 +362,60 @@ where
         let promised = head.headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
         let has_body = self.asked.method != Method::HEAD && !matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
         has_body && promised.is_some_and(|promised| promised != len)
+    }
+
+    /// There is no response. Remembered before those who wait are told, so that nobody queues up in between.
+    fn give_up<RB, E>(&self, caller: &mut Option<Caller<RB, E>>, failure: Failure<E>) {
+        self.shared.core.flights.decline(self.lead.key());
+        self.lead.end(Ended::Failed);
+        tell(caller, Opening::Failed(failure));
+    }
+
+    /// The time of a decision about the response.
+    fn moment(&self) -> Moment {
+        Moment { waited: self.waited, ..self.shared.settings.moment() }
+    }
+}
+
+/// What is told when a fill is over, however it ends.
+struct Ending<St, P> {
+    shared: Shared<St, P>,
+    key: Key,
+    start: Instant,
+    record: FillRecord,
+}
+
+impl<St, P> Ending<St, P> {
+    fn of(fill: &Fill<St, P>, refresh: bool) -> Self {
+        let record = FillRecord::begin(fill.identity.digest, refresh);
+        Self { shared: fill.shared.clone(), key: *fill.lead.key(), start: Instant::now(), record }
+    }
+
+    fn tell<RB, E>(self, flown: Result<Result<(), NotStored>, Box<dyn Any + Send>>, caller: &mut Option<Caller<RB, E>>) {
+        let Self { shared, key, start, mut record } = self;
+        let counters = &shared.core.counters;
+        if record.last_byte.is_zero() {
+            record.last_byte = start.elapsed();
+        }
+        record.not_stored = match flown {
+            Ok(stored) => stored.err(),
+            Err(panic) => {
+                counters.panics.add(1);
+                // One who still waits would wait for ever.
+                tell(caller, Opening::Failed(Failure::Panic(panic)));
+                Some(NotStored::Panic)
+            }
+        };
+        match &record.not_stored {
+            None => counters.stored.add(1),
+            Some(reason) => {
+                counters.not_stored.add(1);
+                if reason.is_of_the_answer() {
+                    shared.core.flights.decline(&key);
+                }
+            }
+        }
+        shared.sink().tell(&Event::Fill(&record));
     }
 }
 

@@ -248,7 +248,7 @@ impl Lead {
     }
 
     /// Tells those who wait that there is nothing to be had.
-    pub(crate) fn end(self, why: Ended) {
+    pub(crate) fn end(&self, why: Ended) {
         self.close();
         self.publish(State::Ended(why));
     }

@@ -58,7 +58,8 @@
 //! | offset | bytes | what |
 //! |-------:|------:|------|
 //! |     52 |     8 | when the last may be forgotten, a time |
-//! |     60 |     1 | count of lists |
+//! |     60 |     8 | epoch |
+//! |     68 |     1 | count of lists |
 //! |        |     … | each: u16 count of names; u16 length and name each |
 //! |        |     8 | checksum of the front |
 //!

@@ -128,6 +128,7 @@ impl<'a> Front<'a> {
         }
         let own = &mut self.own;
         let expires = from_unix_millis(own.u64()?);
+        let epoch = own.u64()?;
         let lists = own.u8()?;
         let fields = (0..lists).map(|_| {
             let names = own.count(MAX_LISTED, 2)?;
@@ -135,7 +136,7 @@ impl<'a> Front<'a> {
         });
         let fields = fields.collect::<Result<_, _>>()?;
         own.end()?;
-        Ok(Variants { fields, expires })
+        Ok(Variants { fields, epoch, expires })
     }
 }
 

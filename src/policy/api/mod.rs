@@ -7,12 +7,13 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use http::{HeaderMap, HeaderName, Method, StatusCode, request as req, response as res};
 
-use super::{Abandoned, Admission, Bypass, Moment, NotStored, Policy, Reuse, Storing};
+use super::{Abandoned, Admission, Bypass, Moment, NotStored, OnFailure, Policy, Replay, Reuse, Storing};
 use crate::{
     entry::Entry,
     inspect::Inspect,
     key::{Envelope, Identity, Scope, json},
     options::CacheOptions,
+    status::Miss,
 };
 
 /// Caches calls by what they ask, body included, for a fixed time.
@@ -110,11 +111,12 @@ struct Trust {
     ttl_header: Option<HeaderName>,
 }
 
-/// Request fields that make a difference to the services that this policy is for.
-const KEYED: &[&str] = &["accept", "anthropic-version", "anthropic-beta", "openai-organization", "openai-project", "openai-beta"];
+/// Request fields that are always in the key. The last two are what Google's APIs vary by.
+const KEY_HEADERS: &[&str] =
+    &["accept", "anthropic-version", "anthropic-beta", "openai-organization", "openai-project", "openai-beta", "referer", "x-origin"];
 
-/// Fields by which many an upstream can be told of another method, host or path than the request line names. Out of the key, one caller could
-/// plant an answer for others.
+/// Fields by which many an upstream can be told of another method, host or path than the request line names, in the key, too. Out of it, one
+/// caller could plant an answer for others.
 const OVERRIDES: &[&str] = &[
     "x-forwarded-host",
     "x-forwarded-prefix",
@@ -138,7 +140,7 @@ impl ApiPolicy {
             methods: vec![Method::POST],
             paths: None,
             request_limit: 1 << 20,
-            headers: KEYED.iter().chain(OVERRIDES).copied().map(HeaderName::from_static).collect(),
+            headers: KEY_HEADERS.iter().chain(OVERRIDES).copied().map(HeaderName::from_static).collect(),
             credentials: crate::key::CREDENTIAL_HEADERS.iter().copied().map(HeaderName::from_static).collect(),
             canonical: true,
             json: json::Options::default(),
@@ -188,9 +190,9 @@ impl ApiPolicy {
     }
 
     /// Adds a request field to the key: requests that differ in it share nothing. Always in the key are the content type (for JSON without its
-    /// parameters), `content-encoding`, `accept`, `anthropic-version`, `anthropic-beta`, `openai-organization`, `openai-project` and `openai-beta`,
-    /// and what may override method, host or path: `x-forwarded-host`, `-prefix` and `-proto`, `x-host`, `x-http-method`,
-    /// `x-http-method-override`, `x-method-override`, `x-original-url` and `x-rewrite-url`.
+    /// parameters), `content-encoding`, `accept`, `anthropic-version`, `anthropic-beta`, `openai-organization`, `openai-project`, `openai-beta`,
+    /// `referer` and `x-origin`, and what may override method, host or path: `x-forwarded-host`, `-prefix` and `-proto`, `x-host`,
+    /// `x-http-method`, `x-http-method-override`, `x-method-override`, `x-original-url` and `x-rewrite-url`.
     ///
     /// An upstream that heeds any other field has to say so by `vary`, or the field has to be added here.
     #[must_use]
@@ -409,7 +411,7 @@ impl Policy for ApiPolicy {
     fn reuse(&self, _: &req::Parts, options: &CacheOptions, entry: &Entry, moment: Moment) -> Reuse {
         let (lifetime, now) = (entry.lifetime, moment.now);
         if options.max_age.is_some_and(|bound| lifetime.age(now) > bound) {
-            return Reuse::No;
+            return Reuse::No(Miss::Request);
         }
         if let Some(left) = lifetime.ttl(now) {
             let cost = entry.metadata.upstream_time.as_secs_f64() * self.early_refresh;
@@ -420,9 +422,9 @@ impl Policy for ApiPolicy {
         if stale < lifetime.stale_while_revalidate {
             Reuse::StaleWhileRevalidate
         } else if stale < lifetime.stale_if_error {
-            Reuse::Validate { conditions: HeaderMap::new(), if_error: true }
+            Reuse::Validate { conditions: HeaderMap::new(), why: Miss::Stale, on_failure: OnFailure::Stale }
         } else {
-            Reuse::No
+            Reuse::No(Miss::Stale)
         }
     }
 
@@ -452,11 +454,11 @@ impl Policy for ApiPolicy {
         !matches!(reason, NotStored::Encoded | NotStored::Personal | NotStored::Forbidden | NotStored::Vary)
     }
 
-    fn replay(&self, _: &req::Parts, entry: &Entry, headers: &mut HeaderMap) {
+    fn replay(&self, _: &req::Parts, entry: &Entry, answer: &mut Replay) {
         if let (Some(name), Some(id)) = (&self.show_request_id, &entry.metadata.upstream_request_id)
             && let Ok(id) = id.parse()
         {
-            headers.insert(name, id);
+            answer.headers.insert(name, id);
         }
     }
 
