@@ -36,6 +36,10 @@ use crate::{
 /// How often a request looks up again because an answer was stored in the meantime. More often is chance, not a rule.
 const LOOKS: u32 = 3;
 
+/// How long a request waits for an answer that has been read to its end to be stored. The deadlines of stores are shorter; an upstream can take
+/// its time to end a body that has all its bytes.
+const SETTLE: Duration = Duration::from_secs(1);
+
 /// How many lists of selecting fields one primary key is looked up with.
 pub(crate) const VARIANTS: usize = 8;
 
@@ -136,6 +140,13 @@ impl<S, St, P> Flow<S, St, P> {
                 Reuse::No(why) => (why, None, OnFailure::Pass),
             };
             let fallback = found.entry.clone().filter(|_| matches!(on_failure, OnFailure::Stale | OnFailure::StaleIfUnreachable));
+            if looks < LOOKS
+                && let Some(mut settled) = self.shared.core.flights.settling(&found.key)
+            {
+                // Closed rather than sent to.
+                drop(timeout(SETTLE, settled.changed()).await);
+                continue;
+            }
             if self.options.only_if_cached {
                 return Ok(self.timed_out(Outcome::Unsatisfied));
             }
@@ -315,7 +326,7 @@ where
 
     /// May the stale answer still be served, now that the upstream has failed? That may have taken longer than the answer is kept for.
     fn stands_in(&self, entry: &Entry) -> bool {
-        self.shared.stands_in(&self.request, &self.options, entry)
+        matches!(self.shared.on_failure(&self.request, &self.options, entry), OnFailure::Stale | OnFailure::StaleIfUnreachable)
     }
 
     fn join(&self, key: &Key, attempt: u32, mark: Option<crate::flight::Mark>, validates: bool) -> Role {
@@ -492,12 +503,12 @@ impl<St, P> Shared<St, P>
 where
     P: Policy,
 {
-    /// May a stored answer be served at this moment, if the upstream fails?
-    pub(crate) fn stands_in(&self, request: &request::Parts, options: &CacheOptions, entry: &Entry) -> bool {
+    /// What a stored answer is good for at this moment, if the upstream fails.
+    pub(crate) fn on_failure(&self, request: &request::Parts, options: &CacheOptions, entry: &Entry) -> OnFailure {
         match contain(&self.core.counters, || self.core.policy.reuse(request, options, entry, self.settings.moment())) {
-            Some(Reuse::Validate { on_failure, .. }) => matches!(on_failure, OnFailure::Stale | OnFailure::StaleIfUnreachable),
-            Some(Reuse::No(_)) | None => false,
-            Some(_) => true,
+            Some(Reuse::Validate { on_failure, .. }) => on_failure,
+            Some(Reuse::Fresh { .. } | Reuse::StaleWhileRevalidate | Reuse::StaleAccepted) => OnFailure::Stale,
+            Some(Reuse::No(_)) | None => OnFailure::Pass,
         }
     }
 }

@@ -107,6 +107,7 @@ where
                 return Ok(Err(NotStored::Objection(objection)));
             }
         }
+        options.tags.extend(storing.tags);
         let metadata = Metadata {
             model: findings.model,
             usage: findings.usage,

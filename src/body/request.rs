@@ -1,4 +1,5 @@
 use std::{
+    collections::VecDeque,
     fmt,
     future::poll_fn,
     pin::Pin,
@@ -31,7 +32,7 @@ pin_project! {
     {
         Untouched { #[pin] body: B },
         Buffered { bytes: Bytes, trailers: Option<HeaderMap> },
-        Rejoined { prefix: Bytes, failure: Option<B::Error>, rest: Option<Pin<Box<B>>> },
+        Rejoined { prefix: VecDeque<Bytes>, failure: Option<B::Error>, rest: Option<Pin<Box<B>>> },
     }
 }
 
@@ -64,8 +65,8 @@ where
                 Some(Ok(Frame::data(std::mem::take(bytes))))
             }),
             KindProjection::Rejoined { prefix, failure, rest } => {
-                if !prefix.is_empty() {
-                    return Poll::Ready(Some(Ok(Frame::data(std::mem::take(prefix)))));
+                if let Some(bytes) = prefix.pop_front() {
+                    return Poll::Ready(Some(Ok(Frame::data(bytes))));
                 }
                 if let Some(error) = failure.take() {
                     *rest = None;
@@ -94,7 +95,7 @@ where
             Kind::Untouched { body } => body.size_hint(),
             Kind::Buffered { bytes, .. } => SizeHint::with_exact(bytes.len() as u64),
             Kind::Rejoined { prefix, rest, .. } => {
-                let held = prefix.len() as u64;
+                let held: u64 = prefix.iter().map(|bytes| bytes.len() as u64).sum();
                 let rest = rest.as_ref().map_or_else(|| SizeHint::with_exact(0), |rest| rest.size_hint());
                 let mut hint = SizeHint::new();
                 hint.set_lower(rest.lower().saturating_add(held));
@@ -155,23 +156,27 @@ where
     }
     // Pinned on the heap, because it may have to move on, half read.
     let mut body = Box::pin(body);
-    let mut held = Held::default();
+    let mut prefix = VecDeque::new();
+    let mut small = Small::default();
+    let mut len = 0;
     let mut trailers = None;
     loop {
         match poll_fn(|cx| poll_bytes::<B, B::Error>(body.as_mut(), cx)).await {
-            None => return Buffered::Whole(held.into_bytes(), trailers),
+            None => {
+                small.flush(&mut prefix);
+                return Buffered::Whole(concat(prefix, len), trailers);
+            }
             Some(Err(error)) => {
-                return Buffered::Broken(RequestBody {
-                    kind: Kind::Rejoined { prefix: held.into_bytes(), failure: Some(error), rest: None },
-                });
+                small.flush(&mut prefix);
+                return Buffered::Broken(RequestBody { kind: Kind::Rejoined { prefix, failure: Some(error), rest: None } });
             }
             Some(Ok(frame)) => match frame.into_data() {
                 Ok(data) => {
-                    held.push(data);
-                    if held.len() > limit {
-                        return Buffered::Over(RequestBody {
-                            kind: Kind::Rejoined { prefix: held.into_bytes(), failure: None, rest: Some(body) },
-                        });
+                    len += data.len();
+                    small.join(data, &mut prefix);
+                    if len > limit {
+                        small.flush(&mut prefix);
+                        return Buffered::Over(RequestBody { kind: Kind::Rejoined { prefix, failure: None, rest: Some(body) } });
                     }
                 }
                 Err(frame) => trailers = frame.into_trailers().ok(),
@@ -180,28 +185,41 @@ where
     }
 }
 
-/// What was read so far. A single chunk is kept as it is; several are copied together, so that small ones pin no large read buffers.
+/// Chunks below this are joined: a body in single bytes would take many times its length.
+const JOIN_BELOW: usize = 1024;
+
+/// Small chunks that follow one another.
 #[derive(Default)]
-struct Held {
+struct Small {
     first: Bytes,
-    joined: BytesMut,
+    more: BytesMut,
 }
 
-impl Held {
-    fn push(&mut self, data: Bytes) {
-        if self.len() == 0 {
-            self.first = data;
-            return;
+impl Small {
+    /// Puts a chunk behind the others. One that is alone is not copied.
+    fn join(&mut self, chunk: Bytes, chunks: &mut VecDeque<Bytes>) {
+        if chunk.len() >= JOIN_BELOW {
+            self.flush(chunks);
+            chunks.push_back(chunk);
+        } else if self.first.is_empty() {
+            self.first = chunk;
+        } else {
+            self.more.extend_from_slice(&chunk);
         }
-        self.joined.extend_from_slice(&std::mem::take(&mut self.first));
-        self.joined.extend_from_slice(&data);
     }
 
-    fn len(&self) -> usize {
-        self.first.len() + self.joined.len()
+    fn flush(&mut self, chunks: &mut VecDeque<Bytes>) {
+        chunks.extend([std::mem::take(&mut self.first), self.more.split().freeze()].into_iter().filter(|chunk| !chunk.is_empty()));
     }
+}
 
-    fn into_bytes(self) -> Bytes {
-        if self.joined.is_empty() { self.first } else { self.joined.freeze() }
+fn concat(mut chunks: VecDeque<Bytes>, len: usize) -> Bytes {
+    if chunks.len() <= 1 {
+        return chunks.pop_front().unwrap_or_default();
     }
+    let mut all = BytesMut::with_capacity(len);
+    for chunk in chunks {
+        all.extend_from_slice(&chunk);
+    }
+    all.freeze()
 }

@@ -204,6 +204,11 @@ impl Writer {
         true
     }
 
+    /// How long the body will be, if its framing says so.
+    pub(crate) fn promised(&self) -> Option<u64> {
+        self.tape.promised.exact()
+    }
+
     /// Ends the tape. Its frames are held, and count, until the writer is dropped: as long as they are written to the store.
     pub(crate) fn finish(&self, trailers: Option<HeaderMap>) {
         self.end(End::Clean(trailers));

@@ -160,6 +160,7 @@ where
     /// Hands a freshened entry to all who wait, and stores it where it was.
     pub(super) async fn freshened<RB, E>(&self, entry: Entry, caller: &mut Option<Caller<RB, E>>) -> Result<(), NotStored> {
         let entry = Arc::new(entry);
+        self.lead.settle();
         self.lead.publish(State::Freshened(Arc::clone(&entry)));
         tell(caller, Opening::Freshened(Arc::clone(&entry)));
         if self.options.mode == Mode::ReadOnly {

@@ -32,7 +32,7 @@ use crate::{
     layer::Shared,
     observe::{Event, FillRecord},
     options::{CacheOptions, Mode},
-    policy::{Abandoned, Moment, NotStored, Policy, Splice, Storing, strip_conditions, strip_hop_by_hop},
+    policy::{Abandoned, Moment, NotStored, OnFailure, Policy, Splice, Storing, strip_conditions, strip_hop_by_hop},
     store::Store,
 };
 
@@ -114,7 +114,8 @@ where
         ending.record.status = Some(response.status());
         ending.record.first_byte = Some(self.waited);
         tasks.spawn(async move {
-            let (vigil, mut caller) = (self.vigil(false), Some(caller));
+            let mut caller = Some(caller);
+            let vigil = Vigil::begin(&self.shared.core, self.lead.flight(), false, self.abandoned());
             let landed = self.land(response.into_parts(), None, vigil, &mut caller, ending.start, &mut ending.record);
             let landed = AssertUnwindSafe(landed).catch_unwind().await;
             ending.tell(landed, &mut caller);
@@ -134,7 +135,7 @@ where
     {
         let shared = self.shared.clone();
         let (policy, counters) = (&shared.core.policy, &shared.core.counters);
-        let mut vigil = self.vigil(record.refresh);
+        let mut vigil = Vigil::begin(&shared.core, self.lead.flight(), record.refresh, self.abandoned());
 
         // The call.
         let _ = contain(counters, || policy.prepare(&mut self.request));
@@ -160,7 +161,7 @@ where
                             }
                         }
                         StatusCode::RANGE_NOT_SATISFIABLE if self.conditions.is_some() => {}
-                        _ if !self.has_fallback() || contain(counters, || policy.is_failure(&head)) != Some(true) => {
+                        _ if !self.withholds_failure() || contain(counters, || policy.is_failure(&head)) != Some(true) => {
                             break ((head, body), None);
                         }
                         _ => {
@@ -255,6 +256,9 @@ where
         // The store, off the callers' path.
         let complete = contain(counters, || policy.complete(&head, trailers.as_ref())).unwrap_or(Err(NotStored::Panic));
         let frames = writer.frames();
+        if recording.stores() {
+            self.lead.settle();
+        }
         writer.finish(trailers.clone());
         let (storing, findings) = recording.finish(trailers.is_some(), record)?;
         complete?;
@@ -264,16 +268,16 @@ where
         self.commit(entry, vary).await
     }
 
-    fn vigil(&self, refresh: bool) -> Vigil {
-        let core = &self.shared.core;
-        let abandoned = contain(&core.counters, || core.policy.abandoned()).unwrap_or(Abandoned::Cancel);
-        Vigil::begin(core, self.lead.flight(), refresh, abandoned)
+    /// May a stale answer still stand in, if this one is a failure?
+    fn withholds_failure(&self) -> bool {
+        let stands_in = |entry: &Arc<Entry>| self.shared.on_failure(&self.asked, &self.options, entry) == OnFailure::Stale;
+        self.withhold_failure && self.found.entry.as_ref().is_some_and(stands_in)
     }
 
-    /// May a stale answer still stand in, if this one is a failure?
-    fn has_fallback(&self) -> bool {
-        let stands_in = |entry: &Arc<Entry>| self.shared.stands_in(&self.asked, &self.options, entry);
-        self.withhold_failure && self.found.entry.as_ref().is_some_and(stands_in)
+    /// What becomes of the call if nobody waits for it any more.
+    fn abandoned(&self) -> Abandoned {
+        let core = &self.shared.core;
+        contain(&core.counters, || core.policy.abandoned()).unwrap_or(Abandoned::Cancel)
     }
 
     /// What goes upstream now.

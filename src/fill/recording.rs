@@ -80,6 +80,9 @@ impl<'a> Recording<'a> {
                 Ok(data) => {
                     if !data.is_empty() {
                         record.bytes += data.len() as u64;
+                        if writer.promised() == Some(record.bytes) && self.stores() {
+                            lead.settle();
+                        }
                         self.inspect(&data);
                         self.put(data, writer, lead, record.bytes);
                         self.wait_for_room(writer, vigil, lead).await?;
@@ -94,6 +97,11 @@ impl<'a> Recording<'a> {
             }
         }
         Ok(trailers)
+    }
+
+    /// Is the response to be stored, as far as is known?
+    pub(super) fn stores(&self) -> bool {
+        self.why_not.is_none()
     }
 
     fn put(&mut self, data: Bytes, writer: &Writer, lead: &Lead, len: u64) {

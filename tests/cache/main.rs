@@ -79,6 +79,18 @@ pub async fn read(answer: Answer) -> String {
     String::from_utf8(answer.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap()
 }
 
+/// Waits until every upstream call has ended, stored or not.
+pub async fn until_flown<P: tower_response_cache::Policy>(handle: &tower_response_cache::Handle<Memory, P>) {
+    for _ in 0..100_000 {
+        let stats = handle.stats().await;
+        if stats.stored + stats.not_stored >= stats.misses {
+            return;
+        }
+        tokio::task::yield_now().await;
+    }
+    panic!("an upstream call never ended");
+}
+
 /// Lets tasks in the background run until a condition holds. The bound is a guard against hanging, not a measurement.
 pub async fn until(condition: impl Fn() -> bool) {
     for _ in 0..100_000 {

@@ -3,7 +3,16 @@
 //! The cases are written from the text of the standards, one module per part of it. See [`script`] for their language.
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
-#![allow(missing_docs, missing_debug_implementations, unreachable_pub, reason = "no one depends on a test")]
+#![allow(
+    missing_docs,
+    missing_debug_implementations,
+    unreachable_pub,
+    dead_code,
+    reason = "no one depends on a test, and each uses a part of what tests share"
+)]
+
+#[path = "../support/redis.rs"]
+mod server;
 
 #[path = "../../examples/proxy/fields.rs"]
 mod fields;
@@ -22,6 +31,7 @@ mod invalidation;
 mod messages;
 mod private;
 mod ranges;
+mod redis_store;
 mod stale;
 mod storing;
 mod validation;

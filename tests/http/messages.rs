@@ -7,7 +7,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tower_response_cache::HttpPolicy;
 
 use crate::{
-    script::{Rig, run},
+    script::{Rig, memory, run},
     wire,
 };
 
@@ -70,7 +70,7 @@ async fn many_who_ask_for_one_stale_page_cause_one_validation() {
 async fn bodies_stream_both_ways_while_they_are_stored() {
     // An origin that says the second half once the client has the first.
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let rig = Rig::in_front_of(HttpPolicy::shared(), listener.local_addr().unwrap()).await;
+    let rig = Rig::in_front_of(HttpPolicy::shared(), &memory(), listener.local_addr().unwrap()).await;
     let origin = tokio::spawn(async move {
         let (mut stream, _) = listener.accept().await.unwrap();
         wire::read(&mut stream, true, false).await.unwrap();

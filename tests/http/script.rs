@@ -30,7 +30,11 @@ use tokio::{
     time::timeout,
 };
 use tower::Layer;
-use tower_response_cache::{CacheLayer, Clock, Handle, HttpPolicy, observe::Event, store::Memory};
+use tower_response_cache::{
+    CacheLayer, Clock, HttpPolicy,
+    observe::Event,
+    store::{BoxStore, Memory},
+};
 
 use crate::{
     origin::Origin,
@@ -41,10 +45,12 @@ use crate::{
 /// A guard against hanging, not a measurement.
 const LONG: Duration = Duration::from_secs(20);
 
+/// Makes the store that a rig keeps responses in.
+pub type MakeStore = Arc<dyn Fn(&Clock) -> BoxStore + Send + Sync>;
+
 /// A proxy in front of a scripted origin.
 pub struct Rig {
     pub clock: Clock,
-    pub handle: Handle<Memory, HttpPolicy>,
     pub proxy: SocketAddr,
     replies: Arc<Mutex<VecDeque<Reply>>>,
     seen: Arc<Mutex<VecDeque<Message>>>,
@@ -62,27 +68,29 @@ struct Reply {
 
 impl Rig {
     pub async fn new(policy: HttpPolicy) -> Self {
+        Self::with(policy, &memory()).await
+    }
+
+    pub async fn with(policy: HttpPolicy, store: &MakeStore) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let rig = Self::in_front_of(policy, listener.local_addr().unwrap()).await;
+        let rig = Self::in_front_of(policy, store, listener.local_addr().unwrap()).await;
         tokio::spawn(play(listener, Arc::clone(&rig.replies), Arc::clone(&rig.seen)));
         rig
     }
 
     /// A proxy in front of an origin that is not scripted.
-    pub async fn in_front_of(policy: HttpPolicy, at: SocketAddr) -> Self {
+    pub async fn in_front_of(policy: HttpPolicy, store: &MakeStore, at: SocketAddr) -> Self {
         // Dates have whole seconds, and cases are to see none go by.
         let clock = Clock::stopped(UNIX_EPOCH + Duration::from_secs(1_800_000_000));
         let fills = Arc::new(AtomicUsize::new(0));
         let ended = Arc::clone(&fills);
-        let layer =
-            CacheLayer::new(Memory::new(16 << 20).clock(clock.clone()), policy).clock(clock.clone()).observer(move |event: &Event<'_>| {
-                if let Event::Fill(_) = event {
-                    ended.fetch_add(1, Ordering::SeqCst);
-                }
-            });
+        let layer = CacheLayer::new(store(&clock), policy).clock(clock.clone()).observer(move |event: &Event<'_>| {
+            if let Event::Fill(_) = event {
+                ended.fetch_add(1, Ordering::SeqCst);
+            }
+        });
         let (replies, seen) = (Arc::default(), Arc::default());
         let origin = Origin::new(&format!("http://{at}").parse().unwrap(), false, Duration::from_secs(30)).unwrap();
-        let handle = layer.handle();
         let service = Proxy::new(layer.layer(origin), "proxy", true).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let proxy = listener.local_addr().unwrap();
@@ -93,7 +101,7 @@ impl Rig {
                 async move { service.answer(request, peer).await }
             })
         }));
-        Self { clock, handle, proxy, replies, seen, fills }
+        Self { clock, proxy, replies, seen, fills }
     }
 
     /// Sends a request on a connection of its own.
@@ -183,12 +191,20 @@ async fn answer(stream: &mut TcpStream, reply: Reply, head: bool) -> bool {
     !(has("#close") || has("#short"))
 }
 
+pub fn memory() -> MakeStore {
+    Arc::new(|clock| BoxStore::new(Memory::new(16 << 20).clock(clock.clone())))
+}
+
 /// Runs cases, each in a rig of its own, and says which failed and how.
 pub async fn run(policy: HttpPolicy, cases: &[(&str, &str)]) {
+    run_in(&memory(), policy, cases).await;
+}
+
+pub async fn run_in(store: &MakeStore, policy: HttpPolicy, cases: &[(&str, &str)]) {
     let running = cases.iter().map(|(name, case)| {
-        let (name, case, policy) = (name.to_string(), case.to_string(), policy.clone());
+        let (name, case, policy, store) = (name.to_string(), case.to_string(), policy.clone(), Arc::clone(store));
         tokio::spawn(async move {
-            let rig = Rig::new(policy).await;
+            let rig = Rig::with(policy, &store).await;
             rig.play(&case).await.map_err(|problem| format!("{name}: {problem}"))
         })
     });

@@ -26,6 +26,7 @@ mod outages;
 mod refusals;
 mod removal;
 mod settings;
+mod tags;
 mod values;
 
 use std::{

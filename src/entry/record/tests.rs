@@ -10,7 +10,7 @@ use super::*;
 use crate::entry::{Entry, Frames, Lifetime, Metadata, Usage, Variants};
 
 const KEY: Key = Key::from_bytes([0x5a; 32]);
-const CODEC: Codec = Codec { max_record: 1 << 20 };
+const CODEC: Codec = Codec { max_record: 1 << 20, packing: Packing { compression: Compression::Off, seal: None } };
 
 fn at(millis: u64) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_millis(millis)
@@ -78,7 +78,7 @@ fn index() -> Variants {
     }
 }
 
-fn samples() -> [Record; 3] {
+pub(super) fn samples() -> [Record; 3] {
     [Record::Response(Arc::new(plain())), Record::Response(Arc::new(stream())), Record::Variants(Arc::new(index()))]
 }
 
@@ -295,7 +295,10 @@ fn unknown_magic_kinds_and_flags_are_refused() {
     for kind in [0, 3, 255] {
         assert!(refusal(&overwritten(bytes.clone(), 5, &[kind])).contains("kind"));
     }
-    for bit in 0..16 {
+    for bit in [0, 1] {
+        assert_ne!(refusal(&overwritten(bytes.clone(), 6, &(1u16 << bit).to_le_bytes())), "", "it is not packed");
+    }
+    for bit in 2..16 {
         assert!(refusal(&overwritten(bytes.clone(), 6, &(1u16 << bit).to_le_bytes())).contains("flags"));
     }
 }

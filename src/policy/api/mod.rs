@@ -49,6 +49,7 @@ pub struct ApiPolicy {
     encoded: bool,
     close_delimited: bool,
     set_cookie: bool,
+    response_tags: bool,
     show_request_id: Option<HeaderName>,
     store_if: Option<ResponsePredicate>,
     inspector: Option<Arc<dyn Inspect>>,
@@ -111,12 +112,12 @@ struct Trust {
     ttl_header: Option<HeaderName>,
 }
 
-/// Request fields that are always in the key. The last two are what Google's APIs vary by.
-const KEY_HEADERS: &[&str] =
+/// Request fields that make a difference to the services that this policy is for. The last two are what Google's APIs vary by.
+const KEYED: &[&str] =
     &["accept", "anthropic-version", "anthropic-beta", "openai-organization", "openai-project", "openai-beta", "referer", "x-origin"];
 
-/// Fields by which many an upstream can be told of another method, host or path than the request line names, in the key, too. Out of it, one
-/// caller could plant an answer for others.
+/// Fields by which many an upstream can be told of another method, host or path than the request line names. Out of the key, one caller could
+/// plant an answer for others.
 const OVERRIDES: &[&str] = &[
     "x-forwarded-host",
     "x-forwarded-prefix",
@@ -140,7 +141,7 @@ impl ApiPolicy {
             methods: vec![Method::POST],
             paths: None,
             request_limit: 1 << 20,
-            headers: KEY_HEADERS.iter().chain(OVERRIDES).copied().map(HeaderName::from_static).collect(),
+            headers: KEYED.iter().chain(OVERRIDES).copied().map(HeaderName::from_static).collect(),
             credentials: crate::key::CREDENTIAL_HEADERS.iter().copied().map(HeaderName::from_static).collect(),
             canonical: true,
             json: json::Options::default(),
@@ -161,6 +162,7 @@ impl ApiPolicy {
             encoded: false,
             close_delimited: false,
             set_cookie: false,
+            response_tags: false,
             show_request_id: None,
             store_if: None,
             inspector: None,
@@ -190,9 +192,10 @@ impl ApiPolicy {
     }
 
     /// Adds a request field to the key: requests that differ in it share nothing. Always in the key are the content type (for JSON without its
-    /// parameters), `content-encoding`, `accept`, `anthropic-version`, `anthropic-beta`, `openai-organization`, `openai-project`, `openai-beta`,
-    /// `referer` and `x-origin`, and what may override method, host or path: `x-forwarded-host`, `-prefix` and `-proto`, `x-host`,
-    /// `x-http-method`, `x-http-method-override`, `x-method-override`, `x-original-url` and `x-rewrite-url`.
+    /// parameters), `content-encoding`, `accept`, `anthropic-version`, `anthropic-beta`, `openai-organization`, `openai-project`, `openai-beta`, `referer` and
+    /// `x-origin`,
+    /// and what may override method, host or path: `x-forwarded-host`, `-prefix` and `-proto`, `x-host`, `x-http-method`,
+    /// `x-http-method-override`, `x-method-override`, `x-original-url` and `x-rewrite-url`.
     ///
     /// An upstream that heeds any other field has to say so by `vary`, or the field has to be added here.
     #[must_use]
@@ -352,6 +355,15 @@ impl ApiPolicy {
     #[must_use]
     pub fn store_set_cookie(mut self, on: bool) -> Self {
         self.set_cookie = on;
+        self
+    }
+
+    /// Takes tags for what is stored from the response, too: from `surrogate-key`, where spaces part them, and `cache-tag`, where commas do.
+    /// A response with more than 256 of them, or with one of more than 1024 bytes, is not stored: nobody could remove it by all of its tags.
+    /// Default: off.
+    #[must_use]
+    pub fn response_tags(mut self, on: bool) -> Self {
+        self.response_tags = on;
         self
     }
 

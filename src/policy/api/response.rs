@@ -62,7 +62,7 @@ impl ApiPolicy {
                 ..Lifetime::fresh(moment.now, ttl)
             },
             max_body: self.max_body,
-            tags: Vec::new(),
+            tags: if self.response_tags { tags(headers)? } else { Vec::new() },
             vary: None,
             inspector: self.inspector.as_ref().and_then(|inspector| inspector.begin(request, response)),
             needs_proof: !self.close_delimited && request.method != Method::HEAD && promised.is_none() && is_close_delimited(response),
@@ -142,6 +142,25 @@ pub(super) fn grpc_succeeded(response: &Parts, trailers: Option<&HeaderMap>) -> 
         None if is_grpc => Err(NotStored::Incomplete),
         None => Ok(()),
     }
+}
+
+const MAX_TAGS: usize = 256;
+const MAX_TAG: usize = 1024;
+
+/// Tags as Fastly (`surrogate-key`) and Cloudflare (`cache-tag`) have them.
+fn tags(headers: &HeaderMap) -> Result<Vec<String>, NotStored> {
+    let mut tags = Vec::new();
+    for (field, separator) in [("surrogate-key", ' '), ("cache-tag", ',')] {
+        for line in headers.get_all(field) {
+            // One that cannot be read cannot be asked for either.
+            let line = std::str::from_utf8(line.as_bytes()).map_err(|_| NotStored::TooLarge)?;
+            tags.extend(line.split(separator).map(str::trim).filter(|tag| !tag.is_empty()).map(str::to_owned));
+        }
+    }
+    if tags.len() > MAX_TAGS || tags.iter().any(|tag| tag.len() > MAX_TAG) {
+        return Err(NotStored::TooLarge);
+    }
+    Ok(tags)
 }
 
 fn media_type(headers: &HeaderMap) -> &str {

@@ -4,7 +4,7 @@ use std::time::SystemTime;
 
 use http::{HeaderMap, HeaderName, StatusCode, header, request, response};
 
-use super::{HttpPolicy, date, freshness::Arrival, storing::is_stored_field};
+use super::{HttpPolicy, date, freshness::Arrival, range, storing::is_stored_field};
 use crate::entry::Entry;
 
 /// What the caller's conditions say of a stored response (RFC 9110 section 13.2.2).
@@ -98,12 +98,16 @@ impl HttpPolicy {
             None => true,
             Some(value) => entry.headers.get(&name) == Some(value),
         };
+        let whole = match entry.status {
+            StatusCode::PARTIAL_CONTENT => range::Part::of(&entry.headers).and_then(|part| part.len),
+            _ => Some(entry.body.len() as u64),
+        };
         let as_long = match response.headers.get(header::CONTENT_LENGTH) {
             None => true,
-            Some(length) => length.as_bytes() == entry.body.len().to_string().as_bytes(),
+            Some(length) => whole.is_some_and(|whole| length.as_bytes() == whole.to_string().as_bytes()),
         };
         let holds = response.status == StatusCode::OK
-            && entry.status == StatusCode::OK
+            && matches!(entry.status, StatusCode::OK | StatusCode::PARTIAL_CONTENT)
             && same(header::ETAG)
             && same(header::LAST_MODIFIED)
             && as_long;
