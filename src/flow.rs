@@ -266,6 +266,7 @@ impl<S, St, P> Flow<S, St, P> {
                 }
                 Ok(response)
             }
+            Ok(Opening::Failed(Failure::Panic(panic))) => std::panic::resume_unwind(panic),
             // The runtime is going down, and this future with it.
             _ => std::future::pending().await,
         }

@@ -1,7 +1,7 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{Request, Response, request};
+use http::{Method, Request, Response, header, request};
 use tokio::time::timeout;
 
 use crate::{
@@ -84,8 +84,14 @@ where
             Ok(storing) => storing,
             Err(reason) => return Ok(Err(reason)),
         };
-        if let Err(reason) = contain(&self.shared.core.counters, || policy.complete(&response, None)).unwrap_or(Err(NotStored::Panic)) {
+        let complete = contain(&self.shared.core.counters, || policy.complete(&response, None)).unwrap_or(Err(NotStored::Panic));
+        if let Err(reason) = complete {
             return Ok(Err(reason));
+        }
+        // What is served later would be cut off, or run into what follows on the connection.
+        let promised = response.headers.get(header::CONTENT_LENGTH).map(|value| value.to_str().ok()?.parse::<usize>().ok());
+        if head.method != Method::HEAD && promised.is_some_and(|promised| promised != Some(body.len())) {
+            return Ok(Err(NotStored::Incomplete));
         }
         let mut findings = crate::inspect::Findings::default();
         if let Some(mut inspector) = storing.inspector {
