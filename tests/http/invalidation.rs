@@ -80,6 +80,7 @@ async fn an_answer_to_a_post_that_says_it_is_the_target_answers_a_get() {
             ("another", &format!("{post}< 200 | Cache-Control: max-age=60 | Content-Location: /b | @made\n= @made\n> GET /a\n< 200\n= #origin\n> GET /b\n< 200\n= #origin")),
             ("not explicit", &format!("{post}< 200 | Last-Modified: {{date-100000}} | Content-Location: /a | @made\n> GET /a\n< 200\n= #origin")),
             ("no-store", &format!("{post}< 200 | Cache-Control: max-age=60, no-store | Content-Location: /a | @made\n= @made | #kept\n> GET /a\n< 200\n= #origin")),
+            ("no-store asked", "> POST /a | Cache-Control: no-store | @x\n< 200 | Cache-Control: max-age=60 | Content-Location: /a | @made\n> GET /a\n< 200\n= #origin"),
             ("nothing said", &format!("{post}< 200 | Cache-Control: max-age=60 | @made\n> GET /a\n< 200\n= #origin")),
             ("not a post", "> PUT /a | @x\n< 200 | Cache-Control: max-age=60 | Content-Location: /a | @made\n> GET /a\n< 200\n= #origin"),
         ],
