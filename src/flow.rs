@@ -543,8 +543,8 @@ where
     {
         let age = entry.lifetime.age(now);
         let upstream_status = (outcome == Outcome::Revalidated).then_some(StatusCode::NOT_MODIFIED);
-        let ttl = entry.lifetime.ttl(now);
-        let status = CacheStatus { key: Some(*key), age: Some(age), ttl, upstream_status, ..CacheStatus::of(outcome) };
+        let (ttl, stale_for) = (entry.lifetime.ttl(now), entry.lifetime.staleness(now));
+        let status = CacheStatus { key: Some(*key), age: Some(age), ttl, stale_for, upstream_status, ..CacheStatus::of(outcome) };
         let mut answer = Replay { status: entry.status, headers: entry.headers.clone(), body: None };
         set_age(age, &mut answer.headers);
         // A panic leaves it as it was stored.
