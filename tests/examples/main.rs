@@ -4,5 +4,6 @@
 #![allow(missing_docs, missing_debug_implementations, unreachable_pub, reason = "no one depends on a test")]
 
 mod axum;
+mod clients;
 mod program;
 mod tonic;

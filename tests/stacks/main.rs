@@ -3,7 +3,5 @@
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 #![allow(missing_docs, missing_debug_implementations, unreachable_pub, reason = "no one depends on a test")]
 
-#[path = "../support/origin.rs"]
-mod origin;
-
 mod axum;
+mod clients;
