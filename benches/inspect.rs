@@ -2,6 +2,8 @@
 //!
 //! `cargo bench --bench inspect`
 
+#![allow(clippy::unwrap_used, reason = "a panic is how a bench fails")]
+
 use std::{hint::black_box, time::Duration};
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};

@@ -12,7 +12,7 @@ use http::{Method, Request, Response};
 use http_body::Body;
 use http_body_util::{BodyExt, Full};
 use tower::{Layer, Service, ServiceExt, service_fn};
-use tower_response_cache::{ApiPolicy, BoxError, CacheLayer, CacheOptions, Mode, Sharing, store::Memory};
+use tower_response_cache::{ApiPolicy, BoxError, CacheLayer, CacheOptions, HttpPolicy, Mode, Sharing, store::Memory};
 
 const ANSWER: usize = 8 << 10;
 
@@ -47,8 +47,8 @@ where
 {
     let body = Bytes::from(vec![b'x'; ANSWER]);
     service_fn(move |_| {
-        let response =
-            Response::builder().header("content-type", "text/plain").header("content-length", ANSWER).body(Full::new(body.clone()));
+        let response = Response::builder().header("content-type", "text/plain").header("content-length", ANSWER);
+        let response = response.header("cache-control", "max-age=3600").body(Full::new(body.clone()));
         std::future::ready(Ok(response.unwrap()))
     })
 }
@@ -96,6 +96,8 @@ fn overhead(criterion: &mut Criterion) {
     measure(&mut group, "no cache, GET", origin(), get);
     let plain = CacheLayer::new(Memory::default(), policy()).layer(origin());
     measure(&mut group, "hit, memory, GET", plain.clone(), get);
+    let http = CacheLayer::new(Memory::default(), HttpPolicy::shared()).layer(origin());
+    measure(&mut group, "hit, memory, GET, HTTP policy", http, get);
     measure(&mut group, "no cache, POST 1 KB", origin(), post);
     measure(&mut group, "hit, memory, POST 1 KB canonical", plain.clone(), post);
     let raw = CacheLayer::new(Memory::default(), policy().canonical_json(false)).layer(origin());

@@ -1,6 +1,8 @@
-//! What the binary form of a record costs: 8 KB of JSON in one frame, and 8 KB of events in 32.
+//! What the binary form of a record costs: 8 KB of JSON in one frame, and 8 KB of events in 32; plain, compressed and sealed.
 //!
 //! `cargo bench --bench record`
+
+#![allow(clippy::unwrap_used, reason = "a panic is how a bench fails")]
 
 use std::{
     hint::black_box,
@@ -12,7 +14,10 @@ use bytes::Bytes;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use tower_response_cache::{
-    entry::{Entry, Frames, Lifetime, Metadata, Record, Usage, record::Codec},
+    entry::{
+        Entry, Frames, Lifetime, Metadata, Record, Usage,
+        record::{Codec, Compression, SealKeys},
+    },
     key::Key,
 };
 
@@ -63,6 +68,58 @@ fn record(criterion: &mut Criterion) {
         group.bench_function(format!("encode, {name}"), |bencher| bencher.iter(|| codec.encode(&KEY, black_box(&record))));
         group.bench_function(format!("decode, {name}"), |bencher| bencher.iter(|| codec.decode(&KEY, black_box(&bytes).clone())));
         group.bench_function(format!("list, {name}"), |bencher| bencher.iter(|| codec.listing(&KEY, &black_box(&bytes)[..Codec::PREFIX])));
+    }
+    group.finish();
+    packed(criterion);
+}
+
+/// What compression and sealing cost, on text that looks like an answer.
+fn packed(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("packed record");
+    group.warm_up_time(Duration::from_millis(300)).measurement_time(Duration::from_secs(1));
+    let words: Vec<&str> = include_str!("../CONTRIBUTING.md").split_whitespace().collect();
+    let mut pick = fastrand::Rng::with_seed(7);
+    let mut prose = |len: usize| {
+        let mut text = String::new();
+        while text.len() < len {
+            text.push_str(words[pick.usize(..words.len())]);
+            text.push(' ');
+        }
+        text
+    };
+    let json = |text: &str| entry("application/json", Bytes::from(format!("{{\"choices\":[{{\"content\":{text:?}}}]}}")).into());
+    let events = |text: &str, len: usize| {
+        let event = |word: &str| {
+            Bytes::from(format!(
+                "data: {{\"id\":\"chatcmpl-AbC123\",\"object\":\"chat.completion.chunk\",\"created\":1700000000,\"model\":\"gpt-4o-mini-2024-07-18\",\"choices\":[{{\"index\":0,\"delta\":{{\"content\":\"{word} \"}},\"finish_reason\":null}}]}}\n\n"
+            ))
+        };
+        entry(
+            "text/event-stream",
+            Frames::new(text.split_whitespace().filter(|word| !word.contains(['"', '\\'])).map(event).take(len / 190)),
+        )
+    };
+    let key = [1; 32];
+    for (name, entry) in [
+        ("8 KB JSON", json(&prose(8 << 10))),
+        ("64 KB JSON", json(&prose(64 << 10))),
+        ("8 KB events", events(&prose(8 << 10), 8 << 10)),
+        ("64 KB events", events(&prose(64 << 10), 64 << 10)),
+    ] {
+        let record = Record::Response(Arc::new(entry));
+        let plain = Codec::new(1 << 20);
+        let len = plain.encode(&KEY, &record).expect("it is within all bounds").len();
+        for (how, codec) in [
+            ("plain", plain.clone()),
+            ("compressed", plain.clone().compression(Compression::From(0))),
+            ("sealed", plain.clone().seal(SealKeys::new(1, key))),
+        ] {
+            let bytes = codec.encode(&KEY, &record).map(Bytes::from).expect("it is within all bounds");
+            println!("{name}, {how}: {} of {len} bytes, {:.1}x", bytes.len(), len as f64 / bytes.len() as f64);
+            group.bench_function(format!("encode, {name}, {how}"), |bencher| bencher.iter(|| codec.encode(&KEY, black_box(&record))));
+            group
+                .bench_function(format!("decode, {name}, {how}"), |bencher| bencher.iter(|| codec.decode(&KEY, black_box(&bytes).clone())));
+        }
     }
     group.finish();
 }

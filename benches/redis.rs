@@ -1,5 +1,14 @@
 //! What a hit in Redis costs, beside a bare `GET` of the same value on a connection of the same client, in one run.
 
+#![allow(clippy::unwrap_used, reason = "a panic is how a bench fails")]
+#![allow(
+    missing_docs,
+    missing_debug_implementations,
+    unreachable_pub,
+    dead_code,
+    reason = "no one depends on a bench, and it uses a part of what tests share"
+)]
+
 use std::{
     convert::Infallible,
     sync::Arc,

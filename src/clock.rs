@@ -19,6 +19,8 @@ use std::sync::{
 pub struct Clock {
     #[cfg(any(test, feature = "test-util"))]
     offset_millis: Option<Arc<AtomicI64>>,
+    #[cfg(any(test, feature = "test-util"))]
+    stopped_at: Option<SystemTime>,
 }
 
 impl Clock {
@@ -27,13 +29,21 @@ impl Clock {
         Self {
             #[cfg(any(test, feature = "test-util"))]
             offset_millis: None,
+            #[cfg(any(test, feature = "test-util"))]
+            stopped_at: None,
         }
     }
 
     /// A clock that runs with the system's and can be moved. Clones move together.
     #[cfg(any(test, feature = "test-util"))]
     pub fn movable() -> Self {
-        Self { offset_millis: Some(Arc::new(AtomicI64::new(0))) }
+        Self { offset_millis: Some(Arc::new(AtomicI64::new(0))), stopped_at: None }
+    }
+
+    /// A clock that stands at a time until it is moved. Clones move together. The monotonic clock runs.
+    #[cfg(any(test, feature = "test-util"))]
+    pub fn stopped(at: SystemTime) -> Self {
+        Self { stopped_at: Some(at), ..Self::movable() }
     }
 
     /// Moves a movable clock by `millis` milliseconds, backwards if negative. The wall moves; the monotonic clock does not.
@@ -59,6 +69,9 @@ impl Clock {
 
     /// Wall-clock time.
     pub fn now(&self) -> SystemTime {
+        #[cfg(any(test, feature = "test-util"))]
+        let now = self.stopped_at.unwrap_or_else(SystemTime::now);
+        #[cfg(not(any(test, feature = "test-util")))]
         let now = SystemTime::now();
         #[cfg(any(test, feature = "test-util"))]
         if let Some(offset) = &self.offset_millis {

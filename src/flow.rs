@@ -8,14 +8,14 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
     sync::Arc,
-    time::{Instant, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use http::{HeaderMap, Request, Response, StatusCode, request, response};
 use http_body::Body;
-use tokio::{sync::oneshot, time::timeout};
+use tokio::{sync::oneshot, task::JoinHandle, time::timeout};
 use tower::{Service, ServiceExt as _};
 
 use crate::{
@@ -25,16 +25,20 @@ use crate::{
     fill::Fill,
     flight::{Ended, Head, Lead, Live, Role, State, Ticket},
     key::{Identity, Key},
-    layer::{Settings, Shared},
+    layer::{Core, Settings, Shared},
     observe::{Counters, Ending, Event, Recorder, Trouble},
     options::{CacheOptions, Mode},
-    policy::{Bypass, Deadline, Moment, Policy, Reuse},
+    policy::{Bypass, Deadline, Invalidation, Moment, OnFailure, Policy, Replay, Reuse},
     status::{CACHE_STATUS, CacheStatus, Miss, Outcome, Stale, set_age},
     store::{Generation, Lookup, Store},
 };
 
 /// How often a request looks up again because an answer was stored in the meantime. More often is chance, not a rule.
 const LOOKS: u32 = 3;
+
+/// How long a request waits for an answer that has been read to its end to be stored. The deadlines of stores are shorter; an upstream can take
+/// its time to end a body that has all its bytes.
+const SETTLE: Duration = Duration::from_secs(1);
 
 /// How many lists of selecting fields one primary key is looked up with.
 pub(crate) const VARIANTS: usize = 8;
@@ -92,7 +96,10 @@ impl<S, St, P> Flow<S, St, P> {
         B: Upload,
     {
         // The body, and with it the key.
-        let (bytes, trailers) = match buffer(body, self.shared.core.policy.body_limit()).await {
+        let Some(limit) = contain(&self.shared.core.counters, || self.shared.core.policy.body_limit()) else {
+            return self.pass(RequestBody::untouched(body), Bypass::Panic).await;
+        };
+        let (bytes, trailers) = match buffer(body, limit).await {
             Buffered::Whole(bytes, trailers) => (bytes, trailers),
             Buffered::Over(body) => return self.pass(body, Bypass::TooLarge).await,
             Buffered::Broken(body) => return self.pass(body, Bypass::BrokenBody).await,
@@ -112,7 +119,7 @@ impl<S, St, P> Flow<S, St, P> {
             let mut found = self.look_up(&identity.key).await;
             looks += 1;
             let moment = self.shared.settings.moment();
-            let (why, conditions, fallback) = match self.reuse(&found, moment) {
+            let (why, conditions, on_failure) = match self.reuse(&found, moment) {
                 Reuse::Fresh { refresh } => {
                     let Some(entry) = found.entry.take() else { unreachable!("what is fresh is there") };
                     if refresh {
@@ -125,18 +132,27 @@ impl<S, St, P> Flow<S, St, P> {
                     self.refresh(&identity, found, Arc::clone(&entry), (bytes, trailers));
                     return Ok(self.stored(&entry, &identity.key, Outcome::Stale(Stale::WhileRevalidate), moment.now));
                 }
-                Reuse::Validate { conditions, if_error } => {
-                    let fallback = found.entry.clone().filter(|_| if_error);
-                    (Miss::Stale, Some(conditions), fallback)
+                Reuse::StaleAccepted => {
+                    let Some(entry) = found.entry.take() else { unreachable!("what is stale is there") };
+                    return Ok(self.stored(&entry, &identity.key, Outcome::Stale(Stale::Accepted), moment.now));
                 }
-                Reuse::No => (if found.entry.is_some() { Miss::Request } else { Miss::Absent }, None, None),
+                Reuse::Validate { conditions, why, on_failure } => (why, Some(conditions).filter(|some| !some.is_empty()), on_failure),
+                Reuse::No(why) => (why, None, OnFailure::Pass),
             };
+            let fallback = found.entry.clone().filter(|_| matches!(on_failure, OnFailure::Stale | OnFailure::StaleIfUnreachable));
+            if looks < LOOKS
+                && let Some(mut settled) = self.shared.core.flights.settling(&found.key)
+            {
+                // Closed rather than sent to.
+                drop(timeout(SETTLE, settled.changed()).await);
+                continue;
+            }
             if self.options.only_if_cached {
-                return Ok(self.unsatisfied());
+                return Ok(self.timed_out(Outcome::Unsatisfied));
             }
 
             // The flight.
-            let lead = match self.join(&found.key, attempt, (looks < LOOKS).then_some(mark)) {
+            let lead = match self.join(&found.key, attempt, (looks < LOOKS).then_some(mark), conditions.is_some()) {
                 Role::LookAgain => continue,
                 Role::Lead(lead) => lead,
                 Role::Alone => self.shared.core.flights.alone(&found.key),
@@ -149,8 +165,12 @@ impl<S, St, P> Flow<S, St, P> {
                             Some(reader) => return Ok(self.collapsed(&live, reader, ticket, &identity.key)),
                             None => attempt = ALONE,
                         },
-                        Ok(State::Freshened(entry)) => return Ok(self.stored_after_wait(&entry, &identity.key, Outcome::Collapsed)),
-                        Ok(State::Ended(Ended::Failed)) => match fallback {
+                        Ok(State::Freshened(entry)) => match entry.lifetime.ttl(self.shared.settings.clock.now()) {
+                            Some(_) => return Ok(self.stored_after_wait(&entry, &identity.key, Outcome::Collapsed)),
+                            // What has to be validated for each request was not validated for this one.
+                            None => attempt = ALONE,
+                        },
+                        Ok(State::Ended(Ended::Failed)) => match fallback.filter(|entry| self.stands_in(entry)) {
                             Some(entry) => return Ok(self.stored_after_wait(&entry, &identity.key, Outcome::Stale(Stale::IfError))),
                             // One of those who waited takes over. If that fails too, the rest go upstream on their own.
                             None => attempt += 1,
@@ -169,15 +189,17 @@ impl<S, St, P> Flow<S, St, P> {
             let ticket = lead.ticket();
             let start = Instant::now();
             let (answer, opening) = oneshot::channel();
-            self.fill(lead, request, asked, (bytes, trailers), identity, found, conditions, fallback.is_some())
+            self.fill(lead, request, asked, (bytes, trailers), identity, found, conditions, on_failure == OnFailure::Stale)
                 .spawn(self.inner.clone(), Some(answer));
             let opening = opening.await;
             self.recorder.record().timings.wait += start.elapsed();
             return match opening {
                 Ok(Opening::Live { head, reader, storing }) => Ok(self.live(head, reader, ticket, key, why, storing)),
                 Ok(Opening::Freshened(entry)) => Ok(self.stored_after_wait(&entry, &key, Outcome::Revalidated)),
-                Ok(Opening::Failed(failure)) => match (fallback, failure) {
+                // A response is withheld where a stale one stood in for it a moment ago.
+                Ok(Opening::Failed(failure)) => match (fallback.filter(|entry| failure.is_response() || self.stands_in(entry)), failure) {
                     (Some(entry), _) => Ok(self.stored_after_wait(&entry, &key, Outcome::Stale(Stale::IfError))),
+                    (None, Failure::Error(_)) if on_failure == OnFailure::Timeout => Ok(self.timed_out(Outcome::Unreachable)),
                     (None, Failure::Error(error)) => {
                         self.recorder.record().outcome = Outcome::Miss(why);
                         self.recorder.end(Ending::Failed);
@@ -193,6 +215,59 @@ impl<S, St, P> Flow<S, St, P> {
                 // The runtime is going down, and this future with it.
                 Err(_) => std::future::pending().await,
             };
+        }
+    }
+
+    /// Passes a request on, and heeds what its response says of what is stored.
+    pub(crate) async fn watch<B>(mut self: Box<Self>, body: B, reason: Bypass) -> Answer<S::ResponseBody, S::Error>
+    where
+        S: Upstream<B>,
+        St: Store,
+        P: Policy,
+        B: Upload,
+    {
+        self.recorder.record().outcome = Outcome::Bypass(reason);
+        let asked = head_of(&self.request);
+        let request = std::mem::replace(&mut self.request, head_of(&asked));
+        let start = Instant::now();
+        let response = match self.inner.clone().oneshot(Request::from_parts(request, RequestBody::untouched(body))).await {
+            Ok(response) => response,
+            Err(error) => {
+                self.recorder.end(Ending::Failed);
+                return Err(error);
+            }
+        };
+        let waited = start.elapsed();
+        let (head, body) = response.into_parts();
+        let seen = response_head_of(&head);
+        if let Some(done) = self.invalidate_by(&seen) {
+            // Whoever has seen the response does not see what it made invalid. The task does not panic, and only the end of the runtime cancels it.
+            drop(done.await);
+        }
+        let response = Response::from_parts(head, body);
+        let policy = &self.shared.core.policy;
+        let adopted = contain(&self.shared.core.counters, || policy.adopts(&self.shared.settings.envelope, &asked, &self.options, &seen));
+        let Some((identity, asked)) = adopted.flatten() else {
+            return Ok(passed(&self.shared.settings, response, reason, self.recorder));
+        };
+
+        let (found, _) = look_up(&self.shared, &asked, &identity.key).await;
+        let lead = self.shared.core.flights.alone(&found.key);
+        let ticket = lead.ticket();
+        let (answer, opening) = oneshot::channel::<Opening<S::ResponseBody, S::Error>>();
+        let fill = self.fill(lead, head_of(&asked), Arc::new(asked), (Bytes::new(), None), identity, found, None, false);
+        Fill { waited, ..fill }.adopt(response, answer);
+        match opening.await {
+            Ok(Opening::Live { head, reader, .. }) => {
+                let (shared, recorder) = self.answered(Outcome::Bypass(reason), head.status);
+                let mut response = Response::from_parts(head, ResponseBody::reading(reader, ticket, recorder));
+                if shared.settings.status_header {
+                    response.headers_mut().append(&CACHE_STATUS, shared.settings.bypass_status(reason));
+                }
+                Ok(response)
+            }
+            // The runtime is going down, and this future with it.
+            _ => std::future::pending().await,
         }
     }
 
@@ -241,15 +316,26 @@ where
         match &found.entry {
             Some(entry) if self.options.mode != Mode::WriteOnly => {
                 contain(&self.shared.core.counters, || self.shared.core.policy.reuse(&self.request, &self.options, entry, moment))
-                    .unwrap_or(Reuse::No)
+                    .unwrap_or(Reuse::No(Miss::Request))
             }
-            _ => Reuse::No,
+            Some(_) => Reuse::No(Miss::Request),
+            None => Reuse::No(if found.variants.is_some() { Miss::Vary } else { Miss::Absent }),
         }
     }
 
-    fn join(&self, key: &Key, attempt: u32, mark: Option<crate::flight::Mark>) -> Role {
+    /// May the stale answer still be served, now that the upstream has failed? That may have taken longer than the answer is kept for.
+    fn stands_in(&self, entry: &Entry) -> bool {
+        matches!(self.shared.on_failure(&self.request, &self.options, entry), OnFailure::Stale | OnFailure::StaleIfUnreachable)
+    }
+
+    fn join(&self, key: &Key, attempt: u32, mark: Option<crate::flight::Mark>, validates: bool) -> Role {
+        let Shared { core, settings } = &self.shared;
         // Who asks for a refresh does not want an answer that is older than the question.
-        if attempt >= ALONE || !self.shared.settings.collapse || self.options.mode == Mode::WriteOnly {
+        if attempt >= ALONE
+            || !settings.collapse
+            || self.options.mode == Mode::WriteOnly
+            || contain(&core.counters, || core.policy.joins(&self.request, validates)) != Some(true)
+        {
             return Role::Alone;
         }
         self.shared.core.flights.join(key, mark, attempt > 0)
@@ -265,18 +351,19 @@ where
             return;
         }
         if let Role::Lead(lead) = self.shared.core.flights.join(&found.key, None, false) {
+            let (policy, mut request) = (&self.shared.core.policy, self.request.clone());
             let conditions = match contain(&self.shared.core.counters, || {
-                let settings = &self.shared.settings;
+                policy.refreshing(&mut request);
                 // What would be asked if it were no longer to be served at all.
-                let moment = Moment { now: entry.lifetime.expires(), ..settings.moment() };
-                self.shared.core.policy.reuse(&self.request, &self.options, &entry, moment)
+                let moment = Moment { now: entry.lifetime.expires(), ..self.shared.settings.moment() };
+                policy.reuse(&request, &self.options, &entry, moment)
             }) {
                 Some(Reuse::Validate { conditions, .. }) => Some(conditions),
                 _ => None,
             };
-            let asked = Arc::new(head_of(&self.request));
+            let asked = Arc::new(head_of(&request));
             let found = Found { entry: Some(entry), ..found };
-            self.fill(lead, self.request.clone(), asked, body, *identity, found, conditions, false).spawn(self.inner.clone(), None);
+            self.fill(lead, request, asked, body, *identity, found, conditions, false).spawn(self.inner.clone(), None);
         }
     }
 
@@ -290,7 +377,7 @@ where
         identity: Identity,
         found: Found,
         conditions: Option<HeaderMap>,
-        has_fallback: bool,
+        withhold_failure: bool,
     ) -> Fill<St, P> {
         Fill {
             shared: self.shared.clone(),
@@ -302,7 +389,8 @@ where
             identity,
             found,
             conditions: conditions.filter(|conditions| !conditions.is_empty()),
-            has_fallback,
+            withhold_failure,
+            waited: Duration::ZERO,
         }
     }
 }
@@ -327,6 +415,12 @@ pub(crate) enum Failure<E> {
     Panic(Box<dyn Any + Send>),
     /// It answered with a failure that a stale answer stands in for.
     Response,
+}
+
+impl<E> Failure<E> {
+    fn is_response(&self) -> bool {
+        matches!(self, Self::Response)
+    }
 }
 
 /// A call of the inner service, guarded against panics.
@@ -362,7 +456,7 @@ where
     let mut failures = 0;
     for fields in variants.fields.iter().take(VARIANTS) {
         let key = contain(&shared.core.counters, || shared.core.policy.variant(&shared.settings.envelope, primary, request, fields));
-        let Some(key) = key.flatten() else { continue };
+        let Some(key) = key.flatten().map(|key| shared.settings.envelope.in_epoch(&key, variants.epoch)) else { continue };
         let lookup = shared.get(&key).await;
         failures += u32::from(lookup.is_none());
         let generation = lookup.as_ref().map(|lookup| lookup.generation);
@@ -382,7 +476,8 @@ where
 {
     /// Looks one key up; `None`, and told to observers, if the store could not.
     pub(crate) async fn get(&self, key: &Key) -> Option<Lookup> {
-        self.attempt("get", self.core.store.get(key)).await
+        // Within the guard also what a store does before its first await.
+        self.attempt("get", async { self.core.store.get(key).await }).await
     }
 
     /// Carries out an operation of the store; `None`, and told to observers, if it failed.
@@ -403,9 +498,23 @@ where
     }
 }
 
+impl<St, P> Shared<St, P>
+where
+    P: Policy,
+{
+    /// What a stored answer is good for at this moment, if the upstream fails.
+    pub(crate) fn on_failure(&self, request: &request::Parts, options: &CacheOptions, entry: &Entry) -> OnFailure {
+        match contain(&self.core.counters, || self.core.policy.reuse(request, options, entry, self.settings.moment())) {
+            Some(Reuse::Validate { on_failure, .. }) => on_failure,
+            Some(Reuse::Fresh { .. } | Reuse::StaleWhileRevalidate | Reuse::StaleAccepted) => OnFailure::Stale,
+            Some(Reuse::No(_)) | None => OnFailure::Pass,
+        }
+    }
+}
+
 impl Settings {
     pub(crate) fn moment(&self) -> Moment {
-        Moment { now: self.clock.now(), luck: fastrand::f64() }
+        Moment { now: self.clock.now(), luck: fastrand::f64(), waited: Duration::ZERO }
     }
 }
 
@@ -432,19 +541,25 @@ where
         RB::Error: Into<BoxError>,
     {
         let age = entry.lifetime.age(now);
-        let status = CacheStatus { key: Some(*key), age: Some(age), ttl: entry.lifetime.ttl(now), ..CacheStatus::of(outcome) };
-        let mut headers = entry.headers.clone();
-        set_age(age, &mut headers);
-        // A panic leaves the head as it was stored.
-        let _ = contain(&self.shared.core.counters, || self.shared.core.policy.replay(&self.request, entry, &mut headers));
+        let upstream_status = (outcome == Outcome::Revalidated).then_some(StatusCode::NOT_MODIFIED);
+        let ttl = entry.lifetime.ttl(now);
+        let status = CacheStatus { key: Some(*key), age: Some(age), ttl, upstream_status, ..CacheStatus::of(outcome) };
+        let mut answer = Replay { status: entry.status, headers: entry.headers.clone(), body: None };
+        set_age(age, &mut answer.headers);
+        // A panic leaves it as it was stored.
+        let _ = contain(&self.shared.core.counters, || self.shared.core.policy.replay(&self.request, entry, &mut answer));
 
         let record = self.recorder.record();
         record.saved_time = Some(entry.metadata.upstream_time);
         record.saved_usage = entry.metadata.usage;
         record.model.clone_from(&entry.metadata.model);
-        let head = Head { status: entry.status, version: self.request.version, headers };
-        let (shared, recorder) = self.answered(outcome, entry.status);
-        respond(&shared.settings, head, status, ResponseBody::stored(Arc::clone(entry), recorder))
+        let head = Head { status: answer.status, version: self.request.version, headers: answer.headers };
+        let (shared, recorder) = self.answered(outcome, answer.status);
+        let body = match answer.body {
+            None => ResponseBody::stored(Arc::clone(entry), recorder),
+            Some(part) => ResponseBody::part(part, entry.lifetime, recorder),
+        };
+        respond(&shared.settings, head, status, body)
     }
 
     /// The answer from the store, when time has passed since the look-up.
@@ -490,15 +605,16 @@ where
         respond(&shared.settings, live.head.clone(), status, ResponseBody::reading(reader, ticket, recorder))
     }
 
-    /// No answer, for one who wanted a stored one (RFC 9111 section 5.2.1.7).
-    fn unsatisfied<RB>(self: Box<Self>) -> Response<ResponseBody<RB>>
+    /// A 504: there is no stored answer for one who wanted one (RFC 9111 section 5.2.1.7), or none that may be served without an upstream that
+    /// does not answer (section 5.2.2.2).
+    fn timed_out<RB>(self: Box<Self>, outcome: Outcome) -> Response<ResponseBody<RB>>
     where
         RB: Body,
         RB::Error: Into<BoxError>,
     {
         let head = Head { status: StatusCode::GATEWAY_TIMEOUT, version: self.request.version, headers: HeaderMap::new() };
-        let (shared, recorder) = self.answered(Outcome::Unsatisfied, head.status);
-        respond(&shared.settings, head, CacheStatus::of(Outcome::Unsatisfied), ResponseBody::empty(recorder))
+        let (shared, recorder) = self.answered(outcome, head.status);
+        respond(&shared.settings, head, CacheStatus::of(outcome), ResponseBody::empty(recorder))
     }
 
     /// The head of the answer is there; the record of the request goes on with the body.
@@ -578,27 +694,35 @@ where
     Response::from_parts(head, ResponseBody::pass(body, recorder))
 }
 
-/// Removes what the response to a watched request makes invalid, off the caller's path.
-pub(crate) fn invalidate_by<St, P, RB>(shared: &Shared<St, P>, asked: request::Parts, response: &Response<RB>)
+impl<S, St, P> Flow<S, St, P>
 where
     St: Store,
     P: Policy,
 {
-    let mut head = Response::new(()).into_parts().0;
-    head.status = response.status();
-    head.headers = response.headers().clone();
-    let keys = contain(&shared.core.counters, || shared.core.policy.invalidates(&shared.settings.envelope, &asked, &head));
-    let keys = keys.unwrap_or_default();
-    if keys.is_empty() {
-        return;
-    }
-    let task = shared.clone();
-    shared.core.tasks.spawn(async move {
-        for key in keys {
-            task.core.flights.detach(&key);
-            task.attempt("remove", task.core.store.remove(&key)).await;
+    /// Removes what the response to a watched request makes invalid, in a task of its own: it is done even if the caller leaves.
+    fn invalidate_by(&self, response: &response::Parts) -> Option<JoinHandle<()>> {
+        let Shared { core, settings } = &self.shared;
+        let invalid = contain(&core.counters, || core.policy.invalidates(&settings.envelope, &self.request, &self.options, response));
+        let Invalidation { keys, selections } = invalid.unwrap_or_default();
+        if keys.is_empty() && selections.is_empty() {
+            return None;
         }
-    });
+        let task = self.shared.clone();
+        Some(core.tasks.spawn(async move {
+            let Core { store, flights, .. } = &*task.core;
+            for key in keys {
+                // Those who come from now on are not to join a call that began before.
+                flights.detach(&key);
+                task.attempt("remove", store.remove(&key)).await;
+                flights.detach(&key);
+            }
+            for selection in selections {
+                flights.detach_all();
+                task.attempt("remove", store.remove_where(&selection)).await;
+                flights.detach_all();
+            }
+        }))
+    }
 }
 
 /// Runs code of the policy's, guarded against its panics: `None` if it panicked.
@@ -617,5 +741,14 @@ pub(crate) fn head_of(request: &request::Parts) -> request::Parts {
     head.uri = request.uri.clone();
     head.version = request.version;
     head.headers = request.headers.clone();
+    head
+}
+
+/// The head of a response without its extensions.
+fn response_head_of(response: &response::Parts) -> response::Parts {
+    let mut head = Response::new(()).into_parts().0;
+    head.status = response.status;
+    head.version = response.version;
+    head.headers = response.headers.clone();
     head
 }

@@ -101,14 +101,14 @@ where
                 return Ok(Err(NotStored::Objection(objection)));
             }
         }
-        let mut metadata = Metadata {
+        options.tags.extend(storing.tags);
+        let metadata = Metadata {
             model: findings.model,
             usage: findings.usage,
             upstream_request_id: storing.upstream_request_id,
             cached_at: Some(moment.now),
             ..Metadata::of(&options)
         };
-        metadata.add_tags(storing.tags);
         let (status, headers, body) = (response.status, storing.headers, Frames::from(body));
         let entry = Entry { status, headers, body, trailers: None, lifetime: storing.lifetime, metadata };
         let generation = self.shared.core.store.get(&key).await?.generation;

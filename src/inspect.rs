@@ -20,7 +20,7 @@ pub trait Inspector: Send {
     /// The next bytes, cut anywhere.
     fn frame(&mut self, data: &[u8]);
 
-    /// The body ended cleanly. Is it whole, and what was in it?
+    /// The body ended. Is it whole, and what was in it? Asked also if it broke off: then it is not stored, whatever the answer, but what it cost is told.
     fn end(self: Box<Self>) -> Findings;
 }
 

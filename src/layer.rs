@@ -159,6 +159,8 @@ pub(crate) struct Core<St, P> {
     pub(crate) budget: Arc<Budget>,
     /// Fills that may go on although nobody waits for them.
     pub(crate) orphans: Arc<Semaphore>,
+    /// Refreshes in the background.
+    pub(crate) refreshes: Arc<Semaphore>,
     pub(crate) tasks: TaskTracker,
     pub(crate) stop: CancellationToken,
 }
@@ -172,6 +174,7 @@ impl<St, P> Core<St, P> {
             counters: Arc::default(),
             budget: Budget::new(IN_FLIGHT),
             orphans: Arc::new(Semaphore::new(ORPHANS)),
+            refreshes: Arc::new(Semaphore::new(REFRESHES)),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
         }
@@ -183,6 +186,9 @@ const IN_FLIGHT: usize = 256 << 20;
 
 /// Fills that may go on at a time although nobody waits for them.
 const ORPHANS: usize = 64;
+
+/// Refreshes in the background at a time.
+const REFRESHES: usize = 256;
 
 /// Settings.
 #[derive(Clone)]

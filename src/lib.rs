@@ -1,4 +1,64 @@
 //! Tower middleware that caches whole responses, streams included, in memory or Redis.
+//!
+//! A [`CacheLayer`] wraps any [`tower::Service`] over HTTP. It hashes each request, body included, answers from its [store](store::Store) when the same
+//! was asked before, and otherwise copies the response into the store while it streams to the caller. Identical requests in flight share
+//! one upstream call, live.
+//!
+//! ```
+//! use bytes::Bytes;
+//! use http::{Request, Response};
+//! use http_body_util::{BodyExt, Full};
+//! use tower::{Layer, ServiceExt, service_fn};
+//! use tower_response_cache::{ApiPolicy, CacheLayer, RequestBody, Sharing, store::Memory};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), tower_response_cache::BoxError> {
+//! // A service that takes a while to answer.
+//! let slow = service_fn(|request: Request<RequestBody<Full<Bytes>>>| async move {
+//!     let question = request.into_body().collect().await?.to_bytes();
+//!     Ok::<_, tower_response_cache::BoxError>(Response::new(Full::new(question)))
+//! });
+//! let layer = CacheLayer::new(Memory::new(64 << 20), ApiPolicy::new(Sharing::PerCredential));
+//! let cached = layer.layer(slow);
+//!
+//! for expected in ["fwd=miss", "hit"] {
+//!     let request = Request::post("http://example.com/").body(Full::new(Bytes::from("a question")))?;
+//!     let response = cached.clone().oneshot(request).await?;
+//!     assert!(response.headers()["cache-status"].to_str()?.contains(expected));
+//!     assert_eq!(response.into_body().collect().await?.to_bytes(), "a question");
+//!     # while layer.handle().stats().await.stored == 0 { tokio::task::yield_now().await }
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # The path of a request
+//!
+//! ```text
+//! request ─► admit (policy; head only) ─── bypass ─────────► inner service
+//!               │
+//!            buffer the body ───────────── too large ──────► inner service, streamed
+//!               │
+//!            key ─► look up ─── fresh ─────────────────────► hit
+//!               │           └── stale, may be served ──────► stale, refreshed in the background
+//!               │
+//!            join the flight ── another leads ─────────────► its answer, live, from the first byte
+//!               │ lead
+//!            fill: inner service ─► tape ─► every reader, as it arrives
+//!                                     └─► whole and good? ─► the store
+//! ```
+//!
+//! # Where to look
+//!
+//! - [`CacheLayer`]: settings, each with its default. [`Cache`]: the service. [`Handle`]: look up, insert, invalidate, count, shut down.
+//! - [`ApiPolicy`] and [`Sharing`]: what is cached, and whose answer it is. [`Policy`]: to write your own.
+//! - [`CacheOptions`]: what one request wants. [`CacheStatus`]: what became of it. [`observe`]: what became of all of them.
+//! - [`store`]: in memory, in Redis, or [your own](store::Store). [`key`]: what makes two requests the same.
+//!
+//! # Guarantees
+//!
+//! The error type is the inner service's: the cache fails no request. Dropping a response future or body at any point disturbs no other caller.
+//! Memory is bounded everywhere. There is no `unsafe`. Cached requests need a tokio runtime.
 
 mod body;
 pub mod clock;
@@ -31,6 +91,11 @@ pub use future::ResponseFuture;
 pub use handle::Handle;
 pub use layer::CacheLayer;
 pub use options::{CacheOptions, Mode, StoreOptions};
-pub use policy::{ApiPolicy, GrpcPolicy, Policy, Sharing};
+pub use policy::{ApiPolicy, GrpcPolicy, HttpPolicy, Policy, Sharing};
 pub use service::Cache;
 pub use status::CacheStatus;
+
+/// The README's snippets compile.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -82,14 +82,8 @@ where
             }
             Admission::Bypass(reason) => self.pass(parts, body, reason, recorder),
             Admission::Watch(reason) => {
-                let asked = flow::head_of(&parts);
-                let (shared, inner) = (self.shared.clone(), self.inner.clone());
-                ResponseFuture::flow(async move {
-                    let call = inner.oneshot(Request::from_parts(parts, RequestBody::untouched(body)));
-                    let response = flow::pass(&shared.settings, call, reason, recorder).await?;
-                    flow::invalidate_by(&shared, asked, &response);
-                    Ok(response)
-                })
+                let flow = Box::new(Flow::new(self.shared.clone(), self.inner.clone(), parts, options, recorder));
+                ResponseFuture::flow(flow.watch(body, reason))
             }
         }
     }

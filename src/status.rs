@@ -44,6 +44,8 @@ pub enum Outcome {
     Bypass(Bypass),
     /// A 504: the caller wanted a stored answer or none (RFC 9111 section 5.2.1.7).
     Unsatisfied,
+    /// A 504: the upstream gave no response, and what is stored must not be served without one (RFC 9111 section 5.2.2.2).
+    Unreachable,
     /// There was none: the caller left before it was known.
     Unanswered,
 }
@@ -56,6 +58,8 @@ pub enum Stale {
     WhileRevalidate,
     /// The upstream failed (RFC 5861 section 4).
     IfError,
+    /// The request takes it (RFC 9111 section 5.2.1.2).
+    Accepted,
 }
 
 /// Why the upstream was asked.
@@ -64,6 +68,10 @@ pub enum Stale {
 pub enum Miss {
     /// Nothing was stored.
     Absent,
+    /// What was stored is for requests with other fields (RFC 9111 section 4.1).
+    Vary,
+    /// What was stored is a part, and lacks what is asked for.
+    Partial,
     /// What was stored had gone stale.
     Stale,
     /// The request wanted none of it.
@@ -81,6 +89,7 @@ impl Outcome {
             Self::Collapsed => "collapsed",
             Self::Bypass(_) => "bypass",
             Self::Unsatisfied => "unsatisfied",
+            Self::Unreachable => "unreachable",
             Self::Unanswered => "unanswered",
         }
     }
@@ -91,7 +100,10 @@ impl Outcome {
             Self::Bypass(reason) => reason.label(),
             Self::Stale(Stale::WhileRevalidate) => "while-revalidate",
             Self::Stale(Stale::IfError) => "if-error",
+            Self::Stale(Stale::Accepted) => "accepted",
             Self::Miss(Miss::Absent) => "absent",
+            Self::Miss(Miss::Vary) => "vary",
+            Self::Miss(Miss::Partial) => "partial",
             Self::Miss(Miss::Stale) => "stale",
             Self::Miss(Miss::Request) => "request",
             _ => "",
@@ -116,18 +128,25 @@ impl CacheStatus {
         let mut member = String::with_capacity(64);
         member.push_str(name);
         match self.outcome {
-            Outcome::Hit | Outcome::Revalidated => member.push_str("; hit"),
+            Outcome::Hit => member.push_str("; hit"),
             Outcome::Stale(Stale::WhileRevalidate) => member.push_str("; hit; detail=stale-while-revalidate"),
-            Outcome::Stale(Stale::IfError) => member.push_str("; hit; fwd=stale; detail=stale-if-error"),
+            Outcome::Stale(Stale::Accepted) => member.push_str("; hit; detail=max-stale"),
+            // Where the upstream was asked it was no hit, whatever the answer is made of (RFC 9211 section 2.1).
+            Outcome::Revalidated => member.push_str("; fwd=stale"),
+            Outcome::Stale(Stale::IfError) => member.push_str("; fwd=stale; detail=stale-if-error"),
             Outcome::Miss(Miss::Absent) => member.push_str("; fwd=miss"),
+            Outcome::Miss(Miss::Vary) => member.push_str("; fwd=vary-miss"),
+            Outcome::Miss(Miss::Partial) => member.push_str("; fwd=partial"),
             Outcome::Miss(Miss::Stale) => member.push_str("; fwd=stale"),
             Outcome::Miss(Miss::Request) => member.push_str("; fwd=request"),
             Outcome::Collapsed => member.push_str("; fwd=miss; collapsed"),
+            Outcome::Bypass(Bypass::Semantics) => member.push_str("; fwd=method"),
             Outcome::Bypass(reason) => {
                 member.push_str("; fwd=bypass; detail=");
                 member.push_str(reason.label());
             }
             Outcome::Unsatisfied => member.push_str("; detail=only-if-cached"),
+            Outcome::Unreachable => member.push_str("; fwd=stale; detail=unreachable"),
             Outcome::Unanswered => {}
         }
         let mut parameter = |args: std::fmt::Arguments<'_>| {

@@ -34,22 +34,20 @@ pub(crate) enum Upload {
 impl Upload {
     /// Reads a body until it is whole, or longer than `limit` bytes; then what was read goes on in front of the rest.
     pub(crate) async fn read(mut body: Incoming, limit: usize) -> Result<Self, hyper::Error> {
-        let mut chunks = Vec::new();
-        let mut len = 0;
+        let mut start = Start::default();
         let mut trailers = None;
         while let Some(frame) = body.frame().await {
             match frame?.into_data() {
                 Ok(data) => {
-                    len += data.len();
-                    chunks.push(data);
-                    if len > limit {
-                        return Ok(Self::Rejoined { start: concat(chunks, len), rest: body });
+                    start.push(data, &body.size_hint());
+                    if start.len() > limit {
+                        return Ok(Self::Rejoined { start: start.freeze(), rest: body });
                     }
                 }
                 Err(frame) => trailers = frame.into_trailers().ok(),
             }
         }
-        Ok(Self::Whole { bytes: concat(chunks, len), trailers })
+        Ok(Self::Whole { bytes: start.freeze(), trailers })
     }
 
     /// What was read.
@@ -62,15 +60,35 @@ impl Upload {
     }
 }
 
-fn concat(mut chunks: Vec<Bytes>, len: usize) -> Bytes {
-    if chunks.len() <= 1 {
-        return chunks.pop().unwrap_or_default();
+/// The start of a body: one chunk as it came, or several copied together, so that a body in many small ones takes no more room than its bytes.
+#[derive(Default)]
+struct Start {
+    one: Bytes,
+    many: BytesMut,
+}
+
+impl Start {
+    fn len(&self) -> usize {
+        self.one.len() + self.many.len()
     }
-    let mut all = BytesMut::with_capacity(len);
-    for chunk in chunks {
-        all.extend_from_slice(&chunk);
+
+    fn push(&mut self, chunk: Bytes, rest: &SizeHint) {
+        if self.len() == 0 {
+            self.one = chunk;
+            return;
+        }
+        if self.many.is_empty() {
+            // What the caller promises is not believed beyond a usual body.
+            let promised = usize::try_from(rest.lower()).unwrap_or(usize::MAX).min(64 << 10);
+            self.many.reserve(self.one.len() + chunk.len() + promised);
+            self.many.extend_from_slice(&std::mem::take(&mut self.one));
+        }
+        self.many.extend_from_slice(&chunk);
     }
-    all.freeze()
+
+    fn freeze(self) -> Bytes {
+        if self.many.is_empty() { self.one } else { self.many.freeze() }
+    }
 }
 
 impl Body for Upload {

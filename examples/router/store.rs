@@ -54,9 +54,6 @@ pub(crate) fn policy(settings: &Settings) -> ApiPolicy {
         }
     };
     let mut policy = ApiPolicy::new(sharing)
-        // Google's answers vary by these.
-        .key_header(http::header::REFERER)
-        .key_header(http::HeaderName::from_static("x-origin"))
         .paths(|path| Route::of(path).cached)
         .ttl(settings.ttl)
         .request_limit(settings.max_request)

@@ -165,27 +165,59 @@ where
     // Pinned on the heap, because it may have to move on, half read.
     let mut body = Box::pin(body);
     let mut prefix = VecDeque::new();
+    let mut small = Small::default();
     let mut len = 0;
     let mut trailers = None;
     loop {
         match poll_fn(|cx| poll_bytes::<B, B::Error>(body.as_mut(), cx)).await {
-            None => return Buffered::Whole(concat(prefix, len), trailers),
+            None => {
+                small.flush(&mut prefix);
+                return Buffered::Whole(concat(prefix, len), trailers);
+            }
             Some(Err(error)) => {
+                small.flush(&mut prefix);
                 return Buffered::Broken(RequestBody { kind: Kind::Rejoined { prefix, failure: Some(error), rest: None } });
             }
             Some(Ok(frame)) => match frame.into_data() {
                 Ok(data) => {
                     len += data.len();
-                    if !data.is_empty() {
-                        prefix.push_back(data);
-                    }
+                    small.join(data, &mut prefix);
                     if len > limit {
+                        small.flush(&mut prefix);
                         return Buffered::Over(RequestBody { kind: Kind::Rejoined { prefix, failure: None, rest: Some(body) } });
                     }
                 }
                 Err(frame) => trailers = frame.into_trailers().ok(),
             },
         }
+    }
+}
+
+/// Chunks below this are joined: a body in single bytes would take many times its length.
+const JOIN_BELOW: usize = 1024;
+
+/// Small chunks that follow one another.
+#[derive(Default)]
+struct Small {
+    first: Bytes,
+    more: BytesMut,
+}
+
+impl Small {
+    /// Puts a chunk behind the others. One that is alone is not copied.
+    fn join(&mut self, chunk: Bytes, chunks: &mut VecDeque<Bytes>) {
+        if chunk.len() >= JOIN_BELOW {
+            self.flush(chunks);
+            chunks.push_back(chunk);
+        } else if self.first.is_empty() {
+            self.first = chunk;
+        } else {
+            self.more.extend_from_slice(&chunk);
+        }
+    }
+
+    fn flush(&mut self, chunks: &mut VecDeque<Bytes>) {
+        chunks.extend([std::mem::take(&mut self.first), self.more.split().freeze()].into_iter().filter(|chunk| !chunk.is_empty()));
     }
 }
 

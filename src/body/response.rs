@@ -6,6 +6,7 @@ use std::{
 };
 
 use bytes::{Buf, Bytes};
+use http::{HeaderMap, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
@@ -14,7 +15,7 @@ use super::{
     tape::{Reader, Step},
 };
 use crate::{
-    entry::Entry,
+    entry::{Entry, Frames, Lifetime, Metadata},
     error::BoxError,
     flight::Ticket,
     observe::{Ending, Recorder},
@@ -55,6 +56,15 @@ where
     pub(crate) fn stored(entry: Arc<Entry>, recorder: Recorder) -> Self {
         let left = entry.body.len() as u64;
         Self::of(Kind::Stored { entry, next: 0, left }, recorder)
+    }
+
+    /// Another body than the stored one: a part of it, or none.
+    pub(crate) fn part(body: Frames, lifetime: Lifetime, recorder: Recorder) -> Self {
+        if body.is_empty() {
+            return Self::empty(recorder);
+        }
+        let (status, headers, trailers) = (StatusCode::OK, HeaderMap::new(), None);
+        Self::stored(Arc::new(Entry { status, headers, body, trailers, lifetime, metadata: Metadata::default() }), recorder)
     }
 
     pub(crate) fn reading(reader: Reader, ticket: Ticket, recorder: Recorder) -> Self {

@@ -23,6 +23,9 @@ use crate::error::BoxError;
 /// Frames up to this size are copied: a small frame can keep a large read buffer alive.
 const COPY_BELOW: usize = 2048;
 
+/// What a frame takes besides its bytes: its handle in the queue, and its allocation.
+pub(crate) const PER_FRAME: usize = 64;
+
 /// How many bytes a tape holds back for its slowest reader once it keeps only a window.
 const WINDOW: usize = 1 << 20;
 
@@ -137,10 +140,10 @@ impl Writer {
     /// Appends a frame. Says whether the tape still keeps all frames; if not, the response cannot be stored from it.
     pub(crate) fn push(&self, data: Bytes) -> bool {
         let data = if data.len() < COPY_BELOW { Bytes::copy_from_slice(&data) } else { data };
-        let len = data.len();
-        let within = self.tape.budget.take(len);
+        let cost = data.len() + PER_FRAME;
+        let within = self.tape.budget.take(cost);
         let mut state = self.tape.lock();
-        state.held += len;
+        state.held += cost;
         state.frames.push_back(data);
         state.windowed |= !within;
         self.trim(&mut state);
@@ -194,7 +197,13 @@ impl Writer {
         true
     }
 
-    pub(crate) fn finish(self, trailers: Option<HeaderMap>) {
+    /// How long the body will be, if its framing says so.
+    pub(crate) fn promised(&self) -> Option<u64> {
+        self.tape.promised.exact()
+    }
+
+    /// Ends the tape. Its frames are held, and count, until the writer is dropped: as long as they are written to the store.
+    pub(crate) fn finish(&self, trailers: Option<HeaderMap>) {
         self.end(End::Clean(trailers));
     }
 
@@ -226,8 +235,9 @@ impl Writer {
         while state.base < slowest {
             let Some(frame) = state.frames.pop_front() else { break };
             state.base += 1;
-            state.held -= frame.len();
-            self.tape.budget.give_back(frame.len());
+            let cost = frame.len() + PER_FRAME;
+            state.held -= cost;
+            self.tape.budget.give_back(cost);
         }
     }
 }

@@ -264,6 +264,8 @@ pub struct Usage {
 pub struct Variants {
     /// Lists of field names, the most recently stored first.
     pub fields: Vec<Vec<HeaderName>>,
+    /// A number at random, drawn when the index began, and part of the variants' keys: removing the index removes them all from sight.
+    pub epoch: u64,
     /// When the last of the variants may be forgotten.
     pub expires: SystemTime,
 }

@@ -7,11 +7,12 @@ use super::{Caller, Fill, tell};
 use crate::{
     entry::{Entry, Frames, Metadata, Record, Variants},
     flight::State,
-    flow::{Opening, VARIANTS, contain},
+    flow::{Found, Opening, VARIANTS, contain},
     inspect::Findings,
     key::Key,
     observe::FillRecord,
-    policy::{NotStored, Policy, Storing},
+    options::Mode,
+    policy::{NotStored, Policy, Revision, Splice, Storing},
     store::{Generation, Store},
 };
 
@@ -76,18 +77,25 @@ where
         let Some(fields) = vary else {
             return self.put_one(primary, Record::Response(entry), generation).await;
         };
-        let key = self.variant(&fields).ok_or(NotStored::Panic)?;
+        let selected = self.variant(&fields).ok_or(NotStored::Panic)?;
         let expires = entry.lifetime.expires();
-        let of_variant = match found.generation {
-            Some(generation) if found.key == key => generation,
-            _ => self.shared.get(&key).await.ok_or(NotStored::Store)?.generation,
-        };
-        self.put_one(&key, Record::Response(entry), of_variant).await?;
 
-        // Then the way to it. Others may put theirs at the same time: theirs is kept. Whoever removed it meant this one too.
+        // First the response, then the way to it. Others may put theirs at the same time: theirs is kept. Whoever removed the way meant this one too.
         let (mut known, mut generation) = (found.variants.clone(), generation);
+        let mut placed = None;
         for _ in 0..MERGES {
-            let merged = merge(known.as_deref(), &fields, expires);
+            let epoch = known.as_ref().map_or_else(|| fastrand::u64(..), |known| known.epoch);
+            let key = self.shared.settings.envelope.in_epoch(&selected, epoch);
+            if placed != Some(key) {
+                self.unplace(placed.take()).await;
+                let of_variant = match found.generation {
+                    Some(generation) if found.key == key => generation,
+                    _ => self.shared.get(&key).await.ok_or(NotStored::Store)?.generation,
+                };
+                self.put_one(&key, Record::Response(Arc::clone(&entry)), of_variant).await?;
+                placed = Some(key);
+            }
+            let merged = merge(known.as_deref(), &fields, epoch, expires);
             if self.put_one(primary, Record::Variants(Arc::new(merged)), generation).await.is_ok() {
                 return Ok(());
             }
@@ -95,12 +103,21 @@ where
             let Some(Record::Variants(variants)) = lookup.record else { break };
             (known, generation) = (Some(variants), lookup.generation);
         }
-        self.shared.attempt("remove", self.shared.core.store.remove(&key)).await;
+        self.unplace(placed).await;
         Err(NotStored::Superseded)
     }
 
+    /// Removes a variant that nothing leads to.
+    async fn unplace(&self, key: Option<Key>) {
+        if let Some(key) = key {
+            self.shared.attempt("remove", self.shared.core.store.remove(&key)).await;
+        }
+    }
+
     async fn put_one(&self, key: &Key, record: Record, generation: Generation) -> Result<(), NotStored> {
-        match self.shared.attempt("put", self.shared.core.store.put(key, record, generation)).await {
+        let put = self.shared.attempt("put", self.shared.core.store.put(key, record, generation));
+        // Shutting down, the store is given no more than the bound that the rest has.
+        match self.shared.core.stop.run_until_cancelled(put).await.flatten() {
             Some(true) => Ok(()),
             Some(false) => Err(NotStored::Superseded),
             None => Err(NotStored::Store),
@@ -110,26 +127,62 @@ where
     /// The entry that was found, as a 304 freshens it.
     pub(super) fn freshen(&self, head: &response::Parts) -> Option<Entry> {
         let (shared, entry) = (&self.shared, self.found.entry.as_ref()?);
-        contain(&shared.core.counters, || shared.core.policy.freshen(&self.asked, entry, head, shared.settings.moment())).flatten()
+        contain(&shared.core.counters, || shared.core.policy.freshen(&self.asked, entry, head, self.moment())).flatten()
+    }
+
+    /// The whole that the entry that was found and the rest of it make.
+    pub(super) fn splice(&self, head: &response::Parts) -> Option<Splice> {
+        let (shared, entry) = (&self.shared, self.found.entry.as_ref()?);
+        contain(&shared.core.counters, || shared.core.policy.splice(&self.asked, entry, head, self.moment())).flatten()
+    }
+
+    /// What is stored in place of the entry that was found.
+    pub(super) fn merge(&self, newer: Entry) -> Result<Entry, NotStored> {
+        let Some(entry) = &self.found.entry else { return Ok(newer) };
+        contain(&self.shared.core.counters, || self.shared.core.policy.merge(entry, newer)).ok_or(NotStored::Panic)
+    }
+
+    /// Heeds what a response that is not stored says of the entry that was found, before anyone sees the response.
+    pub(super) async fn revise(&self, head: &response::Parts) {
+        let (shared, Found { key, entry: Some(entry), generation: Some(generation), .. }) = (&self.shared, &self.found) else { return };
+        if self.options.mode == Mode::ReadOnly {
+            return;
+        }
+        match contain(&shared.core.counters, || shared.core.policy.revise(&self.asked, entry, head, self.moment())) {
+            Some(Revision::Replace(entry)) => drop(self.put_one(key, Record::Response(Arc::new(*entry)), *generation).await),
+            Some(Revision::Remove) => drop(shared.attempt("remove", shared.core.store.remove(key)).await),
+            Some(Revision::Keep) | None => {}
+        }
     }
 
     /// Hands a freshened entry to all who wait, and stores it where it was.
-    pub(super) async fn freshened<RB, E>(&self, entry: Entry, mut caller: Option<Caller<RB, E>>) -> Result<(), NotStored> {
+    pub(super) async fn freshened<RB, E>(&self, entry: Entry, caller: &mut Option<Caller<RB, E>>) -> Result<(), NotStored> {
         let entry = Arc::new(entry);
+        self.lead.settle();
         self.lead.publish(State::Freshened(Arc::clone(&entry)));
-        tell(&mut caller, Opening::Freshened(Arc::clone(&entry)));
-        drop(caller);
+        tell(caller, Opening::Freshened(Arc::clone(&entry)));
+        if self.options.mode == Mode::ReadOnly {
+            return Err(NotStored::ReadOnly);
+        }
+        let expires = entry.lifetime.expires();
         let generation = self.found.generation.ok_or(NotStored::Store)?;
         self.put_one(&self.found.key, Record::Response(entry), generation).await?;
+        if let (Some(variants), Some(generation)) = (&self.found.variants, self.found.primary)
+            && variants.expires < expires
+        {
+            // The way to it has to last as long.
+            let longer = Variants { expires, ..Variants::clone(variants) };
+            self.put_one(&self.identity.key, Record::Variants(Arc::new(longer)), generation).await?;
+        }
         self.shared.core.flights.landed(&self.identity.key, self.lead.key());
         Ok(())
     }
 }
 
 /// The variants with one more, the most recent first.
-fn merge(known: Option<&Variants>, fields: &[HeaderName], expires: std::time::SystemTime) -> Variants {
+fn merge(known: Option<&Variants>, fields: &[HeaderName], epoch: u64, expires: std::time::SystemTime) -> Variants {
     let mut all = vec![fields.to_vec()];
     let others = known.map_or(&[][..], |known| &known.fields);
     all.extend(others.iter().filter(|other| *other != fields).take(VARIANTS - 1).cloned());
-    Variants { fields: all, expires: known.map_or(expires, |known| known.expires.max(expires)) }
+    Variants { fields: all, epoch, expires: known.map_or(expires, |known| known.expires.max(expires)) }
 }

@@ -4,12 +4,17 @@ mod commit;
 mod recording;
 mod vigil;
 
-use std::{panic::AssertUnwindSafe, sync::Arc, time::Instant};
+use std::{
+    any::Any,
+    panic::AssertUnwindSafe,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use futures_util::FutureExt as _;
-use http::{HeaderMap, Method, Request, StatusCode, header, request, response};
-use http_body::Body;
+use http::{HeaderMap, Method, Request, Response, StatusCode, header, request, response};
+use http_body::{Body, SizeHint};
 use tokio::sync::oneshot;
 use tower::ServiceExt as _;
 
@@ -19,13 +24,15 @@ use self::{
 };
 use crate::{
     body::{RequestBody, tape::Tape},
+    entry::{Entry, Frames},
+    error::BoxError,
     flight::{Ended, Head, Lead, Live, State},
     flow::{Call, Failure, Found, Opening, Upload, Upstream, contain},
-    key::Identity,
+    key::{Identity, Key},
     layer::Shared,
     observe::{Event, FillRecord},
     options::{self, CacheOptions, Mode},
-    policy::{NotStored, Policy, Storing, strip_hop_by_hop},
+    policy::{Abandoned, Moment, NotStored, OnFailure, Policy, Splice, Storing, strip_conditions, strip_hop_by_hop},
     store::Store,
 };
 
@@ -43,8 +50,10 @@ pub(crate) struct Fill<St, P> {
     pub(crate) found: Found,
     /// Fields that make the request conditional on the entry that was found.
     pub(crate) conditions: Option<HeaderMap>,
-    /// A stale answer stands in if the upstream fails.
-    pub(crate) has_fallback: bool,
+    /// A stale answer stands in for a response that is a failure.
+    pub(crate) withhold_failure: bool,
+    /// How long the upstream took to answer.
+    pub(crate) waited: Duration,
 }
 
 /// Who made the call necessary, and reads along.
@@ -63,50 +72,60 @@ where
     St: Store,
     P: Policy,
 {
-    /// Makes the call in a task of its own. Without a caller, it is a refresh.
+    /// Makes the call in a task of its own. Without a caller, it is a refresh, which is left for later if there are too many.
     pub(crate) fn spawn<S, B>(self, inner: S, caller: Option<Caller<S::ResponseBody, S::Error>>)
     where
         S: Upstream<B>,
         B: Upload,
     {
-        let tasks = self.shared.core.tasks.clone();
-        tasks.spawn(self.run(inner, caller));
+        let core = Arc::clone(&self.shared.core);
+        // Nobody waits for a refresh, so nobody's patience bounds how many there are.
+        let permit = match &caller {
+            Some(_) => None,
+            None => match Arc::clone(&core.refreshes).try_acquire_owned() {
+                Ok(permit) => Some(permit),
+                Err(_) => return,
+            },
+        };
+        core.tasks.spawn(async move {
+            self.run(inner, caller).await;
+            drop(permit);
+        });
     }
 
-    async fn run<S, B>(self, inner: S, caller: Option<Caller<S::ResponseBody, S::Error>>)
+    async fn run<S, B>(self, inner: S, mut caller: Option<Caller<S::ResponseBody, S::Error>>)
     where
         S: Upstream<B>,
         B: Upload,
     {
-        let shared = self.shared.clone();
-        let key = *self.lead.key();
-        let mut record = FillRecord::begin(self.identity.digest, caller.is_none());
-        let start = Instant::now();
-        let flown = AssertUnwindSafe(self.fly(inner, caller, start, &mut record)).catch_unwind().await;
-        let why_not = flown.unwrap_or_else(|_| {
-            shared.core.counters.panics.add(1);
-            Err(NotStored::Panic)
+        let mut ending = Ending::of(&self, caller.is_none());
+        let flown = AssertUnwindSafe(self.fly(inner, &mut caller, ending.start, &mut ending.record)).catch_unwind().await;
+        ending.tell(flown, &mut caller);
+    }
+
+    /// Records a response that is there already, in a task of its own.
+    pub(crate) fn adopt<RB, E>(self, response: Response<RB>, caller: Caller<RB, E>)
+    where
+        RB: Body<Error: Into<BoxError>> + Send + 'static,
+        E: Send + 'static,
+    {
+        let tasks = self.shared.core.tasks.clone();
+        let mut ending = Ending::of(&self, false);
+        ending.record.status = Some(response.status());
+        ending.record.first_byte = Some(self.waited);
+        tasks.spawn(async move {
+            let mut caller = Some(caller);
+            let vigil = Vigil::begin(&self.shared.core, self.lead.flight(), false, self.abandoned());
+            let landed = self.land(response.into_parts(), None, vigil, &mut caller, ending.start, &mut ending.record);
+            let landed = AssertUnwindSafe(landed).catch_unwind().await;
+            ending.tell(landed, &mut caller);
         });
-        if record.last_byte.is_zero() {
-            record.last_byte = start.elapsed();
-        }
-        record.not_stored = why_not.err();
-        match &record.not_stored {
-            None => shared.core.counters.stored.add(1),
-            Some(reason) => {
-                shared.core.counters.not_stored.add(1);
-                if reason.is_of_the_answer() {
-                    shared.core.flights.decline(&key);
-                }
-            }
-        }
-        shared.sink().tell(&Event::Fill(&record));
     }
 
     async fn fly<S, B>(
         mut self,
         inner: S,
-        mut caller: Option<Caller<S::ResponseBody, S::Error>>,
+        caller: &mut Option<Caller<S::ResponseBody, S::Error>>,
         start: Instant,
         record: &mut FillRecord,
     ) -> Result<(), NotStored>
@@ -116,11 +135,12 @@ where
     {
         let shared = self.shared.clone();
         let (policy, counters) = (&shared.core.policy, &shared.core.counters);
-        let mut vigil = Vigil::begin(&shared.core, self.lead.flight(), record.refresh, policy.abandoned());
+        let mut vigil = Vigil::begin(&shared.core, self.lead.flight(), record.refresh, self.abandoned());
 
         // The call.
         let _ = contain(counters, || policy.prepare(&mut self.request));
-        let (head, body) = loop {
+        let (response, splice) = loop {
+            let asked_at = Instant::now();
             let mut call: Call<S::ResponseBody, S::Error> =
                 Box::pin(AssertUnwindSafe(inner.clone().oneshot(self.upstream_request())).catch_unwind());
             let failure = match vigil.keep(&self.lead, call.as_mut()).await {
@@ -128,43 +148,87 @@ where
                     let (head, body) = response.into_parts();
                     record.status = Some(head.status);
                     record.first_byte = Some(start.elapsed());
-                    if self.conditions.is_some() && head.status == StatusCode::NOT_MODIFIED {
-                        if let Some(entry) = self.freshen(&head) {
-                            return self.freshened(entry, caller).await;
+                    self.waited = asked_at.elapsed();
+                    match head.status {
+                        StatusCode::NOT_MODIFIED if self.conditions.is_some() => {
+                            if let Some(entry) = self.freshen(&head) {
+                                return self.freshened(entry, caller).await;
+                            }
                         }
-                        // It speaks of something else than what is stored: ask for all of it.
-                        self.conditions = None;
-                        continue;
+                        StatusCode::PARTIAL_CONTENT if self.conditions.is_some() => {
+                            if let Some(splice) = self.splice(&head) {
+                                break ((head, body), Some(splice));
+                            }
+                        }
+                        StatusCode::RANGE_NOT_SATISFIABLE if self.conditions.is_some() => {}
+                        _ if !self.withholds_failure() || contain(counters, || policy.is_failure(&head)) != Some(true) => {
+                            break ((head, body), None);
+                        }
+                        _ => {
+                            self.give_up(caller, Failure::Response);
+                            return Err(NotStored::Failed);
+                        }
                     }
-                    if !self.has_fallback || contain(counters, || policy.is_failure(&head)) != Some(true) {
-                        break (head, body);
-                    }
-                    Failure::Response
+                    // It answers our conditions, and not in terms of what is stored: ask without them.
+                    self.conditions = None;
+                    continue;
                 }
                 Ok(Ok(Err(error))) => Failure::Error(error),
                 Ok(Err(panic)) => Failure::Panic(panic),
                 Err(Unwanted::Abandoned) => return Err(NotStored::Abandoned),
                 Err(Unwanted::Stopped) => {
-                    tell(&mut caller, Opening::Yours(call));
+                    if self.conditions.take().is_some() {
+                        // Its answer is none to the caller.
+                        call = Box::pin(AssertUnwindSafe(inner.clone().oneshot(self.upstream_request())).catch_unwind());
+                    }
+                    tell(caller, Opening::Yours(call));
                     return Err(NotStored::Abandoned);
                 }
             };
-            // Remembered before those who wait are told, so that nobody queues up in between.
-            shared.core.flights.decline(self.lead.key());
-            self.lead.end(Ended::Failed);
-            tell(&mut caller, Opening::Failed(failure));
+            self.give_up(caller, failure);
             return Err(NotStored::Failed);
         };
+        self.land(response, splice, vigil, caller, start, record).await
+    }
+
+    /// From the head of the response to the store.
+    async fn land<RB, E>(
+        self,
+        (mut head, body): (response::Parts, RB),
+        splice: Option<Splice>,
+        mut vigil: Vigil,
+        caller: &mut Option<Caller<RB, E>>,
+        start: Instant,
+        record: &mut FillRecord,
+    ) -> Result<(), NotStored>
+    where
+        RB: Body<Error: Into<BoxError>>,
+    {
+        let shared = self.shared.clone();
+        let (policy, counters) = (&shared.core.policy, &shared.core.counters);
+        let mut promised = body.size_hint();
+        let before = splice.map(|Splice { status, headers, before }| {
+            (head.status, head.headers) = (status, headers);
+            promised = promised.exact().map_or_else(SizeHint::new, |rest| SizeHint::with_exact(rest + before.len() as u64));
+            before
+        });
 
         // The verdict, and those who wait.
-        let verdict = self.verdict(&head, &body);
-        let (writer, tape) = Tape::new(body.size_hint(), Arc::clone(&shared.core.budget));
+        let verdict = self.verdict(&head, promised.exact());
+        if verdict.storing.is_none() {
+            self.revise(&head).await;
+        }
+        let (writer, tape) = Tape::new(promised, Arc::clone(&shared.core.budget));
+        for chunk in before.iter().flat_map(Frames::as_slice) {
+            record.bytes += chunk.len() as u64;
+            writer.push(chunk.clone());
+        }
         if caller.is_some()
             && let Some(reader) = tape.read()
         {
             let opening = Opening::Live { head: head.clone(), reader, storing: verdict.why_not.is_none() };
             self.announce(&verdict, &head, tape);
-            tell(&mut caller, opening);
+            tell(caller, opening);
         } else {
             self.announce(&verdict, &head, tape);
         }
@@ -175,6 +239,7 @@ where
             Ok(trailers) => trailers,
             Err(broken) => {
                 record.last_byte = start.elapsed();
+                recording.look(record);
                 shared.core.flights.decline(self.lead.key());
                 writer.fail(broken.error);
                 return Err(broken.reason);
@@ -182,6 +247,7 @@ where
         };
         record.last_byte = start.elapsed();
         if self.is_cut_short(&head, record.bytes) {
+            recording.look(record);
             shared.core.flights.decline(self.lead.key());
             writer.fail("the response body is not as long as its content-length says".into());
             return Err(NotStored::Incomplete);
@@ -190,12 +256,28 @@ where
         // The store, off the callers' path.
         let complete = contain(counters, || policy.complete(&head, trailers.as_ref())).unwrap_or(Err(NotStored::Panic));
         let frames = writer.frames();
+        if recording.stores() {
+            self.lead.settle();
+        }
         writer.finish(trailers.clone());
         let (storing, findings) = recording.finish(trailers.is_some(), record)?;
         complete?;
         let frames = frames.ok_or(NotStored::TooLarge)?;
         let (entry, vary) = self.entry(&head, storing, findings, &frames, trailers, record);
+        let entry = self.merge(entry)?;
         self.commit(entry, vary).await
+    }
+
+    /// May a stale answer still stand in, if this one is a failure?
+    fn withholds_failure(&self) -> bool {
+        let stands_in = |entry: &Arc<Entry>| self.shared.on_failure(&self.asked, &self.options, entry) == OnFailure::Stale;
+        self.withhold_failure && self.found.entry.as_ref().is_some_and(stands_in)
+    }
+
+    /// What becomes of the call if nobody waits for it any more.
+    fn abandoned(&self) -> Abandoned {
+        let core = &self.shared.core;
+        contain(&core.counters, || core.policy.abandoned()).unwrap_or(Abandoned::Cancel)
     }
 
     /// What goes upstream now.
@@ -208,6 +290,7 @@ where
             // Kept, for it may have to be asked without conditions.
             Some(conditions) => {
                 let mut parts = self.request.clone();
+                strip_conditions(&mut parts.headers);
                 for (name, value) in conditions {
                     parts.headers.insert(name, value.clone());
                 }
@@ -219,10 +302,9 @@ where
     }
 
     /// May the response be stored, going by its head?
-    fn verdict(&self, head: &response::Parts, body: &impl Body) -> Verdict {
-        let settings = &self.shared.settings;
+    fn verdict(&self, head: &response::Parts, len: Option<u64>) -> Verdict {
         let storing = contain(&self.shared.core.counters, || {
-            options::storing(&self.shared.core.policy, &self.asked, &self.options, head, body.size_hint().exact(), settings.moment())
+            options::storing(&self.shared.core.policy, &self.asked, &self.options, head, len, self.moment())
         });
         match storing.unwrap_or(Err(NotStored::Panic)) {
             Err(reason) => Verdict { storing: None, why_not: Some(reason) },
@@ -247,7 +329,13 @@ where
             let head = Head { status: head.status, version: head.version, headers };
             State::Streaming(Arc::new(Live { head, tape, vary, storing: verdict.why_not.is_none() }))
         };
+        let of_the_answer = verdict.why_not.as_ref().is_none_or(NotStored::is_of_the_answer);
         match (&verdict.storing, &verdict.why_not) {
+            // A response that is not fresh may be stored, but answers nobody else before it was validated (RFC 9111 section 4).
+            (Some(storing), _) if storing.lifetime.ttl(shared.settings.clock.now()).is_none() => {
+                shared.core.flights.decline(self.lead.key());
+                self.lead.end(Ended::NotShared);
+            }
             (Some(storing), _) => {
                 let vary = storing.vary.clone().and_then(|fields| {
                     let key = self.variant(&fields)?;
@@ -256,12 +344,16 @@ where
                 self.lead.publish(live(storing.headers.clone(), vary));
             }
             (None, reason) => {
-                shared.core.flights.decline(self.lead.key());
+                if of_the_answer {
+                    shared.core.flights.decline(self.lead.key());
+                }
                 self.lead.close();
                 let shares = |reason: &NotStored| contain(&shared.core.counters, || shared.core.policy.shares(reason)) == Some(true);
                 self.lead.publish(if reason.as_ref().is_some_and(shares) {
                     let mut headers = head.headers.clone();
                     strip_hop_by_hop(&mut headers);
+                    // The session of the one who asked.
+                    headers.remove(header::SET_COOKIE);
                     live(headers, None)
                 } else {
                     State::Ended(Ended::NotShared)
@@ -273,7 +365,62 @@ where
     /// Did the body end before, or after, it should have (RFC 9112 section 8)?
     fn is_cut_short(&self, head: &response::Parts, len: u64) -> bool {
         let promised = head.headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-        self.asked.method != Method::HEAD && promised.is_some_and(|promised| promised != len)
+        let has_body = self.asked.method != Method::HEAD && !matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+        has_body && promised.is_some_and(|promised| promised != len)
+    }
+
+    /// There is no response. Remembered before those who wait are told, so that nobody queues up in between.
+    fn give_up<RB, E>(&self, caller: &mut Option<Caller<RB, E>>, failure: Failure<E>) {
+        self.shared.core.flights.decline(self.lead.key());
+        self.lead.end(Ended::Failed);
+        tell(caller, Opening::Failed(failure));
+    }
+
+    /// The time of a decision about the response.
+    fn moment(&self) -> Moment {
+        Moment { waited: self.waited, ..self.shared.settings.moment() }
+    }
+}
+
+/// What is told when a fill is over, however it ends.
+struct Ending<St, P> {
+    shared: Shared<St, P>,
+    key: Key,
+    start: Instant,
+    record: FillRecord,
+}
+
+impl<St, P> Ending<St, P> {
+    fn of(fill: &Fill<St, P>, refresh: bool) -> Self {
+        let record = FillRecord::begin(fill.identity.digest, refresh);
+        Self { shared: fill.shared.clone(), key: *fill.lead.key(), start: Instant::now(), record }
+    }
+
+    fn tell<RB, E>(self, flown: Result<Result<(), NotStored>, Box<dyn Any + Send>>, caller: &mut Option<Caller<RB, E>>) {
+        let Self { shared, key, start, mut record } = self;
+        let counters = &shared.core.counters;
+        if record.last_byte.is_zero() {
+            record.last_byte = start.elapsed();
+        }
+        record.not_stored = match flown {
+            Ok(stored) => stored.err(),
+            Err(panic) => {
+                counters.panics.add(1);
+                // One who still waits would wait for ever.
+                tell(caller, Opening::Failed(Failure::Panic(panic)));
+                Some(NotStored::Panic)
+            }
+        };
+        match &record.not_stored {
+            None => counters.stored.add(1),
+            Some(reason) => {
+                counters.not_stored.add(1);
+                if reason.is_of_the_answer() {
+                    shared.core.flights.decline(&key);
+                }
+            }
+        }
+        shared.sink().tell(&Event::Fill(&record));
     }
 }
 

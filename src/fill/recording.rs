@@ -10,7 +10,10 @@ use super::{
     vigil::{Unwanted, Vigil},
 };
 use crate::{
-    body::{poll_bytes, tape::Writer},
+    body::{
+        poll_bytes,
+        tape::{PER_FRAME, Writer},
+    },
     error::BoxError,
     flight::Lead,
     flow::contain,
@@ -23,12 +26,17 @@ use crate::{
 /// How much of a response that will not be stored is kept for those who wait for it but have not begun to read.
 const KEEP_UNSTORED: usize = 64 << 10;
 
+/// What the frames of a response may take besides its bytes, where the policy's limit is less: a body in single bytes would take many times
+/// its length.
+const LEAST_FOR_FRAMES: usize = 1 << 20;
+
 /// Puts a response body on the tape, and watches what goes by.
 pub(super) struct Recording<'a> {
     storing: Option<Storing>,
     why_not: Option<NotStored>,
     inspector: Option<Box<dyn Inspector>>,
     limit: usize,
+    frames: usize,
     stall_limit: Duration,
     counters: &'a Arc<Counters>,
 }
@@ -45,6 +53,7 @@ impl<'a> Recording<'a> {
         Self {
             limit: storing.as_ref().map_or(KEEP_UNSTORED, |storing| storing.max_body),
             inspector: storing.as_mut().and_then(|storing| storing.inspector.take()),
+            frames: 0,
             storing,
             why_not,
             stall_limit: settings.stall_limit,
@@ -71,6 +80,9 @@ impl<'a> Recording<'a> {
                 Ok(data) => {
                     if !data.is_empty() {
                         record.bytes += data.len() as u64;
+                        if writer.promised() == Some(record.bytes) && self.stores() {
+                            lead.settle();
+                        }
                         self.inspect(&data);
                         self.put(data, writer, lead, record.bytes);
                         self.wait_for_room(writer, vigil, lead).await?;
@@ -87,9 +99,15 @@ impl<'a> Recording<'a> {
         Ok(trailers)
     }
 
+    /// Is the response to be stored, as far as is known?
+    pub(super) fn stores(&self) -> bool {
+        self.why_not.is_none()
+    }
+
     fn put(&mut self, data: Bytes, writer: &Writer, lead: &Lead, len: u64) {
         let kept = writer.push(data);
-        if !kept || len > self.limit as u64 {
+        self.frames += 1;
+        if !kept || len > self.limit as u64 || self.frames * PER_FRAME > self.limit.max(LEAST_FOR_FRAMES) {
             if kept {
                 writer.window();
             }
@@ -119,14 +137,20 @@ impl<'a> Recording<'a> {
         }
     }
 
-    /// The body ended cleanly. May it be stored, then?
-    pub(super) fn finish(mut self, has_trailers: bool, record: &mut FillRecord) -> Result<(Storing, Findings), NotStored> {
+    /// What the inspector found until now; `None` if it panicked. What an answer cost is owed also if it broke off.
+    pub(super) fn look(&mut self, record: &mut FillRecord) -> Option<Findings> {
         let findings = match self.inspector.take() {
             None => Findings::default(),
-            Some(inspector) => contain(self.counters, || inspector.end()).ok_or(NotStored::Panic)?,
+            Some(inspector) => contain(self.counters, || inspector.end())?,
         };
         record.model.clone_from(&findings.model);
         record.usage = findings.usage;
+        Some(findings)
+    }
+
+    /// The body ended cleanly. May it be stored, then?
+    pub(super) fn finish(mut self, has_trailers: bool, record: &mut FillRecord) -> Result<(Storing, Findings), NotStored> {
+        let findings = self.look(record).ok_or(NotStored::Panic)?;
         if let Some(reason) = self.why_not {
             return Err(reason);
         }

@@ -7,7 +7,7 @@
 use std::{
     collections::HashMap,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
@@ -36,6 +36,8 @@ pub(crate) struct Flights {
 #[derive(Default)]
 struct Shard {
     flights: HashMap<Key, Arc<Flight>>,
+    /// Closed when the answer of a call that nobody could join is stored, or is not going to be.
+    settling: HashMap<Key, watch::Receiver<()>>,
     declined: HashMap<Key, Instant>,
 }
 
@@ -88,12 +90,17 @@ impl Flights {
         }
         let flight = Arc::new(Flight::new());
         shard.flights.insert(*key, Arc::clone(&flight));
-        Role::Lead(Lead { flights: Some(Arc::clone(self)), key: *key, flight })
+        Role::Lead(Lead { flights: Arc::clone(self), joinable: true, settling: OnceLock::new(), key: *key, flight })
     }
 
     /// A flight that nobody else can join.
-    pub(crate) fn alone(&self, key: &Key) -> Lead {
-        Lead { flights: None, key: *key, flight: Arc::new(Flight::new()) }
+    pub(crate) fn alone(self: &Arc<Self>, key: &Key) -> Lead {
+        Lead { flights: Arc::clone(self), joinable: false, settling: OnceLock::new(), key: *key, flight: Arc::new(Flight::new()) }
+    }
+
+    /// Whoever has read a response to its end is to find it stored. Returns what to wait for if an answer is being stored that nobody could join.
+    pub(crate) fn settling(&self, key: &Key) -> Option<watch::Receiver<()>> {
+        self.shard(key).settling.get(key).cloned()
     }
 
     /// Parts the flight for a key, if there is one, from those who come later: they start anew. Those aboard stay.
@@ -200,8 +207,10 @@ impl Flight {
 
 /// The one who makes the call. Dropped before it said how it ended, the flight has failed.
 pub(crate) struct Lead {
-    /// `None` if nobody else can join.
-    flights: Option<Arc<Flights>>,
+    flights: Arc<Flights>,
+    joinable: bool,
+    /// Dropped with this, when all is over.
+    settling: OnceLock<watch::Sender<()>>,
     key: Key,
     flight: Arc<Flight>,
 }
@@ -226,9 +235,19 @@ impl Lead {
 
     /// Nobody may join any more; those aboard stay.
     pub(crate) fn close(&self) {
-        if let Some(flights) = &self.flights {
-            let mut shard = flights.shard(&self.key);
-            self.leave(&mut shard);
+        if self.joinable {
+            self.leave(&mut self.flights.shard(&self.key));
+        }
+    }
+
+    /// The response is about to end, and to be stored. See [`Flights::settling`]; who can join need not wait.
+    pub(crate) fn settle(&self) {
+        if !self.joinable {
+            self.settling.get_or_init(|| {
+                let (settling, settled) = watch::channel(());
+                self.flights.shard(&self.key).settling.insert(self.key, settled);
+                settling
+            });
         }
     }
 
@@ -237,9 +256,8 @@ impl Lead {
         if self.flight.is_wanted() {
             return false;
         }
-        let Some(flights) = &self.flights else { return !self.flight.is_wanted() };
         // Whoever joins does so under this lock.
-        let mut shard = flights.shard(&self.key);
+        let mut shard = self.flights.shard(&self.key);
         if self.flight.is_wanted() {
             return false;
         }
@@ -248,7 +266,7 @@ impl Lead {
     }
 
     /// Tells those who wait that there is nothing to be had.
-    pub(crate) fn end(self, why: Ended) {
+    pub(crate) fn end(&self, why: Ended) {
         self.close();
         self.publish(State::Ended(why));
     }
@@ -264,6 +282,13 @@ impl Lead {
 impl Drop for Lead {
     fn drop(&mut self) {
         self.close();
+        if let Some(settling) = self.settling.take() {
+            let mut shard = self.flights.shard(&self.key);
+            // Another may have taken its place.
+            if shard.settling.get(&self.key).is_some_and(|settled| settled.same_channel(&settling.subscribe())) {
+                shard.settling.remove(&self.key);
+            }
+        }
         self.flight.state.send_if_modified(|state| {
             let pending = matches!(state, State::Pending);
             if pending {

@@ -44,6 +44,8 @@ pub enum Field {
     Slot = 14,
     /// The primary key, in the key of a variant.
     Primary = 15,
+    /// When the index of variants began that a variant belongs to.
+    Epoch = 16,
 }
 
 /// An envelope that has its domain and namespace, and takes the fields of one request after another.
@@ -71,6 +73,15 @@ impl Envelope {
         fields.add(Field::Primary, primary.as_bytes());
         selecting(&mut fields);
         Key(fields.hash.finalize().into())
+    }
+}
+
+impl Envelope {
+    /// The key of a variant in an epoch of its index: once the index is removed, no later one leads to it.
+    pub(crate) fn in_epoch(&self, variant: &Key, epoch: u64) -> Key {
+        self.variant(variant, |key| {
+            key.add(Field::Epoch, &epoch.to_be_bytes());
+        })
     }
 }
 

@@ -95,7 +95,7 @@ impl Counters {
             _ => None,
         };
         match record.outcome {
-            Outcome::Miss(_) => self.misses.add(1),
+            Outcome::Miss(_) | Outcome::Unreachable => self.misses.add(1),
             Outcome::Bypass(reason) => self.bypassed[reason as usize].add(1),
             Outcome::Unsatisfied => self.unsatisfied.add(1),
             Outcome::Unanswered => self.unanswered.add(1),

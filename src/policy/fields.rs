@@ -34,6 +34,15 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
+/// Removes what makes a request one for a part, or for one caller's state of knowledge (RFC 9110 sections 13.1 and 14.2).
+pub(crate) fn strip_conditions(headers: &mut HeaderMap) {
+    for name in
+        [header::IF_MATCH, header::IF_NONE_MATCH, header::IF_MODIFIED_SINCE, header::IF_UNMODIFIED_SINCE, header::IF_RANGE, header::RANGE]
+    {
+        headers.remove(name);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -6,20 +6,25 @@
 mod api;
 mod fields;
 mod grpc;
+mod http;
 
 use std::{borrow::Cow, time::Duration, time::SystemTime};
 
-use http::{HeaderMap, HeaderName, Response, request, response};
+use ::http::{HeaderMap, HeaderName, Response, StatusCode, request, response};
 
+pub use self::http::HttpPolicy;
 pub use api::{ApiPolicy, Sharing};
+pub(crate) use fields::strip_conditions;
 pub use fields::{is_hop_by_hop, strip_hop_by_hop};
 pub use grpc::GrpcPolicy;
 
 use crate::{
-    entry::{Entry, Lifetime},
+    entry::{Entry, Frames, Lifetime},
     inspect::Inspector,
     key::{Envelope, Identity, Key},
     options::CacheOptions,
+    status::Miss,
+    store::Selection,
 };
 
 /// Decides what may be cached, for whom, and for how long.
@@ -66,6 +71,18 @@ pub trait Policy: Send + Sync + 'static {
     /// May a stored response answer the request?
     fn reuse(&self, request: &request::Parts, options: &CacheOptions, entry: &Entry, moment: Moment) -> Reuse;
 
+    /// May a request share an upstream call with others that ask for the same? If it `validates` what is stored, the call carries [our
+    /// conditions](Reuse::Validate) in place of the caller's own. The default: yes.
+    fn joins(&self, request: &request::Parts, validates: bool) -> bool {
+        let _ = (request, validates);
+        true
+    }
+
+    /// Makes a request in whose wake an entry is refreshed into one whose answer can replace the entry. The default leaves it as it is.
+    fn refreshing(&self, request: &mut request::Parts) {
+        let _ = request;
+    }
+
     /// Makes a request that goes upstream ready for it. The default leaves it as it is.
     fn prepare(&self, request: &mut request::Parts) {
         let _ = request;
@@ -102,6 +119,25 @@ pub trait Policy: Send + Sync + 'static {
         None
     }
 
+    /// The whole response of which a part is stored, and of which the rest was asked for on [conditions](Reuse::Validate) (RFC 9111 section 3.4); `None` if
+    /// the response is not that rest. The default never asked.
+    fn splice(&self, request: &request::Parts, entry: &Entry, response: &response::Parts, moment: Moment) -> Option<Splice> {
+        let _ = (request, entry, response, moment);
+        None
+    }
+
+    /// What is to be stored when `newer` is about to take the place of `entry`. The default: `newer`.
+    fn merge(&self, entry: &Entry, newer: Entry) -> Entry {
+        let _ = entry;
+        newer
+    }
+
+    /// What a response that is not stored says of the entry that was found (RFC 9111 section 4.3.5). The default: nothing.
+    fn revise(&self, request: &request::Parts, entry: &Entry, response: &response::Parts, moment: Moment) -> Revision {
+        let _ = (request, entry, response, moment);
+        Revision::Keep
+    }
+
     /// Is the response a failure that a stale answer may stand in for (RFC 5861 section 4)? The default: 500, 502, 503, 504.
     fn is_failure(&self, response: &response::Parts) -> bool {
         matches!(response.status.as_u16(), 500 | 502 | 503 | 504)
@@ -113,15 +149,34 @@ pub trait Policy: Send + Sync + 'static {
         false
     }
 
-    /// The keys that a response to a [watched](Admission::Watch) request makes invalid (RFC 9111 section 4.4). The default: none.
-    fn invalidates(&self, envelope: &Envelope, request: &request::Parts, response: &response::Parts) -> Vec<Key> {
-        let _ = (envelope, request, response);
-        Vec::new()
+    /// What a response to a [watched](Admission::Watch) request makes invalid (RFC 9111 section 4.4). The default: nothing.
+    fn invalidates(
+        &self,
+        envelope: &Envelope,
+        request: &request::Parts,
+        options: &CacheOptions,
+        response: &response::Parts,
+    ) -> Invalidation {
+        let _ = (envelope, request, options, response);
+        Invalidation::default()
     }
 
-    /// Adds to the head of an answer from the cache what its caller should see. The default leaves it as it was stored.
-    fn replay(&self, request: &request::Parts, entry: &Entry, headers: &mut HeaderMap) {
-        let _ = (request, entry, headers);
+    /// The request to which a response to a [watched](Admission::Watch) request is an answer too, and its identity: it is stored as such if
+    /// [`store`](Self::store) has no objection (RFC 9110 section 9.3.3). The default: none.
+    fn adopts(
+        &self,
+        envelope: &Envelope,
+        request: &request::Parts,
+        options: &CacheOptions,
+        response: &response::Parts,
+    ) -> Option<(Identity, request::Parts)> {
+        let _ = (envelope, request, options, response);
+        None
+    }
+
+    /// Fits an answer from the cache to its request. The default leaves it as it was stored.
+    fn replay(&self, request: &request::Parts, entry: &Entry, answer: &mut Replay) {
+        let _ = (request, entry, answer);
     }
 
     /// What becomes of a fill that nobody waits for any more.
@@ -137,6 +192,8 @@ pub struct Moment {
     pub now: SystemTime,
     /// Uniform over `[0, 1)`: what a decision at random goes by.
     pub luck: f64,
+    /// How long the upstream took to answer, if the decision is about its response; else zero.
+    pub waited: Duration,
 }
 
 /// How long a caller waits.
@@ -191,11 +248,15 @@ pub enum Bypass {
     Panic,
     /// The cache is shutting down.
     Shutdown,
+    /// What its method means has to reach the upstream.
+    Semantics,
+    /// It has content that its method gives no meaning to, and a key cannot hold (RFC 9110 section 9.3.1).
+    Content,
 }
 
 impl Bypass {
     /// All reasons, in the order of their discriminants.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 16] = [
         Self::Method,
         Self::Path,
         Self::Upgrade,
@@ -210,6 +271,8 @@ impl Bypass {
         Self::Predicate,
         Self::Panic,
         Self::Shutdown,
+        Self::Semantics,
+        Self::Content,
     ];
 
     /// In one word, for labels and the `detail` of `cache-status`.
@@ -229,6 +292,8 @@ impl Bypass {
             Self::Predicate => "predicate",
             Self::Panic => "panic",
             Self::Shutdown => "shutdown",
+            Self::Semantics => "semantics",
+            Self::Content => "content",
         }
     }
 }
@@ -241,17 +306,76 @@ pub enum Reuse {
         /// Refresh it early.
         refresh: bool,
     },
+    /// It is stale, and the request takes it as it is (RFC 9111 section 5.2.1.2).
+    StaleAccepted,
     /// It is stale, and may be served while it is refreshed in the background (RFC 5861 section 3).
     StaleWhileRevalidate,
     /// It may not be served before the upstream was asked.
     Validate {
-        /// Conditional fields for the request (RFC 9110 section 13.1); empty asks for a whole new response.
+        /// Conditional fields, or a range, that take the place of the caller's own (RFC 9110 section 13.1); empty asks for what the caller asks for.
         conditions: HeaderMap,
-        /// It may be served if the upstream fails (RFC 5861 section 4).
-        if_error: bool,
+        /// Why it may not be served.
+        why: Miss,
+        /// What becomes of the request if the upstream fails.
+        on_failure: OnFailure,
     },
-    /// As if it were not there.
-    No,
+    /// As if it were not there, for this reason.
+    No(Miss),
+}
+
+/// What becomes of a request that needs the upstream, when the upstream fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnFailure {
+    /// It fails likewise.
+    Pass,
+    /// The stale entry is served in place of an error or a [failure](Policy::is_failure) (RFC 5861 section 4).
+    Stale,
+    /// The stale entry is served where there is no response at all (RFC 9111 section 4.2.4).
+    StaleIfUnreachable,
+    /// It is answered with a 504 where there is no response at all (RFC 9111 section 5.2.2.2).
+    Timeout,
+}
+
+/// An answer from the cache, before it is sent.
+#[derive(Clone, Debug)]
+pub struct Replay {
+    /// Its status.
+    pub status: StatusCode,
+    /// Its header fields.
+    pub headers: HeaderMap,
+    /// Its body, without trailers, if it is another than that of the entry.
+    pub body: Option<Frames>,
+}
+
+/// A response that is made of a stored part and one that is coming.
+#[derive(Clone, Debug)]
+pub struct Splice {
+    /// Its status.
+    pub status: StatusCode,
+    /// Its header fields.
+    pub headers: HeaderMap,
+    /// What stands before the body that is coming.
+    pub before: Frames,
+}
+
+/// What becomes of a stored entry in the light of a newer response.
+#[derive(Clone, Debug)]
+pub enum Revision {
+    /// It stays.
+    Keep,
+    /// It is replaced.
+    Replace(Box<Entry>),
+    /// It is removed.
+    Remove,
+}
+
+/// What is to be removed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Invalidation {
+    /// Entries under these keys, with all their variants.
+    pub keys: Vec<Key>,
+    /// Entries that these name.
+    pub selections: Vec<Selection>,
 }
 
 /// How a response is stored.
@@ -292,8 +416,12 @@ pub enum NotStored {
     Encoded,
     /// It sets state at the client, or is otherwise meant for one caller.
     Personal,
-    /// It varies by a request field that is not in the key.
+    /// It varies by something that no key can hold.
     Vary,
+    /// It is of no use once it is stored: not fresh, and nothing to validate it with.
+    Freshness,
+    /// It answers this one request only: its method, conditions or range.
+    Request,
     /// The caller asked for nothing to be stored.
     ReadOnly,
     /// Its body is over the policy's limit, or over the memory that all fills share.
@@ -321,7 +449,7 @@ pub enum NotStored {
 impl NotStored {
     /// Does it say something about the next answer to the same question? Then requests for it had better not wait for one another.
     pub(crate) const fn is_of_the_answer(&self) -> bool {
-        !matches!(self, Self::ReadOnly | Self::Abandoned | Self::Superseded | Self::Store)
+        !matches!(self, Self::ReadOnly | Self::Abandoned | Self::Superseded | Self::Store | Self::Request)
     }
 
     /// In a word, for labels.
@@ -332,6 +460,8 @@ impl NotStored {
             Self::Encoded => "encoded",
             Self::Personal => "personal",
             Self::Vary => "vary",
+            Self::Freshness => "freshness",
+            Self::Request => "request",
             Self::ReadOnly => "read-only",
             Self::TooLarge => "response-too-large",
             Self::Incomplete => "incomplete",

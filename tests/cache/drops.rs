@@ -12,7 +12,7 @@ use std::{
 
 use http_body_util::{BodyExt, StreamBody};
 use tower::{Layer, ServiceExt};
-use tower_response_cache::{ApiPolicy, CacheLayer, Sharing, observe::Event, policy::Abandoned, store::Memory};
+use tower_response_cache::{ApiPolicy, CacheLayer, Sharing, observe::Event, policy::Abandoned, status::Outcome, store::Memory};
 
 use crate::{
     ask,
@@ -39,6 +39,8 @@ impl<F: Future> Future for Limited<F> {
     }
 }
 
+const WHOLE: &str = "frame 0;frame 1;frame 2;frame 3;";
+
 /// An upstream that yields at every step, so that there are many polls to leave after.
 fn halting() -> Origin {
     Origin::new(|call| async move {
@@ -57,7 +59,6 @@ fn halting() -> Origin {
 
 #[tokio::test]
 async fn a_caller_that_leaves_after_any_poll_leaves_nothing_behind() {
-    const WHOLE: &str = "frame 0;frame 1;frame 2;frame 3;";
     for abandoned in [Abandoned::Cancel, Abandoned::Finish { within: std::time::Duration::from_secs(600) }] {
         for polls in 1..60 {
             let records = Arc::new(AtomicUsize::new(0));
@@ -102,5 +103,92 @@ async fn two_callers_that_leave_at_any_two_points_leave_nothing_behind() {
             assert_eq!(ask(&cache, post("/", "")).await.1.len(), 32);
             assert!(handle.shutdown(std::time::Duration::from_secs(60)).await);
         }
+    }
+}
+
+/// Lets tasks in the background come to their ends.
+async fn settle() {
+    for _ in 0..60 {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn a_follower_that_leaves_after_any_poll_disturbs_nobody() {
+    for abandoned in [Abandoned::Cancel, Abandoned::Finish { within: std::time::Duration::from_secs(600) }] {
+        for polls in 0..40 {
+            let origin = halting();
+            let layer = CacheLayer::new(Memory::new(1 << 20), ApiPolicy::new(Sharing::Shared).abandoned(abandoned));
+            let handle = layer.handle();
+            let cache = layer.layer(origin.clone());
+            let whole = |cache: tower_response_cache::Cache<Origin, Memory, ApiPolicy>| async move {
+                cache.oneshot(post("/", "")).await.unwrap().into_body().collect().await.unwrap().to_bytes()
+            };
+            let leader = tokio::spawn(whole(cache.clone()));
+            until(|| origin.calls() == 1).await;
+            Limited { future: Box::pin(whole(cache.clone())), left: polls }.await;
+            assert_eq!(leader.await.unwrap(), WHOLE, "the follower left after {polls} polls");
+            assert_eq!(ask(&cache, post("/", "")).await.1, WHOLE);
+            assert_eq!(origin.calls(), 1);
+            assert!(handle.shutdown(std::time::Duration::from_secs(60)).await);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_caller_that_leaves_in_any_frame_of_a_body_leaves_nothing_behind() {
+    // From the store and from the tape, after each frame and before the first.
+    for frames in 0..6 {
+        for hit in [false, true] {
+            let records = Arc::new(AtomicUsize::new(0));
+            let layer = CacheLayer::new(Memory::new(1 << 20), ApiPolicy::new(Sharing::Shared)).observer({
+                let records = Arc::clone(&records);
+                move |event: &Event<'_>| {
+                    records.fetch_add(usize::from(matches!(event, Event::Request(_))), Ordering::SeqCst);
+                }
+            });
+            let handle = layer.handle();
+            let cache = layer.layer(halting());
+            if hit {
+                ask(&cache, post("/", "")).await;
+                settle().await;
+            }
+            let asked = usize::from(hit);
+            let mut body = cache.clone().oneshot(post("/", "")).await.unwrap().into_body();
+            for _ in 0..frames {
+                body.frame().await.transpose().unwrap();
+            }
+            drop(body);
+            assert_eq!(records.load(Ordering::SeqCst), asked + 1, "once, at the drop at the latest");
+            assert_eq!(ask(&cache, post("/", "")).await.1, WHOLE, "after {frames} frames");
+            assert!(handle.shutdown(std::time::Duration::from_secs(60)).await);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_caller_that_leaves_while_a_stale_answer_is_refreshed_does_not_end_the_refresh() {
+    let clock = tower_response_cache::Clock::movable();
+    for polls in 1..12 {
+        let policy = ApiPolicy::new(Sharing::Shared)
+            .ttl(std::time::Duration::from_secs(10))
+            .stale_while_revalidate(std::time::Duration::from_secs(100))
+            .abandoned(Abandoned::Cancel);
+        let origin = halting();
+        let layer = CacheLayer::new(Memory::new(1 << 20).clock(clock.clone()), policy).clock(clock.clone());
+        let handle = layer.handle();
+        let cache = layer.layer(origin.clone());
+        ask(&cache, post("/", "")).await;
+        settle().await;
+        clock.advance(std::time::Duration::from_secs(20));
+        let whole = {
+            let cache = cache.clone();
+            async move { cache.oneshot(post("/", "")).await.unwrap().into_body().collect().await.unwrap().to_bytes() }
+        };
+        Limited { future: Box::pin(whole), left: polls }.await;
+        settle().await;
+        let (outcome, body) = ask(&cache, post("/", "")).await;
+        assert_eq!((outcome, body.as_str(), origin.calls()), (Outcome::Hit, WHOLE, 2), "after {polls} polls");
+        assert!(handle.shutdown(std::time::Duration::from_secs(60)).await);
     }
 }

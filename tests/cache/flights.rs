@@ -14,7 +14,7 @@ use http_body_util::BodyExt;
 use tokio::sync::{Barrier, Semaphore};
 use tower::{Layer, Service, ServiceExt};
 use tower_response_cache::{
-    ApiPolicy, CacheLayer, Sharing,
+    ApiPolicy, CacheLayer, CacheOptions, Mode, Sharing,
     policy::Abandoned,
     status::{Miss, Outcome},
     store::{Memory, Selection},
@@ -526,4 +526,27 @@ async fn the_service_is_ready_whatever_the_inner_service_is() {
     read(ServiceExt::<http::Request<http_body_util::Full<Bytes>>>::ready(&mut cache).await.unwrap().call(post("/", "")).await.unwrap())
         .await;
     until_hit(&cache).await;
+}
+
+/// Who could not join a call may yet have read its answer, and is to find it stored.
+#[tokio::test]
+async fn an_answer_that_nobody_could_join_is_found_by_whoever_has_read_it() {
+    let permits = Arc::new(Semaphore::new(0));
+    let store = Scripted::new(Memory::new(1 << 20)).on_put(Fault::Waits(Arc::clone(&permits)));
+    let origin = Origin::signed();
+    let cache = CacheLayer::new(store.clone(), ApiPolicy::new(Sharing::Shared)).layer(origin.clone());
+    let mut refresh = post("/", "");
+    refresh.extensions_mut().insert(CacheOptions::new().mode(Mode::WriteOnly));
+    assert_eq!(read(send(&cache, refresh).await).await, "call 1 to / with ");
+    until(|| store.puts.load(Ordering::SeqCst) == 1).await;
+    let gets = store.gets.load(Ordering::SeqCst);
+    let next = tokio::spawn({
+        let cache = cache.clone();
+        async move { ask(&cache, post("/", "")).await }
+    });
+    // It has looked, and found nothing.
+    until(|| store.gets.load(Ordering::SeqCst) > gets).await;
+    permits.add_permits(1);
+    assert_eq!(next.await.unwrap(), (Outcome::Hit, "call 1 to / with ".to_owned()));
+    assert_eq!(origin.calls(), 1);
 }

@@ -63,6 +63,7 @@ fn what_separates_and_what_does_not() {
         ("credentials in the authority", false, uri("https://me:secret@api.example/v1/chat/completions?a=1&b=2")),
         ("content type", false, set("content-type", "text/plain")),
         ("parameter of the content type", true, set("content-type", "application/json; charset=utf-8")),
+        ("coding of the body", false, set("content-encoding", "gzip")),
         ("accept", false, set("accept", "text/event-stream")),
         ("organization", false, set("openai-organization", "org-1")),
         ("project", false, set("openai-project", "p-1")),
@@ -90,6 +91,23 @@ fn what_separates_and_what_does_not() {
     for (name, shares, edit) in pairs {
         assert_eq!(handle.keys(&chat(edit)).unwrap() == base, shares, "{name}");
     }
+}
+
+#[test]
+fn what_says_how_the_bytes_of_a_body_are_read_separates() {
+    let handle = handle(ApiPolicy::new(Sharing::Shared));
+    let key = |content_type: &'static str| {
+        handle.keys(&Request::post("http://a/").header("content-type", content_type).body(Bytes::from_static(b"--x--y")).unwrap()).unwrap()
+    };
+    for (one, other) in [
+        ("multipart/form-data; boundary=x", "multipart/form-data; boundary=y"),
+        ("text/plain; charset=utf-8", "text/plain; charset=utf-16"),
+        ("text/plain", "text/plain; charset=utf-7"),
+    ] {
+        assert_ne!(key(one), key(other), "{one} and {other}");
+    }
+    assert_eq!(key("application/json"), key("application/json;charset=utf-8"));
+    assert_eq!(key("text/plain; charset=utf-8"), key("text/plain;charset=utf-8"));
 }
 
 #[test]

@@ -1,7 +1,13 @@
 //! What the cache promises, one module per kind of promise, through the public API.
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
-#![allow(missing_docs, missing_debug_implementations, unreachable_pub, reason = "no one depends on a test")]
+#![allow(
+    missing_docs,
+    missing_debug_implementations,
+    unreachable_pub,
+    dead_code,
+    reason = "no one depends on a test, and each uses a part of what tests share"
+)]
 
 #[path = "../support/origin.rs"]
 mod origin;
@@ -14,10 +20,15 @@ mod drops;
 mod flights;
 mod golden;
 mod grpc;
+mod history;
 mod keys;
 mod observed;
+mod others;
+mod panics;
 mod policies;
+mod secrets;
 mod serving;
+mod wire;
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -67,6 +78,18 @@ pub fn outcome(answer: &Answer) -> Outcome {
 
 pub async fn read(answer: Answer) -> String {
     String::from_utf8(answer.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap()
+}
+
+/// Waits until every upstream call has ended, stored or not.
+pub async fn until_flown<P: tower_response_cache::Policy>(handle: &tower_response_cache::Handle<Memory, P>) {
+    for _ in 0..100_000 {
+        let stats = handle.stats().await;
+        if stats.stored + stats.not_stored >= stats.misses {
+            return;
+        }
+        tokio::task::yield_now().await;
+    }
+    panic!("an upstream call never ended");
 }
 
 /// Lets tasks in the background run until a condition holds. The bound is a guard against hanging, not a measurement.

@@ -169,3 +169,48 @@ async fn secrets_reach_neither_records_nor_debug_output() {
     let debug = format!("{layer:?} {handle:?} {:?}", handle.stats().await);
     assert!(!log.text.lock().unwrap().contains(CANARY) && !debug.contains(CANARY));
 }
+
+/// Says of every answer what it cost.
+struct Costly;
+
+impl tower_response_cache::inspect::Inspect for Costly {
+    fn begin(&self, _: &http::request::Parts, _: &http::response::Parts) -> Option<Box<dyn tower_response_cache::inspect::Inspector>> {
+        Some(Box::new(Tokens(0)))
+    }
+}
+
+struct Tokens(u64);
+
+impl tower_response_cache::inspect::Inspector for Tokens {
+    fn frame(&mut self, data: &[u8]) {
+        self.0 += data.len() as u64;
+    }
+
+    fn end(self: Box<Self>) -> tower_response_cache::inspect::Findings {
+        let usage = tower_response_cache::entry::Usage { output: self.0, ..Default::default() };
+        tower_response_cache::inspect::Findings { proven: true, model: Some("m".to_owned()), usage: Some(usage), ..Default::default() }
+    }
+}
+
+#[tokio::test]
+async fn what_an_answer_cost_is_told_though_it_broke_off_and_it_is_not_stored_though_the_inspector_is_content() {
+    for fault in ["reset", "short"] {
+        let log = Log::default();
+        let origin = Origin::new(move |_| async move {
+            let (feed, mut response) = crate::origin::streamed();
+            feed.send(data("12345")).await.unwrap();
+            match fault {
+                "reset" => feed.send(Err("reset".into())).await.unwrap(),
+                _ => drop(response.headers_mut().insert("content-length", HeaderValue::from_static("10"))),
+            }
+            Ok(response)
+        });
+        let policy = ApiPolicy::new(Sharing::Shared).inspector(Costly);
+        let cache = CacheLayer::new(Memory::new(1 << 20), policy).observer(log.observer()).layer(origin);
+        send(&cache, post("/", "")).await.into_body().collect().await.unwrap_err();
+        until(|| log.fills.lock().unwrap().len() == 1).await;
+        let fill = log.fills.lock().unwrap()[0].clone();
+        assert_eq!((fill.not_stored, fill.model.as_deref()), (Some(NotStored::Incomplete), Some("m")), "{fault}");
+        assert_eq!(fill.usage.unwrap().output, 5, "{fault}");
+    }
+}

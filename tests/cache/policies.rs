@@ -7,7 +7,7 @@ use tower::Layer;
 use tower_response_cache::{
     ApiPolicy, Cache, CacheLayer, Sharing,
     status::{Miss, Outcome},
-    store::Memory,
+    store::{Memory, Selection},
 };
 
 use crate::{ask, origin::Origin, post, read, send};
@@ -152,4 +152,50 @@ async fn what_is_reflected_from_unkeyed_fields_is_not_replayed_to_others() {
     let hit = send(&cache, post("/", "")).await;
     assert_eq!(crate::outcome(&hit), Outcome::Hit);
     assert!(!hit.headers().contains_key("access-control-allow-origin"));
+}
+
+#[tokio::test]
+async fn tags_of_the_response_are_taken_if_told_to_and_too_many_are_not_stored() {
+    let answering = |line: String| {
+        Origin::new(move |_| {
+            let mut answer = crate::origin::text("x");
+            answer.headers_mut().insert("surrogate-key", HeaderValue::from_static("blue  red"));
+            answer.headers_mut().insert("cache-tag", HeaderValue::from_str(&line).unwrap());
+            async { Ok(answer) }
+        })
+    };
+    for (on, line, stored, removed) in [
+        (true, "team green,blue".to_owned(), true, 1),
+        (false, "team green,blue".to_owned(), true, 0),
+        (true, "x,".repeat(255), false, 0),
+        (true, "x".repeat(1025), false, 0),
+        (true, "x".repeat(1024), true, 1),
+    ] {
+        let layer = CacheLayer::new(Memory::new(1 << 20), ApiPolicy::new(Sharing::Shared).response_tags(on));
+        let (cache, handle) = (layer.layer(answering(line.clone())), layer.handle());
+        ask(&cache, post("/", "")).await;
+        for tag in ["blue", "red", if line.contains("green") { "team green" } else { &line }] {
+            // What was removed is fetched anew.
+            crate::until_flown(&handle).await;
+            let asked = handle.invalidate(&Selection::Tag(tag.to_owned())).await.unwrap();
+            assert_eq!(asked, removed, "{on} {line} {tag}");
+            let expected = if stored && removed == 0 { Outcome::Hit } else { Outcome::Miss(Miss::Absent) };
+            assert_eq!(ask(&cache, post("/", "")).await.0, expected, "{on} {line} {tag}");
+        }
+        crate::until_flown(&handle).await;
+        let inserted = handle
+            .insert(
+                &post("/other", "").map(|_| Bytes::new()),
+                {
+                    let mut answer = http::Response::new(Bytes::from_static(b"x"));
+                    answer.headers_mut().insert("surrogate-key", HeaderValue::from_static("inserted"));
+                    answer
+                },
+                None,
+            )
+            .await
+            .unwrap();
+        assert!(inserted.is_ok());
+        assert_eq!(handle.invalidate(&Selection::Tag("inserted".to_owned())).await.unwrap(), u64::from(on));
+    }
 }

@@ -176,3 +176,123 @@ async fn shutdown_gives_up_what_does_not_end_within_the_bound() {
     streaming.into_body().collect().await.unwrap_err();
     assert_eq!(waiting.await.unwrap(), "late, but there");
 }
+
+/// Counts what is held against the contract of `Service`: called without having been ready, or twice for one readiness; and how many were
+/// made ready and never called, which would hold a permit for nothing.
+#[derive(Default)]
+struct Ledger {
+    readied: std::sync::atomic::AtomicUsize,
+    called: std::sync::atomic::AtomicUsize,
+    wasted: std::sync::atomic::AtomicUsize,
+}
+
+struct Probe<S> {
+    inner: S,
+    ready: bool,
+    ledger: Arc<Ledger>,
+}
+
+impl<S: Clone> Clone for Probe<S> {
+    fn clone(&self) -> Self {
+        Self { inner: self.inner.clone(), ready: false, ledger: Arc::clone(&self.ledger) }
+    }
+}
+
+impl<S> Drop for Probe<S> {
+    fn drop(&mut self) {
+        self.ledger.wasted.fetch_add(usize::from(self.ready), std::sync::atomic::Ordering::SeqCst);
+    }
+}
+
+impl<S, R> Service<R> for Probe<S>
+where
+    S: Service<R>,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = S::Future;
+
+    fn poll_ready(&mut self, cx: &mut std::task::Context<'_>) -> std::task::Poll<Result<(), S::Error>> {
+        let ready = self.inner.poll_ready(cx);
+        if matches!(ready, std::task::Poll::Ready(Ok(()))) && !std::mem::replace(&mut self.ready, true) {
+            self.ledger.readied.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        }
+        ready
+    }
+
+    fn call(&mut self, request: R) -> S::Future {
+        assert!(std::mem::take(&mut self.ready), "called without having been ready, or twice for one readiness");
+        self.ledger.called.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        self.inner.call(request)
+    }
+}
+
+#[tokio::test]
+async fn the_inner_service_is_made_ready_once_for_each_call_and_never_for_a_hit() {
+    use std::sync::atomic::Ordering;
+    let failed = |error: tower::BoxError| OriginError(error.to_string());
+    let origin = Origin::signed();
+    let limited = ServiceBuilder::new()
+        .map_err(failed)
+        .layer(BufferLayer::new(1))
+        .layer(LoadShedLayer::new())
+        .layer(ConcurrencyLimitLayer::new(1))
+        .service(origin.clone());
+    let ledger = Arc::new(Ledger::default());
+    let probe = Probe { inner: limited, ready: false, ledger: Arc::clone(&ledger) };
+    let cache = layer().layer(probe);
+    for path in ["/a", "/b", "/a", "/b", "/a"] {
+        let answer = cache.clone().oneshot(post(path, "")).await.unwrap();
+        answer.into_body().collect().await.unwrap();
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    // A bypass, and a request of which the caller leaves before the service was ready.
+    let mut bypass = post("/a", "");
+    bypass.headers_mut().insert("range", http::HeaderValue::from_static("bytes=0-1"));
+    cache.clone().oneshot(bypass).await.unwrap().into_body().collect().await.unwrap();
+    let count = |counter: &std::sync::atomic::AtomicUsize| counter.load(Ordering::SeqCst);
+    assert_eq!((count(&ledger.readied), count(&ledger.called), count(&ledger.wasted), origin.calls()), (3, 3, 0, 3));
+}
+
+#[tokio::test]
+async fn shutdown_does_not_wait_for_a_store_that_does_not_answer() {
+    use crate::store::{Fault, Scripted};
+    let stuck = Arc::new(Semaphore::new(0));
+    let store = Scripted::new(Memory::new(1 << 20)).on_put(Fault::Waits(Arc::clone(&stuck)));
+    let puts = Arc::clone(&store.puts);
+    let layer = CacheLayer::new(store, ApiPolicy::new(Sharing::Shared));
+    let handle = layer.handle();
+    let cache = layer.layer(Origin::signed());
+    ask(&cache, post("/", "")).await;
+    until(|| puts.load(std::sync::atomic::Ordering::SeqCst) == 1).await;
+    assert!(!handle.shutdown(Duration::from_millis(10)).await, "the write was given up");
+    assert_eq!(stuck.available_permits(), 0);
+}
+
+#[tokio::test]
+async fn refreshes_in_the_background_are_bounded_however_many_answers_are_stale() {
+    let clock = tower_response_cache::Clock::movable();
+    let origin = Origin::new(|call| async move {
+        // Every refresh hangs.
+        if call.number > 400 {
+            std::future::pending::<()>().await;
+        }
+        Ok(text("old"))
+    });
+    let policy = ApiPolicy::new(Sharing::Shared).ttl(Duration::from_secs(10)).stale_while_revalidate(Duration::from_secs(1000));
+    let layer = CacheLayer::new(Memory::new(16 << 20).clock(clock.clone()), policy).clock(clock.clone());
+    let handle = layer.handle();
+    let cache = layer.layer(origin.clone());
+    for i in 0..400 {
+        ask(&cache, post(&format!("/{i}"), "")).await;
+    }
+    tokio::time::sleep(Duration::from_millis(5)).await;
+    clock.advance(Duration::from_secs(20));
+    for i in 0..400 {
+        let (outcome, body) = ask(&cache, post(&format!("/{i}"), "")).await;
+        assert_eq!((outcome, body.as_str()), (Outcome::Stale(tower_response_cache::status::Stale::WhileRevalidate), "old"));
+    }
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    assert_eq!(origin.calls(), 400 + 256);
+    assert!(!handle.shutdown(Duration::ZERO).await);
+}

@@ -17,6 +17,8 @@ from urllib.parse import urlsplit
 DOMAIN = b"tower-response-cache/1"
 NAMESPACE, SCOPE, METHOD, SCHEME, AUTHORITY, PATH, QUERY, NAME, VALUE, UPSTREAM, JSON, RAW, EXTRA, SLOT = range(1, 15)
 KEYED = ["accept", "anthropic-version", "anthropic-beta", "openai-organization", "openai-project", "openai-beta"]
+KEYED += ["x-forwarded-host", "x-forwarded-prefix", "x-forwarded-proto", "x-host", "x-http-method", "x-http-method-override"]
+KEYED += ["x-method-override", "x-original-url", "x-rewrite-url"]
 CREDENTIALS = ["authorization", "proxy-authorization", "cookie", "x-api-key", "api-key", "x-goog-api-key"]
 PARAMETERS = ["key", "api_key", "api-key", "access_token"]
 
@@ -97,12 +99,14 @@ def keys(case):
     add(PATH, uri.path)
     if public:
         add(QUERY, "&".join(public))
-    add_header("content-type", [essence])
+    parameters = (lines("content-type") or [""])[0].partition(";")[2].strip()
+    is_json = essence.lower() == "application/json" or essence.lower().endswith("+json")
+    add_header("content-type", [essence] + ([parameters] if parameters and not is_json else []))
+    add_header("content-encoding", lines("content-encoding"))
     for name in KEYED + policy.get("key_headers", []):
         add_header(name, lines(name))
     if "upstream" in options:
         add(UPSTREAM, options["upstream"])
-    is_json = essence.lower() == "application/json" or essence.lower().endswith("+json")
     form = canonical(body, policy.get("ignore", [])) if is_json and policy.get("canonical", True) else None
     add(RAW, body) if form is None else add(JSON, form)
     if "extra" in options:

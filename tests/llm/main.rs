@@ -1,7 +1,14 @@
 //! What the inspectors of LLM answers find, one module per kind of promise, through the public API.
 
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+#![allow(
+    missing_docs,
+    missing_debug_implementations,
+    unreachable_pub,
+    dead_code,
+    reason = "no one depends on a test, and each uses a part of what tests share"
+)]
 #![cfg(feature = "llm")]
-#![allow(clippy::unwrap_used, unreachable_pub, missing_docs, missing_debug_implementations, reason = "a test binary")]
 
 #[allow(dead_code, reason = "other tests use the rest")]
 #[path = "../support/origin.rs"]

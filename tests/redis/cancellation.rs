@@ -77,7 +77,7 @@ async fn ten_thousand_cancellations_cross_no_replies() {
                     } else {
                         cancelled += 1
                     }
-                    if random % 16 == 0 {
+                    if random.is_multiple_of(16) {
                         tokio::task::yield_now().await;
                     }
                 }

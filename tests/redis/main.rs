@@ -1,6 +1,13 @@
 //! What the Redis store promises, against real servers, real sockets and real faults; one module per kind of promise.
 
-#![allow(missing_docs, unreachable_pub, dead_code, clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+#![allow(
+    missing_docs,
+    missing_debug_implementations,
+    unreachable_pub,
+    dead_code,
+    reason = "no one depends on a test, and each uses a part of what tests share"
+)]
 
 #[path = "../support/origin.rs"]
 mod origin;
@@ -14,10 +21,12 @@ mod server;
 mod cancellation;
 mod contract;
 mod generations;
+mod history;
 mod outages;
 mod refusals;
 mod removal;
 mod settings;
+mod tags;
 mod values;
 
 use std::{

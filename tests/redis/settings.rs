@@ -2,7 +2,7 @@
 
 use tower_response_cache::store::{Redis, Selection, Store};
 
-use crate::{fill, key, patient, record, server::Server, stored};
+use crate::{fill, key, patient, record, server::Server, stored, tagged};
 
 #[test]
 fn a_url_that_makes_no_sense_is_an_error_that_does_not_show_it() {
@@ -49,12 +49,12 @@ async fn passwords_databases_and_users_are_honoured() {
 }
 
 /// As the documentation of the module has it.
-const PERMISSIONS: &str = "+get +set +getrange +unlink +type +scan +evalsha +script|load +dbsize +info";
+const PERMISSIONS: &str = "+get +set +getrange +unlink +type +scan +zadd +zrem +zrange +zscan +pexpire +evalsha +script|load +dbsize +info";
 
 #[tokio::test]
 async fn the_published_permissions_are_enough() {
     let server = Server::start();
-    let source = include_str!("../../src/store/redis/mod.rs");
+    let source = include_str!("../../src/store/redis/mod.rs").replace("\n//! ", " ");
     assert!(source.contains(&format!("`ACL SETUSER cache on >password ~trc:* {PERMISSIONS}`")), "the documentation says something else");
     let mut command = vec!["ACL", "SETUSER", "cache", "on", ">password", "~trc:*"];
     command.extend(PERMISSIONS.split(' '));
@@ -74,6 +74,9 @@ async fn the_published_permissions_are_enough() {
     assert_eq!(stored(&store, &key(3)).await, None, "it was dropped");
     assert_eq!(store.remove_where(&Selection::All).await.unwrap(), 1);
     assert_eq!(store.remove_where(&Selection::Pattern("x".into())).await.unwrap(), 0);
+    assert!(fill(&store, &key(4), tagged("tagged", &["tag"], &[])).await);
+    assert_eq!(store.cleanup().await.unwrap(), 0);
+    assert_eq!(store.remove_where(&Selection::Tag("tag".into())).await.unwrap(), 1);
     let usage = store.usage().await.unwrap();
     assert!(usage.bytes.is_some() && usage.total_keys.is_some());
     // And for probes.

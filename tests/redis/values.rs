@@ -1,7 +1,10 @@
 //! Wrong bytes are never served, whoever wrote them, and are bounded.
 
 use bytes::Bytes;
-use tower_response_cache::store::{LinkState, Store};
+use tower_response_cache::{
+    entry::record::{Compression, SealKeys},
+    store::{LinkState, Selection, Store},
+};
 
 use crate::{
     ask, body, fill, key, layer,
@@ -10,7 +13,7 @@ use crate::{
     proxy::{Proxy, Way},
     record,
     server::Server,
-    stored,
+    stored, tagged,
 };
 
 #[tokio::test]
@@ -218,4 +221,54 @@ async fn what_redis_is_told_shows_nothing_of_requests() {
     let told = monitor.finish();
     assert!(told.contains("EVAL") && told.contains("GETRANGE"), "{told}");
     assert!(!told.contains("canary"), "{told}");
+}
+
+#[tokio::test]
+async fn sealed_records_show_nothing_and_what_another_puts_in_their_place_is_a_miss() {
+    let server = Server::start();
+    let sealing = |prefix: &str, id, key| patient(server.url()).prefix(prefix).seal(SealKeys::new(id, [key; 32])).build().unwrap();
+    let store = sealing("t", 1, 1);
+    let monitor = server.monitor();
+    assert!(fill(&store, &key(1), tagged("canary body", &["canary tag"], &[("model", "canary model")])).await);
+    assert!(!monitor.finish().contains("canary"));
+    assert_eq!(stored(&store, &key(1)).await.as_deref(), Some("canary body"));
+    assert_eq!(store.metadata(&key(1)).await.unwrap().unwrap().metadata.labels[0].1, "canary model");
+    let name = server.records("t").remove(0);
+    let genuine: Vec<u8> = server.run(&["GET", &name]);
+
+    // Whoever can write there writes what the store would take if it were not sealed, or what another key or place sealed.
+    let others = [patient(server.url()).build().unwrap(), sealing("t", 1, 2), sealing("t", 2, 1)];
+    for other in others {
+        let () = server.run(&["DEL", &name]);
+        assert!(fill(&other, &key(1), record("forged")).await);
+        assert!(store.get(&key(1)).await.unwrap_err().is_corrupt());
+        assert_eq!(stored(&store, &key(1)).await, None);
+    }
+    assert!(fill(&sealing("elsewhere", 1, 1), &key(1), record("from elsewhere")).await);
+    let () = server.run(&["RENAME", &server.records("elsewhere")[0], &name]);
+    assert!(store.get(&key(1)).await.unwrap_err().is_corrupt());
+    for cut in [17, 60, genuine.len() - 1] {
+        redis::cmd("SET").arg(&name).arg(&genuine[..cut]).query::<()>(&mut server.admin()).unwrap();
+        assert!(store.get(&key(1)).await.unwrap_err().is_corrupt());
+    }
+    assert!(fill(&store, &key(1), record("anew")).await);
+    assert_eq!(store.remove_where(&Selection::All).await.unwrap(), 1);
+}
+
+#[tokio::test]
+async fn compressed_records_take_less_room_and_are_read_by_those_who_do_not_compress() {
+    let server = Server::start();
+    let at = |compression| patient(server.url()).compression(compression).build().unwrap();
+    let (plain, compressing) = (at(Compression::Off), at(Compression::Auto));
+    let text = "all work and no play makes jack a dull boy. ".repeat(3000);
+    let size = |server: &Server| server.run::<usize>(&["STRLEN", &server.records("t")[0]]);
+    assert!(fill(&plain, &key(1), record(text.clone())).await);
+    let whole = size(&server);
+    assert!(fill(&compressing, &key(1), record(text.clone())).await);
+    assert!(size(&server) < whole / 20, "{} of {whole}", size(&server));
+    for store in [&plain, &compressing] {
+        assert_eq!(stored(store, &key(1)).await.as_deref(), Some(text.as_str()));
+        assert_eq!(store.metadata(&key(1)).await.unwrap().unwrap().body_len, text.len() as u64);
+    }
+    assert_eq!(compressing.remove_where(&Selection::Pattern(format!("{}*", key(1)))).await.unwrap(), 1);
 }

@@ -1,6 +1,13 @@
 //! The router, as its callers, its operators and its upstreams see it: over real sockets, in this process or as the real program.
 
-#![allow(clippy::unwrap_used, unreachable_pub, reason = "it is all tests")]
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+#![allow(
+    missing_docs,
+    missing_debug_implementations,
+    unreachable_pub,
+    dead_code,
+    reason = "no one depends on a test, and each uses a part of what tests share"
+)]
 
 #[path = "../../examples/router/main.rs"]
 #[allow(dead_code)]

@@ -1,7 +1,15 @@
 //! What the simulated provider of the router example promises, one module per dialect.
 
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+#![allow(
+    missing_docs,
+    missing_debug_implementations,
+    unreachable_pub,
+    dead_code,
+    reason = "no one depends on a test, and each uses a part of what tests share"
+)]
+
 // Clippy knows tests by their attribute, and does not know what they call.
-#![allow(clippy::unwrap_used)]
 
 #[path = "../../examples/router/simulator/mod.rs"]
 mod simulator;

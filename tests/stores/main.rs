@@ -1,5 +1,14 @@
 //! Every store keeps the contract, and the suite that says so can fail.
 
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+#![allow(
+    missing_docs,
+    missing_debug_implementations,
+    unreachable_pub,
+    dead_code,
+    reason = "no one depends on a test, and each uses a part of what tests share"
+)]
+
 mod broken;
 mod memory;
 

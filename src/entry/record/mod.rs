@@ -14,7 +14,7 @@
 //! |      0 |     4 | magic: `9f 54 52 43` (`\x9fTRC`; not the start of any UTF-8 text) |
 //! |      4 |     1 | version: 1 |
 //! |      5 |     1 | kind: 1 response, 2 variants |
-//! |      6 |     2 | flags: none yet, so 0. Bits are for what changes the form of the rest, such as compression or sealing; an unknown bit is corrupt |
+//! |      6 |     2 | flags: 1 compressed, 2 sealed; 0 for a plain record; an unknown bit is corrupt |
 //! |      8 |    32 | the key |
 //! |     40 |     8 | length of the whole record |
 //! |     48 |     4 | length of the front, its checksum included |
@@ -58,15 +58,31 @@
 //! | offset | bytes | what |
 //! |-------:|------:|------|
 //! |     52 |     8 | when the last may be forgotten, a time |
-//! |     60 |     1 | count of lists |
+//! |     60 |     8 | epoch |
+//! |     68 |     1 | count of lists |
 //! |        |     … | each: u16 count of names; u16 length and name each |
 //! |        |     8 | checksum of the front |
+//!
+//! A **compressed** or **sealed** record says at offset 52, in eight bytes, how long the plain record is, and goes on:
+//!
+//! | bytes | what |
+//! |------:|------|
+//! |     4 | sealed only: id of the key |
+//! |    24 | sealed only: nonce; its last bit is 0 for the front and 1 for the response |
+//! |     … | the rest of the plain front, without its checksum; sealed: encrypted |
+//! |     8 | checksum as above; sealed: instead of it 16 bytes, the tag of XChaCha20-Poly1305 |
+//! |     … | the plain response, without its checksum; compressed: as one frame of Zstandard (RFC 8878); sealed: encrypted |
+//! |     8 | checksum as above; sealed: a tag, 16 bytes |
+//!
+//! Associated data of the first tag: the 60 bytes in the clear (so version, kind, flags, key and lengths), the id, the namespace; of the second
+//! tag: the same, and the first tag. What comes out is a plain record, and is checked as one. Where records are sealed, one that is not is corrupt.
 //!
 //! The checksums tell damage, torn writes and foreign values. They do not stop a forger, who can compute them too; what a forger can do is bounded
 //! by the rest: header fields that are no header fields, that are [hop-by-hop](crate::policy::is_hop_by_hop), or a `content-length` that belies
 //! the body are corrupt, so that no stored value splits a response. The writer leaves such fields out, so it never writes what a reader refuses.
 //! The one exception is a single `content-length` over an empty body: so answers to HEAD look (RFC 9110 section 8.6).
 
+mod pack;
 mod read;
 #[cfg(test)]
 mod tests;
@@ -75,7 +91,11 @@ mod write;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
-use self::read::{Front, Kind};
+pub use self::pack::{Compression, SealKeys};
+use self::{
+    pack::Packing,
+    read::{Front, Kind},
+};
 use super::Record;
 use crate::{error::Error, key::Key, policy::is_hop_by_hop, store::Listing};
 
@@ -83,28 +103,51 @@ use crate::{error::Error, key::Key, policy::is_hop_by_hop, store::Listing};
 #[derive(Clone, Debug)]
 pub struct Codec {
     max_record: usize,
+    packing: Packing,
 }
 
 impl Codec {
     /// A codec for records of up to `max_record` bytes.
     pub fn new(max_record: usize) -> Self {
-        Self { max_record }
+        Self { max_record, packing: Packing { compression: Compression::Off, seal: None } }
+    }
+
+    /// Sets which records are compressed. Default: none. Compressed ones are read in any case, if the feature `zstd` is on.
+    #[must_use]
+    pub fn compression(mut self, compression: Compression) -> Self {
+        self.packing.compression = compression;
+        self
+    }
+
+    /// Seals records, and takes none that are not. Default: neither.
+    #[must_use]
+    pub fn seal(mut self, keys: SealKeys) -> Self {
+        self.packing.seal = Some(keys);
+        self
     }
 
     /// The binary form of a record under a key. Copies the body once.
     ///
-    /// `None` if it is over the bound, or has what the form has no room for: a status below 200, more than 4096 header fields, tags or labels,
+    /// `None` if it is over the bound, packed or not, or has what the form has no room for: a status below 200, more than 4096 header fields, tags or labels,
     /// more than 262,144 frames, or a text of 64 KiB. Header fields that a reader would refuse are left out.
     pub fn encode(&self, key: &Key, record: &Record) -> Option<Vec<u8>> {
-        let bytes = match record {
-            Record::Response(entry) if entry.body.len() <= self.max_record => write::response(key, entry)?,
+        let (plain, is_stream, is_encoded) = match record {
+            Record::Response(entry) if entry.body.len() <= self.max_record => {
+                let stream = |value: &HeaderValue| value.as_bytes().starts_with(b"text/event-stream");
+                let is_stream = entry.headers.get(header::CONTENT_TYPE).is_some_and(stream);
+                (write::response(key, entry)?, is_stream, entry.headers.contains_key(header::CONTENT_ENCODING))
+            }
             Record::Response(_) => return None,
-            Record::Variants(variants) => write::variants(key, variants)?,
+            Record::Variants(variants) => (write::variants(key, variants)?, false, false),
         };
+        if plain.len() > self.max_record {
+            return None;
+        }
+        let bytes = self.packing.pack(plain, is_stream, is_encoded)?;
         (bytes.len() <= self.max_record).then_some(bytes)
     }
 
-    /// The way back. Copies no body and no header value: they are slices of `bytes`.
+    /// The way back. Copies no body and no header value: they are slices of `bytes`, or of what was unpacked from them.
     ///
     /// Times come back in milliseconds.
     ///
@@ -112,6 +155,7 @@ impl Codec {
     ///
     /// [Corrupt](Error::is_corrupt), whatever is wrong with the bytes.
     pub fn decode(&self, key: &Key, bytes: Bytes) -> Result<Record, Error> {
+        let bytes = self.packing.unpack(key, bytes, self.max_record)?;
         let front = Front::read(key, &bytes, self.max_record)?.ok_or_else(cut_short)?;
         match front.kind {
             Kind::Response => front.response(*key, &bytes).map(|entry| Record::Response(entry.into())),
@@ -126,7 +170,8 @@ impl Codec {
     ///
     /// [Corrupt](Error::is_corrupt), whatever is wrong with the bytes. What comes after them is not judged.
     pub fn listing(&self, key: &Key, prefix: &[u8]) -> Result<Option<Listing>, Error> {
-        match Front::read(key, prefix, self.max_record)? {
+        let Some(front) = self.packing.unpack_front(key, prefix, self.max_record)? else { return Ok(None) };
+        match Front::read(key, &front, self.max_record)? {
             Some(front) if front.kind == Kind::Response => front.listing(*key).map(Some),
             _ => Ok(None),
         }

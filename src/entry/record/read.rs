@@ -34,9 +34,19 @@ pub(super) enum Kind {
     Variants,
 }
 
-impl<'a> Front<'a> {
+/// The part that all kinds share.
+pub(super) struct Shared {
+    pub(super) kind: Kind,
+    pub(super) flags: u16,
+    /// Length of the whole record.
+    pub(super) whole: usize,
+    /// Length of the front.
+    pub(super) front: usize,
+}
+
+impl Shared {
     /// `None` if there is more of it than was given.
-    pub(super) fn read(key: &Key, bytes: &'a [u8], max_record: usize) -> Result<Option<Self>, Error> {
+    pub(super) fn read(key: &Key, bytes: &[u8], max_record: usize) -> Result<Option<Self>, Error> {
         if bytes.len() < SHARED {
             return Ok(None);
         }
@@ -55,22 +65,30 @@ impl<'a> Front<'a> {
             VARIANTS => Kind::Variants,
             _ => return Err(Error::corrupt("the record is of an unknown kind")),
         };
-        if shared.u16()? != 0 {
-            return Err(Error::corrupt("the record has unknown flags"));
-        }
+        let flags = shared.u16()?;
         if shared.array::<32>()? != *key.as_bytes() {
             return Err(Error::corrupt("the record belongs to another key"));
         }
         let whole = shared.u64()?;
-        let len = u64::from(shared.u32()?);
+        let front = u64::from(shared.u32()?);
         if whole > max_record as u64 {
             return Err(Error::corrupt("the record is longer than allowed"));
         }
-        if len < (SHARED + CHECKSUM) as u64 || len > whole {
+        if front < (SHARED + CHECKSUM) as u64 || front > whole {
             return Err(Error::corrupt("the record's lengths contradict each other"));
         }
         // Neither is over `max_record` now, which is a `usize`.
-        let (whole, len) = (whole as usize, len as usize);
+        Ok(Some(Self { kind, flags, whole: whole as usize, front: front as usize }))
+    }
+}
+
+impl<'a> Front<'a> {
+    /// Of a plain record. `None` if there is more of it than was given.
+    pub(super) fn read(key: &Key, bytes: &'a [u8], max_record: usize) -> Result<Option<Self>, Error> {
+        let Some(Shared { kind, flags, whole, front: len }) = Shared::read(key, bytes, max_record)? else { return Ok(None) };
+        if flags != 0 {
+            return Err(Error::corrupt("the record has unknown flags"));
+        }
         let Some(front) = bytes.get(..len) else { return Ok(None) };
         let (summed, sum) = front.split_at(len - CHECKSUM);
         let sum = Reader { rest: sum }.u64()?;
@@ -128,6 +146,7 @@ impl<'a> Front<'a> {
         }
         let own = &mut self.own;
         let expires = from_unix_millis(own.u64()?);
+        let epoch = own.u64()?;
         let lists = own.u8()?;
         let fields = (0..lists).map(|_| {
             let names = own.count(MAX_LISTED, 2)?;
@@ -135,7 +154,7 @@ impl<'a> Front<'a> {
         });
         let fields = fields.collect::<Result<_, _>>()?;
         own.end()?;
-        Ok(Variants { fields, expires })
+        Ok(Variants { fields, epoch, expires })
     }
 }
 

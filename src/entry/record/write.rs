@@ -46,6 +46,7 @@ pub(super) fn response(key: &Key, entry: &Entry) -> Option<Vec<u8>> {
 pub(super) fn variants(key: &Key, variants: &Variants) -> Option<Vec<u8>> {
     let mut out = Writer::begin(key, VARIANTS, 512);
     out.u64(unix_millis(variants.expires));
+    out.u64(variants.epoch);
     out.u8(u8::try_from(variants.fields.len()).ok()?);
     for fields in &variants.fields {
         out.count(fields.len(), MAX_LISTED)?;

@@ -7,12 +7,13 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use http::{HeaderMap, HeaderName, Method, StatusCode, request as req, response as res};
 
-use super::{Abandoned, Admission, Bypass, Moment, NotStored, Policy, Reuse, Storing};
+use super::{Abandoned, Admission, Bypass, Moment, NotStored, OnFailure, Policy, Replay, Reuse, Storing};
 use crate::{
     entry::Entry,
     inspect::Inspect,
     key::{Envelope, Identity, Scope, json},
     options::CacheOptions,
+    status::Miss,
 };
 
 /// Caches calls by what they ask, body included, for a fixed time.
@@ -49,6 +50,7 @@ pub struct ApiPolicy {
     encoded: bool,
     close_delimited: bool,
     set_cookie: bool,
+    response_tags: bool,
     show_request_id: Option<HeaderName>,
     store_if: Option<ResponsePredicate>,
     inspector: Option<Arc<dyn Inspect>>,
@@ -112,6 +114,24 @@ struct Trust {
     ttl_header: Option<HeaderName>,
 }
 
+/// Request fields that make a difference to the services that this policy is for. The last two are what Google's APIs vary by.
+const KEYED: &[&str] =
+    &["accept", "anthropic-version", "anthropic-beta", "openai-organization", "openai-project", "openai-beta", "referer", "x-origin"];
+
+/// Fields by which many an upstream can be told of another method, host or path than the request line names. Out of the key, one caller could
+/// plant an answer for others.
+const OVERRIDES: &[&str] = &[
+    "x-forwarded-host",
+    "x-forwarded-prefix",
+    "x-forwarded-proto",
+    "x-host",
+    "x-http-method",
+    "x-http-method-override",
+    "x-method-override",
+    "x-original-url",
+    "x-rewrite-url",
+];
+
 /// How long answers are fresh unless told otherwise.
 const TTL: Duration = Duration::from_secs(3600);
 
@@ -123,9 +143,7 @@ impl ApiPolicy {
             methods: vec![Method::POST],
             paths: None,
             request_limit: 1 << 20,
-            headers: ["accept", "anthropic-version", "anthropic-beta", "openai-organization", "openai-project", "openai-beta"]
-                .map(HeaderName::from_static)
-                .to_vec(),
+            headers: KEYED.iter().chain(OVERRIDES).copied().map(HeaderName::from_static).collect(),
             credentials: crate::key::CREDENTIAL_HEADERS.iter().copied().map(HeaderName::from_static).collect(),
             key_rule: None,
             canonical: true,
@@ -147,6 +165,7 @@ impl ApiPolicy {
             encoded: false,
             close_delimited: false,
             set_cookie: false,
+            response_tags: false,
             show_request_id: None,
             store_if: None,
             inspector: None,
@@ -175,8 +194,13 @@ impl ApiPolicy {
         self
     }
 
-    /// Adds a request field to the key: requests that differ in it share nothing. Always in the key are the content type without its
-    /// parameters, `accept`, `anthropic-version`, `anthropic-beta`, `openai-organization`, `openai-project` and `openai-beta`.
+    /// Adds a request field to the key: requests that differ in it share nothing. Always in the key are the content type (for JSON without its
+    /// parameters), `content-encoding`, `accept`, `anthropic-version`, `anthropic-beta`, `openai-organization`, `openai-project`, `openai-beta`, `referer` and
+    /// `x-origin`,
+    /// and what may override method, host or path: `x-forwarded-host`, `-prefix` and `-proto`, `x-host`, `x-http-method`,
+    /// `x-http-method-override`, `x-method-override`, `x-original-url` and `x-rewrite-url`.
+    ///
+    /// An upstream that heeds any other field has to say so by `vary`, or the field has to be added here.
     #[must_use]
     pub fn key_header(mut self, name: HeaderName) -> Self {
         if !self.headers.contains(&name) {
@@ -280,7 +304,8 @@ impl ApiPolicy {
         self
     }
 
-    /// Stores response bodies up to this many bytes; longer ones are streamed and not stored. Default: 8 MiB.
+    /// Stores response bodies up to this many bytes; longer ones are streamed and not stored. So are those whose
+    /// frames, 64 bytes each, would take more than that again (or than 1 MiB, if that is more). Default: 8 MiB.
     #[must_use]
     pub fn max_body(mut self, bytes: usize) -> Self {
         self.max_body = bytes;
@@ -355,6 +380,15 @@ impl ApiPolicy {
         self
     }
 
+    /// Takes tags for what is stored from the response, too: from `surrogate-key`, where spaces part them, and `cache-tag`, where commas do.
+    /// A response with more than 256 of them, or with one of more than 1024 bytes, is not stored: nobody could remove it by all of its tags.
+    /// Default: off.
+    #[must_use]
+    pub fn response_tags(mut self, on: bool) -> Self {
+        self.response_tags = on;
+        self
+    }
+
     /// Shows the upstream's request id of a stored answer in this response field. Default: it is kept in the metadata only.
     #[must_use]
     pub fn show_request_id(mut self, name: HeaderName) -> Self {
@@ -411,7 +445,7 @@ impl Policy for ApiPolicy {
     fn reuse(&self, _: &req::Parts, options: &CacheOptions, entry: &Entry, moment: Moment) -> Reuse {
         let (lifetime, now) = (entry.lifetime, moment.now);
         if options.max_age.is_some_and(|bound| lifetime.age(now) > bound) {
-            return Reuse::No;
+            return Reuse::No(Miss::Request);
         }
         if let Some(left) = lifetime.ttl(now) {
             let cost = entry.metadata.upstream_time.as_secs_f64() * self.early_refresh;
@@ -422,9 +456,9 @@ impl Policy for ApiPolicy {
         if stale < lifetime.stale_while_revalidate {
             Reuse::StaleWhileRevalidate
         } else if stale < lifetime.stale_if_error {
-            Reuse::Validate { conditions: HeaderMap::new(), if_error: true }
+            Reuse::Validate { conditions: HeaderMap::new(), why: Miss::Stale, on_failure: OnFailure::Stale }
         } else {
-            Reuse::No
+            Reuse::No(Miss::Stale)
         }
     }
 
@@ -454,11 +488,11 @@ impl Policy for ApiPolicy {
         !matches!(reason, NotStored::Encoded | NotStored::Personal | NotStored::Forbidden | NotStored::Vary)
     }
 
-    fn replay(&self, _: &req::Parts, entry: &Entry, headers: &mut HeaderMap) {
+    fn replay(&self, _: &req::Parts, entry: &Entry, answer: &mut Replay) {
         if let (Some(name), Some(id)) = (&self.show_request_id, &entry.metadata.upstream_request_id)
             && let Ok(id) = id.parse()
         {
-            headers.insert(name, id);
+            answer.headers.insert(name, id);
         }
     }
 

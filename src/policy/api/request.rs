@@ -51,7 +51,14 @@ impl ApiPolicy {
             .add(Field::Path, request.uri.path().as_bytes());
         add_query(request.uri.query(), &mut fields);
         let essence = essence(&request.headers);
-        add_header(&header::CONTENT_TYPE, std::iter::once(essence.as_bytes()), &mut fields);
+        // What the bytes of a body mean: `charset` and `boundary` count, but not for JSON, which has no parameters (RFC 8259 section 11).
+        let meaning = parameters_of_type(&request.headers).filter(|_| !is_json(essence)).map(str::as_bytes);
+        add_header(&header::CONTENT_TYPE, std::iter::once(essence.as_bytes()).chain(meaning), &mut fields);
+        add_header(
+            &header::CONTENT_ENCODING,
+            request.headers.get_all(header::CONTENT_ENCODING).iter().map(|value| value.as_bytes()),
+            &mut fields,
+        );
         for name in headers {
             add_header(name, request.headers.get_all(name).iter().map(|value| value.as_bytes()), &mut fields);
         }
@@ -197,6 +204,12 @@ fn add_header<'a>(name: &HeaderName, values: impl Iterator<Item = &'a [u8]>, fie
 fn essence(headers: &HeaderMap) -> &str {
     let value = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     value.split(';').next().unwrap_or_default().trim()
+}
+
+/// The parameters of the media type; `None` if there are none.
+fn parameters_of_type(headers: &HeaderMap) -> Option<&str> {
+    let value = headers.get(header::CONTENT_TYPE)?.to_str().ok()?;
+    value.split_once(';').map(|(_, parameters)| parameters.trim()).filter(|parameters| !parameters.is_empty())
 }
 
 fn is_json(essence: &str) -> bool {

@@ -1,6 +1,6 @@
 use http::{HeaderMap, HeaderName, Method, Version, header, request, response::Parts};
 
-use super::ApiPolicy;
+use super::{ApiPolicy, Sharing};
 use crate::{
     entry::Lifetime,
     options::CacheOptions,
@@ -35,17 +35,14 @@ impl ApiPolicy {
         moment: Moment,
     ) -> Result<Storing, NotStored> {
         let headers = &response.headers;
+        self.check_addressee(response)?;
         if !self.statuses.contains(&response.status) || headers.contains_key(header::CONTENT_RANGE) {
             return Err(NotStored::Status);
         }
-        if self.honour_no_store && has_directive(headers, "no-store") {
-            return Err(NotStored::Forbidden);
-        }
         let stream = media_type(headers).eq_ignore_ascii_case("text/event-stream");
-        if is_encoded(headers) && (!self.encoded || stream) {
+        if is_encoded(headers) && stream {
             return Err(NotStored::Encoded);
         }
-        self.check_vary(headers)?;
         let promised = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok()).or(len);
         if promised.is_some_and(|promised: u64| promised > self.max_body as u64) {
             return Err(NotStored::TooLarge);
@@ -65,12 +62,35 @@ impl ApiPolicy {
                 ..Lifetime::fresh(moment.now, ttl)
             },
             max_body: self.max_body,
-            tags: Vec::new(),
+            tags: if self.response_tags { tags(headers)? } else { Vec::new() },
             vary: None,
             inspector: self.inspector.as_ref().and_then(|inspector| inspector.begin(request, response)),
             needs_proof: !self.close_delimited && request.method != Method::HEAD && promised.is_none() && is_close_delimited(response),
             upstream_request_id: request_id(headers),
         })
+    }
+
+    /// Is the response for this one caller alone? Asked first, for what is not stored for another reason may still be shared with those who
+    /// wait for it.
+    fn check_addressee(&self, response: &Parts) -> Result<(), NotStored> {
+        let headers = &response.headers;
+        if self.honour_no_store && has_directive(headers, "no-store") {
+            return Err(NotStored::Forbidden);
+        }
+        let of_the_caller = match response.status.as_u16() {
+            // These answer a condition or a range, which are not in the key.
+            206 | 304 | 412 | 416 => true,
+            // These refuse the caller's credentials.
+            401 | 403 | 407 => !matches!(self.sharing, Sharing::PerCredential),
+            _ => false,
+        };
+        if of_the_caller {
+            return Err(NotStored::Personal);
+        }
+        if is_encoded(headers) && !self.encoded {
+            return Err(NotStored::Encoded);
+        }
+        self.check_vary(headers)
     }
 
     /// A response that varies by something that is not in the key would reach callers that it is not for.
@@ -81,7 +101,8 @@ impl ApiPolicy {
                 // Without `content-encoding` there is nothing to choose; what depends on the origin alone is not kept.
                 Ok(header::ACCEPT_ENCODING | header::ORIGIN | header::CONTENT_TYPE) => true,
                 Ok(name) if name.as_str().starts_with("access-control-request-") => true,
-                Ok(name) => self.headers.contains(&name) || self.credentials.contains(&name),
+                // Who shares with all has no credentials in the key.
+                Ok(name) => self.headers.contains(&name) || (self.credentials.contains(&name) && !matches!(self.sharing, Sharing::Shared)),
                 Err(_) => false,
             };
             if !keyed {
@@ -121,6 +142,25 @@ pub(super) fn grpc_succeeded(response: &Parts, trailers: Option<&HeaderMap>) -> 
         None if is_grpc => Err(NotStored::Incomplete),
         None => Ok(()),
     }
+}
+
+const MAX_TAGS: usize = 256;
+const MAX_TAG: usize = 1024;
+
+/// Tags as Fastly (`surrogate-key`) and Cloudflare (`cache-tag`) have them.
+fn tags(headers: &HeaderMap) -> Result<Vec<String>, NotStored> {
+    let mut tags = Vec::new();
+    for (field, separator) in [("surrogate-key", ' '), ("cache-tag", ',')] {
+        for line in headers.get_all(field) {
+            // One that cannot be read cannot be asked for either.
+            let line = std::str::from_utf8(line.as_bytes()).map_err(|_| NotStored::TooLarge)?;
+            tags.extend(line.split(separator).map(str::trim).filter(|tag| !tag.is_empty()).map(str::to_owned));
+        }
+    }
+    if tags.len() > MAX_TAGS || tags.iter().any(|tag| tag.len() > MAX_TAG) {
+        return Err(NotStored::TooLarge);
+    }
+    Ok(tags)
 }
 
 fn media_type(headers: &HeaderMap) -> &str {

@@ -11,12 +11,14 @@
 //! - [`remove`](Store::remove) puts a mark with a number of its own in the place of the record, for as long as a fill may take: what
 //!   was on its way meets a number that it has not seen.
 //! - [`remove_where`](Store::remove_where) gives all buckets new epochs, and only then looks for what to remove.
+//! - What carries a tag is in a set of that tag before it is stored: see `tags`.
 //! - After `FLUSHALL` there are no epochs. New ones are random, not counted from 1, so that no fill from before matches.
 //!
 //! # Permissions
 //!
 //! A user for this store needs no more than
-//! `ACL SETUSER cache on >password ~trc:* +get +set +getrange +unlink +type +scan +evalsha +script|load +dbsize +info`.
+//! `ACL SETUSER cache on >password ~trc:* +get +set +getrange +unlink +type +scan +zadd +zrem +zrange +zscan +pexpire
+//! +evalsha +script|load +dbsize +info`.
 
 mod breaker;
 mod fault;
@@ -26,6 +28,7 @@ mod names;
 mod scripts;
 mod settings;
 mod sweep;
+mod tags;
 
 use std::{
     fmt,
@@ -48,6 +51,7 @@ use self::{
     names::Names,
     scripts::{DISCARD, PUT, REMOVE, Script},
     settings::Deadlines,
+    tags::Member,
 };
 use super::{Generation, Listing, Lookup, Selection, Store, StoreUsage};
 use crate::{
@@ -202,12 +206,27 @@ impl Store for Redis {
         let Ok(len) = u32::try_from(encoded.len()) else { return Ok(false) };
         let name = self.inner.names.record(key);
         let frame = Frame::new(Kind::Record, len);
+        let tags = match &record {
+            Record::Response(entry) => &*entry.metadata.tags,
+            Record::Variants(_) => &[],
+        };
+        let member = Member { key: *key, id: frame.id, epoch };
+        if !tags.is_empty() {
+            self.tag(tags, member, left, until).await.map_err(|fault| self.inner.writes.refused(fault))?;
+        }
         let mut command = PUT.call(&[&name, &self.inner.names.epoch_of(key)]);
         command.arg(&epoch.to_be_bytes()[..]).arg(&seen.to_be_bytes()[..]).arg(millis(left)).arg(Framed(frame, &encoded));
         // It is copied into the command.
         drop(encoded);
         match self.inner.run(&PUT, until, Frame::LEN + len as usize, &command).await {
-            Ok(stored) => Ok(stored == 1),
+            Ok(stored) => {
+                // One of the two is gone for good.
+                let gone = if stored == 1 { Member { id: seen, ..member } } else { member };
+                if !tags.is_empty() && gone.id != 0 {
+                    self.untag(tags, gone, until).await;
+                }
+                Ok(stored == 1)
+            }
             Err(fault) => Err(self.inner.writes.refused(fault)),
         }
     }
@@ -241,6 +260,10 @@ impl Store for Redis {
         sweep::remove_where(self, selection).await
     }
 
+    async fn cleanup(&self) -> Result<u64, Error> {
+        tags::cleanup(self, Instant::now() + self.inner.deadlines.sweep).await
+    }
+
     async fn usage(&self) -> Result<StoreUsage, Error> {
         let until = Instant::now() + self.inner.deadlines.read;
         let mut pipeline = Pipeline::with_capacity(2);
@@ -250,8 +273,8 @@ impl Store for Redis {
         for reply in &replies {
             match reply {
                 Value::Int(keys) => usage.total_keys = u64::try_from(*keys).ok(),
-                Value::BulkString(text) => usage.bytes = used_memory(text),
-                Value::VerbatimString { text, .. } => usage.bytes = used_memory(text.as_bytes()),
+                Value::BulkString(text) => usage.bytes = number_in(text, "used_memory"),
+                Value::VerbatimString { text, .. } => usage.bytes = number_in(text.as_bytes(), "used_memory"),
                 // Without permission, that much remains unknown.
                 _ => {}
             }
@@ -378,10 +401,11 @@ fn epoch_of(reply: &Value) -> Option<u64> {
     }
 }
 
-/// `used_memory` of `INFO memory`, in bytes.
-fn used_memory(info: &[u8]) -> Option<u64> {
-    let line = info.split(|byte| *byte == b'\n').find_map(|line| line.strip_prefix(b"used_memory:"))?;
-    std::str::from_utf8(line).ok()?.trim().parse().ok()
+/// A number in an answer to `INFO`.
+fn number_in(info: &[u8], name: &str) -> Option<u64> {
+    let lines = info.split(|byte| *byte == b'\n');
+    let number = lines.filter_map(|line| line.strip_prefix(name.as_bytes())?.strip_prefix(b":")).next()?;
+    std::str::from_utf8(number).ok()?.trim().parse().ok()
 }
 
 /// At least 1: what expires at once is an error to Redis.

@@ -1,3 +1,5 @@
+use sha2::{Digest as _, Sha256};
+
 use crate::{error::Error, key::Key};
 
 /// How many parts the keys are divided into; each has an epoch of its own.
@@ -7,6 +9,7 @@ pub(super) const BUCKETS: usize = 256;
 ///
 /// A record is `{prefix}:{ab}cdef…`: the digest, with its first two digits in braces. The braces make them the hash tag, so that the
 /// record and `{prefix}:{ab}`, the epoch of its bucket, are in one slot of a Cluster, and one script may touch both.
+/// What carries a tag is in `{prefix}:tag:` and the digest of the tag.
 #[derive(Clone, Debug)]
 pub(super) struct Names {
     prefix: String,
@@ -36,6 +39,17 @@ impl Names {
         self.epoch(usize::from(key.as_bytes()[0]))
     }
 
+    /// What carries a tag. Tags may say more than an operator of Redis should know: they are digested.
+    pub(super) fn tag(&self, tag: &str) -> String {
+        format!("{}:tag:{}", self.prefix, Key::from_bytes(Sha256::digest(tag).into()))
+    }
+
+    /// Is it the name of a tag's set?
+    pub(super) fn is_tag(&self, name: &[u8]) -> bool {
+        let digest = name.strip_prefix(self.prefix.as_bytes()).and_then(|rest| rest.strip_prefix(b":tag:"));
+        digest.is_some_and(|digest| digest.len() == 64 && digest.iter().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f')))
+    }
+
     /// What a probe writes to.
     pub(super) fn probe(&self) -> String {
         format!("{}:{{00}}:probe", self.prefix)
@@ -53,6 +67,15 @@ impl Names {
 
     /// What `SCAN` matches: all records, and perhaps others that [`parse`](Self::parse) tells apart.
     pub(super) fn pattern(&self) -> String {
+        self.matching(":{??}?*")
+    }
+
+    /// What `SCAN` matches: the sets of all tags.
+    pub(super) fn tags_pattern(&self) -> String {
+        self.matching(":tag:?*")
+    }
+
+    fn matching(&self, rest: &str) -> String {
         let mut pattern = String::with_capacity(self.prefix.len() + 8);
         for character in self.prefix.chars() {
             if matches!(character, '*' | '?' | '[' | ']' | '\\' | '^' | '-') {
@@ -60,7 +83,7 @@ impl Names {
             }
             pattern.push(character);
         }
-        pattern.push_str(":{??}?*");
+        pattern.push_str(rest);
         pattern
     }
 }
@@ -79,9 +102,13 @@ mod tests {
         assert_eq!(names.epoch_of(&key), "a*b:{ab}");
         assert_eq!(names.parse(name.as_bytes()), Some(key));
         assert_eq!(names.pattern(), "a\\*b:{??}?*");
+        let tag = names.tag("team: blue");
+        assert!(names.is_tag(tag.as_bytes()) && !tag.contains("blue"), "{tag}");
+        assert!(!names.is_tag(&tag.as_bytes()[1..]) && !names.is_tag(names.record(&key).as_bytes()));
         for other in [
             names.epoch_of(&key),
             names.probe(),
+            names.tag("tag"),
             name.to_uppercase(),
             format!("{name}0"),
             format!("{name}:lease"),

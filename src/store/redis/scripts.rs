@@ -78,3 +78,39 @@ end
 return count",
     )
 });
+
+/// Adds a member to the set of a tag, drops some that expired long ago, and lets the set live as long as its last member.
+///
+/// Keys: set. Arguments: member, when it expires, how long it has to be kept, before when members have expired for sure, how many of those to drop.
+pub(super) static ADD_TAG: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        "local dead = redis.call('ZRANGE', KEYS[1], '-inf', '(' .. ARGV[4], 'BYSCORE', 'LIMIT', 0, ARGV[5])
+if #dead > 0 then redis.call('ZREM', KEYS[1], unpack(dead)) end
+redis.call('ZADD', KEYS[1], ARGV[2], ARGV[1])
+redis.call('PEXPIRE', KEYS[1], ARGV[3], 'NX')
+redis.call('PEXPIRE', KEYS[1], ARGV[3], 'GT')
+return 1",
+    )
+});
+
+/// Looks for the values that members of a tag's set name, of one bucket. What is from before the present epoch is removed, if told to.
+/// Says how many values that were, and the places of the members whose value is gone and can never come.
+///
+/// Keys: epoch, records. Arguments: 1 to remove; for each record, how it begins, and its epoch.
+pub(super) static UNTAG: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        "local epoch = redis.call('GET', KEYS[1])
+local told = {0}
+for i = 2, #KEYS do
+  if ARGV[2 * i - 1] ~= epoch then
+    local is = redis.pcall('GETRANGE', KEYS[i], 0, 11) == ARGV[2 * i - 2]
+    if is and ARGV[1] == '1' then
+      told[1] = told[1] + redis.call('UNLINK', KEYS[i])
+      is = false
+    end
+    if not is then told[#told + 1] = i - 1 end
+  end
+end
+return told",
+    )
+});

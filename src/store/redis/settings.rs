@@ -7,7 +7,11 @@ use super::{
     link::{COPIES, Limits, Link},
     names::Names,
 };
-use crate::{Clock, entry::record::Codec, error::Error};
+use crate::{
+    Clock,
+    entry::record::{Codec, Compression, SealKeys},
+    error::Error,
+};
 
 /// Settings of a [`Redis`] store, each with its default.
 #[derive(Clone)]
@@ -21,6 +25,8 @@ pub struct RedisBuilder {
     max_operations: usize,
     max_in_flight: usize,
     max_record: usize,
+    compression: Compression,
+    seal: Option<SealKeys>,
     fill_bound: Duration,
     clock: Clock,
 }
@@ -50,6 +56,8 @@ impl RedisBuilder {
             max_operations: 4096,
             max_in_flight: 64 << 20,
             max_record: 16 << 20,
+            compression: Compression::default(),
+            seal: None,
             fill_bound: Duration::from_secs(600),
             clock: Clock::system(),
         }
@@ -143,6 +151,20 @@ impl RedisBuilder {
         self
     }
 
+    /// Sets which records are compressed. Default: [`Compression::Auto`] where the feature `zstd` is on.
+    pub fn compression(mut self, compression: Compression) -> Self {
+        self.compression = compression;
+        self
+    }
+
+    /// Seals records, for a Redis that others can read or write, and takes none that are not sealed. They are bound to the
+    /// [prefix](Self::prefix), unless the keys have a namespace. Default: off.
+    #[cfg(feature = "seal")]
+    pub fn seal(mut self, keys: SealKeys) -> Self {
+        self.seal = Some(keys);
+        self
+    }
+
     /// Sets how long the making of an answer takes at most. For so long Redis remembers that a record was removed, so that an answer
     /// that was on its way then is not stored. Default: 10 minutes.
     ///
@@ -174,10 +196,17 @@ impl RedisBuilder {
             max_operations,
             max_in_flight,
             max_record,
+            compression,
+            seal,
             fill_bound,
             clock,
         } = self;
         let names = Names::new(&prefix)?;
+        let codec = Codec::new(max_record).compression(compression);
+        let codec = match seal {
+            Some(keys) => codec.seal(keys.or_namespace(&prefix)),
+            None => codec,
+        };
         let limits = Limits {
             threshold: breaker_threshold,
             connections: max_connections,
@@ -189,7 +218,7 @@ impl RedisBuilder {
         let inner = Inner {
             link: Link::new(client(&url)?, limits),
             names,
-            codec: Codec::new(max_record),
+            codec,
             max_record,
             deadlines,
             fill_bound,
@@ -239,6 +268,8 @@ impl fmt::Debug for RedisBuilder {
             .field("max_operations", &self.max_operations)
             .field("max_in_flight", &self.max_in_flight)
             .field("max_record", &self.max_record)
+            .field("compression", &self.compression)
+            .field("seal", &self.seal)
             .field("fill_bound", &self.fill_bound)
             .finish_non_exhaustive()
     }

@@ -9,7 +9,9 @@ use super::{
     frame::{self, Frame, Kind},
     link::{Ask, Lane},
     names::BUCKETS,
+    number_in,
     scripts::DISCARD,
+    tags,
 };
 use crate::{
     entry::record::Codec,
@@ -19,7 +21,7 @@ use crate::{
 };
 
 /// How many keys the server looks at per step, about: some hundred microseconds of its time.
-const STEP: usize = 1000;
+pub(super) const STEP: usize = 1000;
 
 /// Removes what a selection names, and voids all fills that are on their way.
 pub(super) async fn remove_where(store: &Redis, selection: &Selection) -> Result<u64, Error> {
@@ -38,7 +40,14 @@ pub(super) async fn remove_where(store: &Redis, selection: &Selection) -> Result
         return Err(fault.into());
     }
 
-    let (mut cursor, mut removed) = (Vec::from(b"0"), 0);
+    let mut removed = 0;
+    if let Selection::Tag(tag) = selection {
+        removed += tags::remove(store, tag, until).await?;
+        if !may_have_evicted(store, until).await? {
+            return Ok(removed);
+        }
+    }
+    let mut cursor = Vec::from(b"0");
     loop {
         let mut scan = redis::cmd("SCAN");
         scan.arg(cursor.as_slice()).arg("MATCH").arg(inner.names.pattern()).arg("COUNT").arg(STEP);
@@ -61,6 +70,20 @@ pub(super) async fn remove_where(store: &Redis, selection: &Selection) -> Result
         }
         cursor.clone_from(next);
     }
+}
+
+/// May sets of tags be gone before what they name? The default of a server without bounds is that they may not.
+async fn may_have_evicted(store: &Redis, until: Instant) -> Result<bool, Error> {
+    let mut command = redis::cmd("INFO");
+    command.arg("stats");
+    let evicted = match store.inner.one(Lane::Bulk, step(until), 0, &command).await {
+        Ok(Value::BulkString(info)) => number_in(&info, "evicted_keys"),
+        Ok(Value::VerbatimString { text, .. }) => number_in(text.as_bytes(), "evicted_keys"),
+        // Without permission it is not known.
+        Ok(_) | Err(Fault::Refused(_)) => None,
+        Err(fault) => return Err(fault.into()),
+    };
+    Ok(evicted != Some(0))
 }
 
 /// Those that the selection names, each with how its value begins.
@@ -136,6 +159,6 @@ async fn discard(store: &Redis, mut doomed: Vec<(Key, Vec<u8>)>, until: Instant)
 }
 
 /// No step takes so long from a server that is well.
-fn step(until: Instant) -> Instant {
+pub(super) fn step(until: Instant) -> Instant {
     until.min(Instant::now() + Duration::from_secs(5))
 }

@@ -1,0 +1,126 @@
+//! A caching reverse proxy: any method on any path, HTTP/1.1 and HTTP/2, with RFC 9111 on the way.
+//!
+//! ```sh
+//! cargo run --release --example proxy -- --listen 127.0.0.1:8080 --origin http://127.0.0.1:8000
+//! ```
+//!
+//! It never retries, rewrites no body, and answers for an origin that does not: 504 if it is too slow, 502 for all else, stale if that is permitted.
+
+#![allow(unreachable_pub, reason = "`pub` says what a module offers to the others")]
+
+mod admin;
+mod fields;
+mod origin;
+mod proxy;
+
+use std::{net::SocketAddr, time::Duration};
+
+use clap::Parser;
+use hyper::{Uri, service::service_fn};
+use tokio::net::TcpListener;
+use tower::Layer;
+use tower_response_cache::{
+    BoxError, CacheLayer, HttpPolicy,
+    observe::TracingObserver,
+    store::{BoxStore, Memory, Redis},
+};
+
+use crate::{admin::Admin, origin::Origin, proxy::Proxy};
+
+// No `Debug`: a URL may hold a password.
+#[derive(Parser)]
+#[command(about = "A caching reverse proxy")]
+struct Args {
+    /// Where to listen; port 0 takes any free one.
+    #[arg(long, default_value = "127.0.0.1:8080")]
+    listen: SocketAddr,
+
+    /// Where to forward to.
+    #[arg(long)]
+    origin: Uri,
+
+    /// Speak HTTP/2 to the origin (with prior knowledge).
+    #[arg(long)]
+    origin_http2: bool,
+
+    /// How long the origin may take to answer, in seconds.
+    #[arg(long, default_value_t = 60)]
+    origin_timeout: u64,
+
+    /// Go by the letter of the standards where the defaults are more careful (see `HttpPolicy::rfc`).
+    #[arg(long)]
+    rfc: bool,
+
+    /// Memory for stored responses, in MiB, if they are not in Redis.
+    #[arg(long, default_value_t = 256)]
+    memory: u64,
+
+    /// Keep responses in this Redis.
+    #[arg(long)]
+    redis: Option<String>,
+
+    /// Tell the origin who asked, in `Forwarded` (RFC 7239).
+    #[arg(long)]
+    forwarded: bool,
+
+    /// The name of this proxy in `Via` and `Cache-Status`.
+    #[arg(long, default_value = "tower-response-cache")]
+    name: String,
+
+    /// Where to serve statistics and take purges; nowhere if it is not set.
+    #[arg(long)]
+    admin_listen: Option<SocketAddr>,
+
+    /// Demand this bearer token on the admin listener.
+    #[arg(long, env = "PROXY_ADMIN_TOKEN", hide_env_values = true)]
+    admin_token: Option<String>,
+}
+
+/// The longest response with its head that goes into Redis, in bytes.
+const MAX_RECORD: usize = 16 << 20;
+
+#[tokio::main]
+async fn main() -> Result<(), BoxError> {
+    tracing_subscriber::fmt().with_env_filter(tracing_subscriber::EnvFilter::from_default_env()).with_writer(std::io::stderr).init();
+    let args = Args::parse();
+    let origin = Origin::new(&args.origin, args.origin_http2, Duration::from_secs(args.origin_timeout))?;
+
+    let policy = HttpPolicy::shared();
+    let policy = if args.rfc { policy.rfc() } else { policy };
+    let store = match &args.redis {
+        Some(url) => BoxStore::new(Redis::builder(url).max_record(MAX_RECORD).build()?),
+        None => BoxStore::new(Memory::new(args.memory << 20)),
+    };
+    let layer = CacheLayer::new(store, policy).name(args.name.as_str()).observer(TracingObserver);
+    let handle = layer.handle();
+    let proxy = Proxy::new(layer.layer(origin), &args.name, args.forwarded)?;
+
+    if let Some(address) = args.admin_listen {
+        let listener = TcpListener::bind(address).await?;
+        eprintln!("admin on http://{}", listener.local_addr()?);
+        let admin = Admin::new(handle.clone(), args.admin_token);
+        tokio::spawn(proxy::serve(listener, move |_| {
+            let admin = admin.clone();
+            service_fn(move |request| {
+                let admin = admin.clone();
+                async move { admin.answer(request).await }
+            })
+        }));
+    }
+
+    let listener = TcpListener::bind(args.listen).await?;
+    println!("listening on http://{}", listener.local_addr()?);
+    let serving = proxy::serve(listener, move |peer| {
+        let proxy = proxy.clone();
+        service_fn(move |request| {
+            let proxy = proxy.clone();
+            async move { proxy.answer(request, peer).await }
+        })
+    });
+    tokio::select! {
+        () = serving => {}
+        stopped = tokio::signal::ctrl_c() => stopped?,
+    }
+    handle.shutdown(Duration::from_secs(5)).await;
+    Ok(())
+}

@@ -1,0 +1,314 @@
+//! Conditional requests, ours and the caller's, and what a 304 or a HEAD says about a stored response (RFC 9111 sections 3.2 and 4.3).
+
+use std::time::SystemTime;
+
+use http::{HeaderMap, HeaderName, StatusCode, header, request, response};
+
+use super::{HttpPolicy, date, freshness::Arrival, range, storing::is_stored_field};
+use crate::entry::Entry;
+
+/// What the caller's conditions say of a stored response (RFC 9110 section 13.2.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Conditions {
+    /// The caller gets it, or the part that it asked for.
+    Hold,
+    /// The caller has it already.
+    NotModified,
+    /// Only the origin can tell: "If-Match and If-Unmodified-Since are not applicable to a cache" (RFC 9111 section 4.3.2), so a
+    /// cache does not refuse by them.
+    AskOrigin,
+}
+
+pub(super) fn conditions(request: &request::Parts, entry: &Entry, now: SystemTime) -> Conditions {
+    let (asked, stored) = (&request.headers, &entry.headers);
+    // "A server MUST ignore all received preconditions if its response to the same request without those conditions would have been
+    // a status code other than a 2xx" (RFC 9110 section 13.2.1).
+    if !entry.status.is_success() {
+        return Conditions::Hold;
+    }
+    let tag = stored.get(header::ETAG).map(|tag| tag.as_bytes());
+    let modified = date::field(stored, &header::LAST_MODIFIED, now);
+    if asked.contains_key(header::IF_MATCH) {
+        if !tags(asked, &header::IF_MATCH).any(|listed| listed == b"*" || tag.is_some_and(|tag| matches_strongly(listed, tag))) {
+            return Conditions::AskOrigin;
+        }
+    } else if let Some(bound) = date::field(asked, &header::IF_UNMODIFIED_SINCE, now)
+        && modified.is_none_or(|modified| modified > bound)
+    {
+        return Conditions::AskOrigin;
+    }
+    if asked.contains_key(header::IF_NONE_MATCH) {
+        let matches =
+            tags(asked, &header::IF_NONE_MATCH).any(|listed| listed == b"*" || tag.is_some_and(|tag| matches_weakly(listed, tag)));
+        return if matches { Conditions::NotModified } else { Conditions::Hold };
+    }
+    // Without a modification date, the date of the response stands in (RFC 9111 section 4.3.2).
+    let known = modified.or_else(|| date::field(stored, &header::DATE, now));
+    match (date::field(asked, &header::IF_MODIFIED_SINCE, now), known) {
+        (Some(since), Some(known)) if known <= since => Conditions::NotModified,
+        _ => Conditions::Hold,
+    }
+}
+
+/// RFC 9110 section 8.8.3.2. Tags are compared as bytes, quoted or not.
+pub(super) fn matches_strongly(one: &[u8], other: &[u8]) -> bool {
+    one == other && !one.starts_with(b"W/")
+}
+
+fn matches_weakly(one: &[u8], other: &[u8]) -> bool {
+    let opaque = |tag: &[u8]| tag.strip_prefix(b"W/").unwrap_or(tag).to_vec();
+    opaque(one) == opaque(other)
+}
+
+/// The members of a list of entity tags. A comma in quotes is part of a tag, and so is a backslash (RFC 9110 section 8.8.3).
+fn tags<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a [u8]> {
+    headers.get_all(name).iter().flat_map(|line| {
+        let mut quoted = false;
+        line.as_bytes()
+            .split(move |byte| {
+                quoted ^= *byte == b'"';
+                *byte == b',' && !quoted
+            })
+            .map(<[u8]>::trim_ascii)
+            .filter(|tag| !tag.is_empty())
+    })
+}
+
+/// Fields that make a request conditional on a stored response (RFC 9111 section 4.3.1): all validators that it has.
+pub(super) fn validators(entry: &Entry) -> HeaderMap {
+    let mut conditions = HeaderMap::new();
+    if let Some(tag) = entry.headers.get(header::ETAG) {
+        conditions.insert(header::IF_NONE_MATCH, tag.clone());
+    }
+    if let Some(modified) = entry.headers.get(header::LAST_MODIFIED) {
+        conditions.insert(header::IF_MODIFIED_SINCE, modified.clone());
+    }
+    conditions
+}
+
+impl HttpPolicy {
+    /// The stored response as a 304 freshens it (RFC 9111 section 4.3.4); `None` if the 304 speaks of another.
+    pub(super) fn freshened(&self, entry: &Entry, response: &response::Parts, arrival: Arrival) -> Option<Entry> {
+        selects(&response.headers, entry).then(|| self.updated(entry, &response.headers, arrival))
+    }
+
+    /// What a HEAD says about the stored answer to a GET (RFC 9111 section 4.3.5): freshened, or `None` if it holds no more.
+    pub(super) fn updated_by_head(&self, entry: &Entry, response: &response::Parts, arrival: Arrival) -> Option<Entry> {
+        let same = |name: HeaderName| match response.headers.get(&name) {
+            None => true,
+            Some(value) => entry.headers.get(&name) == Some(value),
+        };
+        let whole = match entry.status {
+            StatusCode::PARTIAL_CONTENT => range::Part::of(&entry.headers).and_then(|part| part.len),
+            _ => Some(entry.body.len() as u64),
+        };
+        let as_long = match response.headers.get(header::CONTENT_LENGTH) {
+            None => true,
+            Some(length) => whole.is_some_and(|whole| length.as_bytes() == whole.to_string().as_bytes()),
+        };
+        let holds = response.status == StatusCode::OK
+            && matches!(entry.status, StatusCode::OK | StatusCode::PARTIAL_CONTENT)
+            && same(header::ETAG)
+            && same(header::LAST_MODIFIED)
+            && as_long;
+        holds.then(|| self.updated(entry, &response.headers, arrival))
+    }
+
+    /// The stored response with newer header fields (RFC 9111 section 3.2), and the lifetime that they give it.
+    fn updated(&self, entry: &Entry, newer: &HeaderMap, arrival: Arrival) -> Entry {
+        let mut headers = entry.headers.clone();
+        self.update(&mut headers, newer, arrival);
+        let directives = self.directives(&headers);
+        let fresh_for = self.fresh_for(entry.status, &headers, &directives, arrival);
+        let lifetime = self.lifetime(&headers, &directives.0, fresh_for, arrival);
+        Entry { headers, lifetime, ..entry.clone() }
+    }
+
+    /// Replaces stored fields by newer ones of the same names.
+    pub(super) fn update(&self, stored: &mut HeaderMap, newer: &HeaderMap, arrival: Arrival) {
+        // What the body as it is stored depends on stays as it is.
+        const OF_THE_BODY: [HeaderName; 3] = [header::CONTENT_LENGTH, header::CONTENT_ENCODING, header::CONTENT_RANGE];
+        let (directives, _) = self.directives(newer);
+        for name in newer.keys().filter(|name| is_stored_field(name, newer) && !OF_THE_BODY.contains(name)) {
+            stored.remove(name);
+            for value in newer.get_all(name) {
+                stored.append(name, value.clone());
+            }
+        }
+        // Age and date are those of the newer message, or of its arrival (RFC 9110 section 6.6.1).
+        if !newer.contains_key(header::AGE) {
+            stored.remove(header::AGE);
+        }
+        if !newer.contains_key(header::DATE) {
+            stored.insert(header::DATE, date::format(arrival.at));
+        }
+        self.leave_out(stored, &directives);
+    }
+}
+
+/// Is the stored response the one that a 304 speaks of? A 304 without any validator speaks of the one that was asked about: we ask about one at a time.
+fn selects(newer: &HeaderMap, entry: &Entry) -> bool {
+    if let Some(tag) = newer.get(header::ETAG) {
+        let Some(stored) = entry.headers.get(header::ETAG) else { return false };
+        let weak = tag.as_bytes().starts_with(b"W/");
+        return if weak { matches_weakly(tag.as_bytes(), stored.as_bytes()) } else { tag == stored };
+    }
+    match newer.get(header::LAST_MODIFIED) {
+        Some(modified) => entry.headers.get(header::LAST_MODIFIED) == Some(modified),
+        None => true,
+    }
+}
+
+/// Makes the head of a stored response that of a 304 (RFC 9110 section 15.4.5): no fields about content that it does not have.
+pub(super) fn not_modified(headers: &mut HeaderMap) {
+    let doomed: Vec<HeaderName> =
+        headers.keys().filter(|name| name.as_str().starts_with("content-") && **name != header::CONTENT_LOCATION).cloned().collect();
+    for name in doomed {
+        headers.remove(name);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::policy::http::tests::{date_at, entry, get, headers, now, response};
+
+    #[test]
+    fn the_callers_conditions_are_answered_in_their_order() {
+        use Conditions::{AskOrigin, Hold, NotModified};
+        let (old, new) = (date_at(-200), date_at(-100));
+        let tagged = entry(200, &[("etag", "\"a,b\""), ("last-modified", &old), ("date", &new)], b"");
+        let weak = entry(200, &[("etag", "W/\"a\"")], b"");
+        let dated = entry(200, &[("date", &new)], b"");
+        let missing = entry(404, &[("etag", "\"a,b\"")], b"");
+        for (stored, asked, expected) in [
+            (&tagged, vec![("if-none-match", "\"a,b\"")], NotModified),
+            (&tagged, vec![("if-none-match", "W/\"a,b\"")], NotModified),
+            (&tagged, vec![("if-none-match", "\"x\", \"a,b\"")], NotModified),
+            (&tagged, vec![("if-none-match", "\"x\""), ("if-none-match", "\"a,b\"")], NotModified),
+            (&tagged, vec![("if-none-match", "*")], NotModified),
+            (&tagged, vec![("if-none-match", "\"a\"")], Hold),
+            (&tagged, vec![("if-none-match", "a,b")], Hold),
+            (&tagged, vec![("if-none-match", "\"x\""), ("if-modified-since", &new)], Hold),
+            (&tagged, vec![("if-modified-since", &old)], NotModified),
+            (&tagged, vec![("if-modified-since", &new)], NotModified),
+            (&tagged, vec![("if-modified-since", &date_at(-201))], Hold),
+            (&tagged, vec![("if-modified-since", "junk")], Hold),
+            (&tagged, vec![("if-match", "\"a,b\"")], Hold),
+            (&tagged, vec![("if-match", "*")], Hold),
+            (&tagged, vec![("if-match", "W/\"a,b\"")], AskOrigin),
+            (&tagged, vec![("if-match", "\"x\"")], AskOrigin),
+            (&tagged, vec![("if-match", "\"a,b\""), ("if-none-match", "\"a,b\"")], NotModified),
+            (&tagged, vec![("if-unmodified-since", &new)], Hold),
+            (&tagged, vec![("if-unmodified-since", &date_at(-300))], AskOrigin),
+            (&tagged, vec![("if-match", "*"), ("if-unmodified-since", &date_at(-300))], Hold),
+            (&weak, vec![("if-none-match", "\"a\"")], NotModified),
+            (&weak, vec![("if-match", "W/\"a\"")], AskOrigin),
+            (&weak, vec![("if-unmodified-since", &new)], AskOrigin),
+            (&dated, vec![("if-modified-since", &new)], NotModified),
+            (&dated, vec![("if-modified-since", &old)], Hold),
+            (&missing, vec![("if-none-match", "\"a,b\""), ("if-match", "\"x\"")], Hold),
+            (&tagged, vec![], Hold),
+        ] {
+            assert_eq!(conditions(&get("/", &asked), stored, now()), expected, "{asked:?}");
+        }
+    }
+
+    #[test]
+    fn a_304_speaks_of_the_response_that_has_its_validator() {
+        let stored = entry(200, &[("etag", "\"a\""), ("last-modified", &date_at(-9))], b"");
+        let weak = entry(200, &[("etag", "W/\"a\"")], b"");
+        let bare = entry(200, &[], b"");
+        for (entry, newer, expected) in [
+            (&stored, vec![("etag", "\"a\"")], true),
+            (&stored, vec![("etag", "\"b\"")], false),
+            (&stored, vec![("etag", "W/\"a\"")], true),
+            (&weak, vec![("etag", "W/\"a\"")], true),
+            (&weak, vec![("etag", "\"a\"")], false),
+            (&bare, vec![("etag", "\"a\"")], false),
+            (&stored, vec![("last-modified", &date_at(-9))], true),
+            (&stored, vec![("last-modified", &date_at(-8))], false),
+            (&stored, vec![], true),
+        ] {
+            assert_eq!(selects(&headers(&newer), entry), expected, "{newer:?}");
+        }
+    }
+
+    #[test]
+    fn a_304_replaces_fields_but_not_what_the_body_depends_on() {
+        let policy = HttpPolicy::shared();
+        let stored = entry(
+            200,
+            &[
+                ("etag", "\"a\""),
+                ("date", &date_at(-100)),
+                ("age", "7"),
+                ("cache-control", "max-age=10"),
+                ("content-length", "4"),
+                ("content-type", "text/plain"),
+                ("x", "1"),
+                ("x", "2"),
+                ("y", "1"),
+            ],
+            b"body",
+        );
+        let newer = response(
+            304,
+            &[
+                ("date", &date_at(0)),
+                ("cache-control", "max-age=50, private=\"z\""),
+                ("content-length", "0"),
+                ("content-encoding", "gzip"),
+                ("content-range", "bytes 0-1/2"),
+                ("content-type", "text/html"),
+                ("connection", "hop"),
+                ("hop", "1"),
+                ("transfer-encoding", "chunked"),
+                ("x", "3"),
+                ("z", "1"),
+            ],
+        );
+        let fresh = policy.freshened(&stored, &newer, Arrival { at: now(), waited: Duration::ZERO }).unwrap();
+        let expected = headers(&[
+            ("etag", "\"a\""),
+            ("date", &date_at(0)),
+            ("cache-control", "max-age=50, private=\"z\""),
+            ("content-length", "4"),
+            ("content-type", "text/html"),
+            ("x", "3"),
+            ("y", "1"),
+        ]);
+        assert_eq!(fresh.headers, expected);
+        assert_eq!(fresh.lifetime.ttl(now()), Some(Duration::from_secs(50)));
+        // A 304 without a date is as old as its arrival.
+        let undated = policy.freshened(&stored, &response(304, &[]), Arrival { at: now(), waited: Duration::ZERO }).unwrap();
+        assert_eq!(undated.lifetime.ttl(now()), Some(Duration::from_secs(10)));
+    }
+
+    #[test]
+    fn a_head_freshens_what_it_agrees_with_and_voids_all_else() {
+        let policy = HttpPolicy::shared();
+        let stored = entry(200, &[("etag", "\"a\""), ("last-modified", "x"), ("x", "1")], b"body");
+        for (status, newer, holds) in [
+            (200, vec![("x", "2")], true),
+            (200, vec![("etag", "\"a\""), ("content-length", "4")], true),
+            (200, vec![("etag", "\"b\"")], false),
+            (200, vec![("last-modified", "y")], false),
+            (200, vec![("content-length", "5")], false),
+            (404, vec![], false),
+        ] {
+            let updated = policy.updated_by_head(&stored, &response(status, &newer), Arrival { at: now(), waited: Duration::ZERO });
+            assert_eq!(updated.is_some(), holds, "{newer:?}");
+        }
+    }
+
+    #[test]
+    fn a_304_of_ours_has_no_fields_about_content() {
+        let mut head =
+            headers(&[("content-length", "4"), ("content-type", "a/b"), ("content-location", "/x"), ("etag", "\"a\""), ("x", "1")]);
+        not_modified(&mut head);
+        assert_eq!(head, headers(&[("content-location", "/x"), ("etag", "\"a\""), ("x", "1")]));
+    }
+}

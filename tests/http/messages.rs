@@ -1,0 +1,90 @@
+//! The proxy as a proxy (RFC 9110 section 7.6), and Cache-Status (RFC 9211).
+
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tower_response_cache::HttpPolicy;
+
+use crate::{
+    script::{Rig, memory, run},
+    wire,
+};
+
+#[tokio::test]
+async fn what_is_for_one_connection_does_not_go_on() {
+    run(
+        HttpPolicy::shared(),
+        &[
+            (
+                "request",
+                "> | Connection: x-hop | X-Hop: 1 | Keep-Alive: 1 | TE: trailers | Proxy-Authorization: x | Proxy-Connection: x | X-End: 1 | Via: 1.0 before | Expect: 100-continue\n< 200
+                 ~ X-End: 1 | Via: 1.0 before, 1.1 proxy | Host: www.example | Forwarded: ~for=127.0.0.1;host=\"www.example\";proto=http | !X-Hop | !Keep-Alive | !TE | !Proxy-Authorization | !Proxy-Connection | !Expect",
+            ),
+            ("response", "> \n< 200 | Connection: x-hop | X-Hop: 1 | Keep-Alive: 1 | X-End: 1\n= X-End: 1 | Via: 1.1 proxy | !X-Hop | !Keep-Alive"),
+            ("post", "> POST /x?y=1 | Content-Type: a/b | @content\n< 201 | Location: /z | @made\n~ POST | /x?y=1 | Content-Length: 7 | @content\n= 201 | Location: /z | @made"),
+            ("odd bytes", "> GET /a%20b;c='d'?e[]=f | X-Odd: \u{e4}\u{ff}\n< 200 | X-Odd: \u{f6}\n~ X-Odd: \u{e4}\u{ff}\n= X-Odd: \u{f6}"),
+            ("no answer", "> \n< #hangup\n= 502 | Content-Type: text/plain; charset=utf-8 | Cache-Control: no-store"),
+            ("no http", "> \n< #junk\n= 502"),
+            ("asterisk", "> OPTIONS *\n= 501"),
+        ],
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn every_response_says_what_the_cache_did() {
+    run(
+        HttpPolicy::shared(),
+        &[
+            ("miss", "> \n< 200 | Cache-Control: max-age=60\n= Cache-Status: tower-response-cache; fwd=miss; fwd-status=200; stored\n> \n= Cache-Status: ~tower-response-cache; hit; ttl="),
+            ("not stored", "> \n< 200 | Cache-Control: no-store\n= Cache-Status: tower-response-cache; fwd=miss; fwd-status=200"),
+            ("after others", "> \n< 200 | Cache-Control: max-age=60 | Cache-Status: \"Nearer\"; hit\n= Cache-Status: \"Nearer\"; hit, tower-response-cache; fwd=miss; fwd-status=200; stored\n> \n= Cache-Status: ~\"Nearer\"; hit, tower-response-cache; hit"),
+            ("unsafe", "> POST / | @x\n< 200\n= Cache-Status: tower-response-cache; fwd=method"),
+            ("validated", "> \n< 200 | Cache-Control: max-age=5 | ETag: \"a\"\n+ 9\n> \n< 304 | ETag: \"a\"\n= Cache-Status: ~tower-response-cache; fwd=stale; fwd-status=304"),
+            ("reload", "> \n< 200 | Cache-Control: max-age=5\n> | Cache-Control: no-cache\n< 200\n= Cache-Status: tower-response-cache; fwd=request; fwd-status=200"),
+        ],
+    )
+    .await;
+}
+
+/// A thousand requests for one stale page: one validation.
+#[tokio::test]
+async fn many_who_ask_for_one_stale_page_cause_one_validation() {
+    const MANY: usize = 300;
+    let rig = std::sync::Arc::new(Rig::new(HttpPolicy::shared()).await);
+    rig.play("> \n< 200 | Cache-Control: max-age=60 | ETag: \"a\" | @1\n+ 70\n").await.unwrap();
+    rig.expect_reply(&["304", "ETag: \"a\""]);
+    let all = (0..MANY).map(|_| {
+        let rig = std::sync::Arc::clone(&rig);
+        tokio::spawn(async move { rig.send("GET", "/", &[], b"").await.unwrap() })
+    });
+    for answer in all.collect::<Vec<_>>() {
+        let answer = answer.await.unwrap();
+        assert_eq!((answer.status(), answer.body.as_slice()), (200, &b"1"[..]));
+    }
+    assert_eq!(rig.asked(), 1);
+}
+
+#[tokio::test]
+async fn bodies_stream_both_ways_while_they_are_stored() {
+    // An origin that says the second half once the client has the first.
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let rig = Rig::in_front_of(HttpPolicy::shared(), &memory(), listener.local_addr().unwrap()).await;
+    let origin = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        wire::read(&mut stream, true, false).await.unwrap();
+        stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\nCache-Control: max-age=60\r\n\r\nfir").await.unwrap();
+        stream
+    });
+    let mut client = TcpStream::connect(rig.proxy).await.unwrap();
+    client.write_all(b"GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n").await.unwrap();
+    let mut read = Vec::new();
+    while !read.ends_with(b"\r\n\r\nfir") {
+        read.push(tokio::time::timeout(Duration::from_secs(20), client.read_u8()).await.unwrap().unwrap());
+    }
+    let mut stream = origin.await.unwrap();
+    stream.write_all(b"st!").await.unwrap();
+    client.read_to_end(&mut read).await.unwrap();
+    assert!(read.ends_with(b"first!"));
+}

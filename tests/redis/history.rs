@@ -1,0 +1,15 @@
+//! A random load, of which every answer is checked, on a real server.
+
+use crate::{patient, server::Server};
+
+#[path = "../support/history.rs"]
+mod history;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_answer_under_a_random_load_is_whole_ones_own_and_no_older_than_the_last_invalidation() {
+    let server = Server::start();
+    for seed in 1..=2 {
+        let store = patient(server.url()).prefix(format!("seed-{seed}")).build().unwrap();
+        history::check(store, seed, 1000).await;
+    }
+}
