@@ -661,7 +661,7 @@ where
     match timeout(deadline.within, run).await {
         Ok(answer) => answer,
         Err(_) => {
-            let mut response = (deadline.answer)().map(|()| ResponseBody::over());
+            let mut response = (deadline.answer)().map(|()| ResponseBody::default());
             tell(&settings, CacheStatus::of(Outcome::Unanswered), &mut response);
             Ok(response)
         }

@@ -62,6 +62,7 @@
 
 mod body;
 pub mod clock;
+pub mod convert;
 pub mod entry;
 mod error;
 mod fill;
@@ -74,6 +75,8 @@ pub mod key;
 mod layer;
 #[cfg(feature = "llm")]
 pub mod llm;
+#[cfg(feature = "reqwest-middleware")]
+mod middleware;
 pub mod observe;
 mod options;
 pub mod policy;

@@ -75,11 +75,6 @@ where
         Self::of(Kind::Empty, recorder)
     }
 
-    /// Nothing, of which nobody keeps a record.
-    pub(crate) fn over() -> Self {
-        Self { kind: Kind::Empty, recorder: None }
-    }
-
     fn of(kind: Kind<B>, recorder: Recorder) -> Self {
         let mut body = Self { kind, recorder: Some(recorder) };
         body.end_if_over();
@@ -183,6 +178,13 @@ where
 
     fn size_hint(&self) -> SizeHint {
         self.kind.size_hint()
+    }
+}
+
+/// Nothing: what middleware outside of the cache answers with when it refuses a request.
+impl<B> Default for ResponseBody<B> {
+    fn default() -> Self {
+        Self { kind: Kind::Empty, recorder: None }
     }
 }
 

@@ -10,5 +10,6 @@
 )]
 
 mod axum;
+mod clients;
 mod program;
 mod tonic;

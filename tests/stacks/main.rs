@@ -13,3 +13,5 @@
 mod origin;
 
 mod axum;
+mod clients;
+mod tower;

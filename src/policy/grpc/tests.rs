@@ -88,7 +88,7 @@ fn what_is_stored_succeeded_and_is_readable_by_all() {
         }
         head
     };
-    let moment = Moment { now: SystemTime::UNIX_EPOCH, luck: 0.0, waited: std::time::Duration::ZERO };
+    let moment = Moment { now: SystemTime::UNIX_EPOCH, luck: 0.0, waited: Duration::ZERO };
     let store = |policy: &GrpcPolicy, head: &res::Parts| policy.store(&call(|_| {}), &CacheOptions::new(), head, None, moment).map(drop);
     for (fields, expected) in [
         (&[][..], Ok(())),
