@@ -22,6 +22,7 @@ main() {
     step "fuzz targets, briefly" fuzz/smoke.sh
     step "package" package
     step "official SDKs against the router" tests/sdk/run.sh
+    step "gRPC's own client and server against tonic's" tests/interop/run.sh
 
     echo "== all passed in ${SECONDS} s"
 }

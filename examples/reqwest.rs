@@ -1,40 +1,43 @@
-//! A cache around a reqwest client. The second of two equal requests does not reach the server.
+//! A script that asks a paid JSON API twice, and pays once: the cache is a tower layer around reqwest's client.
 
-use bytes::Bytes;
-use http::Request;
-use http_body_util::{BodyExt, Full};
-use tower::{Layer, ServiceBuilder, ServiceExt};
-use tower_response_cache::{ApiPolicy, CacheLayer, RequestBody, Sharing, store::Memory};
+use serde_json::{Value, json};
+use tower::{Service, ServiceBuilder};
+use tower_response_cache::{ApiPolicy, BoxError, CacheLayer, Sharing, convert::ConvertLayer, store::Memory};
 
 #[tokio::main]
-async fn main() -> Result<(), tower_response_cache::BoxError> {
+async fn main() -> Result<(), BoxError> {
     // Plain HTTP needs no TLS, but reqwest wants to know whose it would use.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let server = server().await?;
-    // reqwest's client is a service over its own request type: two conversions, and the cache goes around.
-    let client = ServiceBuilder::new()
-        .map_request(|request: Request<RequestBody<Full<Bytes>>>| {
-            reqwest::Request::try_from(request.map(reqwest::Body::wrap)).expect("an absolute http or https URI")
-        })
-        .map_response(http::Response::<reqwest::Body>::from)
-        .service(reqwest::Client::builder().no_proxy().build()?);
-    let client = CacheLayer::new(Memory::default(), ApiPolicy::new(Sharing::PerCredential)).layer(client);
+    let api = api().await?;
+    let reqwest = reqwest::Client::builder().no_proxy().build()?;
+    let mut client = ServiceBuilder::new()
+        .layer(CacheLayer::new(Memory::default(), ApiPolicy::new(Sharing::PerCredential)))
+        .layer(ConvertLayer::new(reqwest::Body::wrap))
+        .service(reqwest.clone());
 
     for _ in 0..2 {
-        let request = Request::post(format!("{server}/")).body(Full::new(Bytes::from_static(b"a question")))?;
-        let response = client.clone().oneshot(request).await?;
+        // Requests are built as ever, and responses read as ever.
+        let request = reqwest.post(format!("{api}/translate")).bearer_auth("secret").json(&json!({ "text": "good morning" })).build()?;
+        let response = client.call(request.try_into()?).await?;
+        let response = reqwest::Response::from(response.map(reqwest::Body::wrap));
         println!("{}", response.headers()["cache-status"].to_str()?);
-        let body = response.into_body().collect().await?.to_bytes();
-        println!("{}", String::from_utf8_lossy(&body));
+        let answer: Value = response.json().await?;
+        println!("{} for {} cents so far", answer["text"], answer["charged"]);
     }
     Ok(())
 }
 
-/// Something to talk to.
-async fn server() -> std::io::Result<String> {
+/// Something that costs 3 cents a call.
+async fn api() -> std::io::Result<String> {
+    use std::sync::atomic::{AtomicU32, Ordering};
+    static CHARGED: AtomicU32 = AtomicU32::new(0);
+    let translate = async |axum::Json(question): axum::Json<Value>| {
+        let charged = CHARGED.fetch_add(3, Ordering::SeqCst) + 3;
+        axum::Json(json!({ "text": format!("{} in French", question["text"]), "charged": charged }))
+    };
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
-    let address = listener.local_addr()?;
-    let app = axum::Router::new().fallback(|body: String| async move { format!("the answer to {body:?}") });
+    let url = format!("http://{}", listener.local_addr()?);
+    let app = axum::Router::new().route("/translate", axum::routing::post(translate));
     tokio::spawn(async move { axum::serve(listener, app).await });
-    Ok(format!("http://{address}"))
+    Ok(url)
 }

@@ -28,7 +28,7 @@ use crate::{
     layer::{Core, Settings, Shared},
     observe::{Counters, Ending, Event, Recorder, Trouble},
     options::{CacheOptions, Mode},
-    policy::{Bypass, Invalidation, Moment, OnFailure, Policy, Replay, Reuse},
+    policy::{Bypass, Deadline, Invalidation, Moment, OnFailure, Policy, Replay, Reuse},
     status::{CACHE_STATUS, CacheStatus, Miss, Outcome, Stale, set_age},
     store::{Generation, Lookup, Store},
 };
@@ -272,6 +272,7 @@ impl<S, St, P> Flow<S, St, P> {
                 }
                 Ok(response)
             }
+            Ok(Opening::Failed(Failure::Panic(panic))) => std::panic::resume_unwind(panic),
             // The runtime is going down, and this future with it.
             _ => std::future::pending().await,
         }
@@ -551,8 +552,8 @@ where
     {
         let age = entry.lifetime.age(now);
         let upstream_status = (outcome == Outcome::Revalidated).then_some(StatusCode::NOT_MODIFIED);
-        let ttl = entry.lifetime.ttl(now);
-        let status = CacheStatus { key: Some(*key), age: Some(age), ttl, upstream_status, ..CacheStatus::of(outcome) };
+        let (ttl, stale_for) = (entry.lifetime.ttl(now), entry.lifetime.staleness(now));
+        let status = CacheStatus { key: Some(*key), age: Some(age), ttl, stale_for, upstream_status, ..CacheStatus::of(outcome) };
         let mut answer = Replay { status: entry.status, headers: entry.headers.clone(), body: None };
         set_age(age, &mut answer.headers);
         // A panic leaves it as it was stored.
@@ -649,6 +650,22 @@ fn tell<RB>(settings: &Settings, status: CacheStatus, response: &mut Response<Re
         status.append(&settings.name, settings.show_key, response.headers_mut());
     }
     response.extensions_mut().insert(status);
+}
+
+/// Waits for an answer no longer than the caller does. A call that was made for it goes on, as for any caller that leaves.
+pub(crate) async fn within<RB, E>(deadline: Deadline, settings: Arc<Settings>, run: impl Future<Output = Answer<RB, E>>) -> Answer<RB, E>
+where
+    RB: Body,
+    RB::Error: Into<BoxError>,
+{
+    match timeout(deadline.within, run).await {
+        Ok(answer) => answer,
+        Err(_) => {
+            let mut response = (deadline.answer)().map(|()| ResponseBody::default());
+            tell(&settings, CacheStatus::of(Outcome::Unanswered), &mut response);
+            Ok(response)
+        }
+    }
 }
 
 /// Passes a request on as if the cache were not there.

@@ -1,7 +1,7 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{Request, Response, request};
+use http::{Method, Request, Response, header, request};
 use tokio::time::timeout;
 
 use crate::{
@@ -11,7 +11,7 @@ use crate::{
     key::Key,
     layer::Shared,
     observe::Stats,
-    options::CacheOptions,
+    options::{CacheOptions, storing},
     policy::{Admission, NotStored, Policy, Reuse},
     store::{Listing, Selection, Store},
 };
@@ -75,7 +75,7 @@ where
         let key = keys[fastrand::usize(..keys.len())];
         let moment = self.shared.settings.moment();
         let policy = &self.shared.core.policy;
-        let storing = contain(&self.shared.core.counters, || policy.store(&head, &options, &response, Some(body.len() as u64), moment));
+        let storing = contain(&self.shared.core.counters, || storing(policy, &head, &options, &response, Some(body.len() as u64), moment));
         let storing = match storing.unwrap_or(Err(NotStored::Panic)) {
             Ok(storing) if body.len() > storing.max_body => return Ok(Err(NotStored::TooLarge)),
             Ok(storing) if storing.vary.is_some() => {
@@ -84,6 +84,15 @@ where
             Ok(storing) => storing,
             Err(reason) => return Ok(Err(reason)),
         };
+        let complete = contain(&self.shared.core.counters, || policy.complete(&response, None)).unwrap_or(Err(NotStored::Panic));
+        if let Err(reason) = complete {
+            return Ok(Err(reason));
+        }
+        // What is served later would be cut off, or run into what follows on the connection.
+        let promised = response.headers.get(header::CONTENT_LENGTH).map(|value| value.to_str().ok()?.parse::<usize>().ok());
+        if head.method != Method::HEAD && promised.is_some_and(|promised| promised != Some(body.len())) {
+            return Ok(Err(NotStored::Incomplete));
+        }
         let mut findings = crate::inspect::Findings::default();
         if let Some(mut inspector) = storing.inspector {
             let inspected = contain(&self.shared.core.counters, || {
@@ -98,14 +107,14 @@ where
                 return Ok(Err(NotStored::Objection(objection)));
             }
         }
-        options.tags.extend(storing.tags);
-        let metadata = Metadata {
+        let mut metadata = Metadata {
             model: findings.model,
             usage: findings.usage,
             upstream_request_id: storing.upstream_request_id,
             cached_at: Some(moment.now),
             ..Metadata::of(&options)
         };
+        metadata.add_tags(storing.tags);
         let (status, headers, body) = (response.status, storing.headers, Frames::from(body));
         let entry = Entry { status, headers, body, trailers: None, lifetime: storing.lifetime, metadata };
         let generation = self.shared.core.store.get(&key).await?.generation;

@@ -62,6 +62,7 @@
 
 mod body;
 pub mod clock;
+pub mod convert;
 pub mod entry;
 mod error;
 mod fill;
@@ -74,6 +75,8 @@ pub mod key;
 mod layer;
 #[cfg(feature = "llm")]
 pub mod llm;
+#[cfg(feature = "reqwest-middleware")]
+mod middleware;
 pub mod observe;
 mod options;
 pub mod policy;
@@ -87,8 +90,8 @@ pub use error::{BoxError, Error};
 pub use future::ResponseFuture;
 pub use handle::Handle;
 pub use layer::CacheLayer;
-pub use options::{CacheOptions, Mode};
-pub use policy::{ApiPolicy, HttpPolicy, Policy, Sharing};
+pub use options::{CacheOptions, Mode, StoreOptions};
+pub use policy::{ApiPolicy, GrpcPolicy, HttpPolicy, Policy, Sharing};
 pub use service::Cache;
 pub use status::CacheStatus;
 

@@ -1,8 +1,13 @@
-//! What one request may ask of the cache.
+//! What one request, or the one who answers it, may ask of the cache.
 
-use std::time::Duration;
+use std::{borrow::Cow, time::Duration};
 
-use crate::key::Scope;
+use http::{request, response};
+
+use crate::{
+    key::Scope,
+    policy::{Moment, NotStored, Policy, Storing},
+};
 
 /// Per-request control, set in the request's extensions by code that the operator trusts.
 ///
@@ -119,4 +124,81 @@ impl CacheOptions {
         self.request_id = Some(id.into());
         self
     }
+}
+
+/// What a handler asks of the cache for its own response, set in the response's extensions. Every policy heeds it.
+///
+/// It cannot come from the network: only code in this process sets extensions. In axum, `Extension` puts it there:
+///
+/// ```
+/// use std::time::Duration;
+/// use axum::{Extension, Json};
+/// use tower_response_cache::StoreOptions;
+///
+/// async fn books() -> (Extension<StoreOptions>, Json<Vec<String>>) {
+///     let options = StoreOptions::new().ttl(Duration::from_secs(600)).tag("books");
+///     (Extension(options), Json(vec!["Emma".to_owned()]))
+/// }
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct StoreOptions {
+    ttl: Option<Duration>,
+    tags: Vec<String>,
+    no_store: bool,
+}
+
+impl StoreOptions {
+    /// No wishes: the policy and the request decide.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// How long the response stays fresh, within the bounds of the policy; counts for more than the request's
+    /// [`CacheOptions::ttl`]. Default: the request's, or the policy's.
+    #[must_use]
+    pub fn ttl(mut self, ttl: Duration) -> Self {
+        self.ttl = Some(ttl);
+        self
+    }
+
+    /// Adds a tag to what is stored: a handle for invalidation.
+    #[must_use]
+    pub fn tag(mut self, tag: impl Into<String>) -> Self {
+        self.tags.push(tag.into());
+        self
+    }
+
+    /// The response is for this request alone: it is not stored, and not shared with those who wait for the same.
+    #[must_use]
+    pub fn no_store(mut self) -> Self {
+        self.no_store = true;
+        self
+    }
+}
+
+/// Asks a policy whether and how to store a response, with what its handler asks for in mind.
+pub(crate) fn storing<P>(
+    policy: &P,
+    request: &request::Parts,
+    options: &CacheOptions,
+    response: &response::Parts,
+    len: Option<u64>,
+    moment: Moment,
+) -> Result<Storing, NotStored>
+where
+    P: Policy,
+{
+    let Some(wishes) = response.extensions.get::<StoreOptions>() else {
+        return policy.store(request, options, response, len, moment);
+    };
+    if wishes.no_store {
+        return Err(NotStored::Forbidden);
+    }
+    let options = match wishes.ttl {
+        None => Cow::Borrowed(options),
+        ttl => Cow::Owned(CacheOptions { ttl, ..options.clone() }),
+    };
+    let mut storing = policy.store(request, &options, response, len, moment)?;
+    storing.tags.extend(wishes.tags.iter().cloned());
+    Ok(storing)
 }

@@ -1,5 +1,6 @@
 use std::{
     fmt,
+    sync::Arc,
     task::{Context, Poll},
     time::Instant,
 };
@@ -72,8 +73,12 @@ where
         recorder.label(&options);
         match admission {
             Admission::Cache => {
+                let deadline = flow::contain(&self.shared.core.counters, || policy.deadline(&parts)).flatten();
                 let flow = Box::new(Flow::new(self.shared.clone(), self.inner.clone(), parts, options, recorder));
-                ResponseFuture::flow(flow.run(body))
+                match deadline {
+                    None => ResponseFuture::flow(flow.run(body)),
+                    Some(deadline) => ResponseFuture::flow(flow::within(deadline, Arc::clone(&self.shared.settings), flow.run(body))),
+                }
             }
             Admission::Bypass(reason) => self.pass(parts, body, reason, recorder),
             Admission::Watch(reason) => {

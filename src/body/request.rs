@@ -40,6 +40,14 @@ impl<B> RequestBody<B>
 where
     B: Body,
 {
+    /// The whole body, if it is at hand: it was read for the key, and has no trailers. A client that gets these bytes can send them again.
+    pub fn as_bytes(&self) -> Option<&Bytes> {
+        match &self.kind {
+            Kind::Buffered { bytes, trailers: None } => Some(bytes),
+            _ => None,
+        }
+    }
+
     pub(crate) fn untouched(body: B) -> Self {
         Self { kind: Kind::Untouched { body } }
     }

@@ -107,6 +107,12 @@ where
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Pass { body } => body.size_hint(),
+            // A length that is known in advance would become a `content-length`, after which HTTP/1.1 has no room for trailers.
+            Self::Stored { entry, left, .. } if entry.trailers.is_some() => {
+                let mut hint = SizeHint::new();
+                hint.set_lower(*left);
+                hint
+            }
             Self::Stored { left, .. } => SizeHint::with_exact(*left),
             Self::Reading { reader, .. } => reader.size_hint(),
             Self::Empty => SizeHint::with_exact(0),
@@ -172,6 +178,13 @@ where
 
     fn size_hint(&self) -> SizeHint {
         self.kind.size_hint()
+    }
+}
+
+/// Nothing: what middleware outside of the cache answers with when it refuses a request.
+impl<B> Default for ResponseBody<B> {
+    fn default() -> Self {
+        Self { kind: Kind::Empty, recorder: None }
     }
 }
 

@@ -213,17 +213,22 @@ impl Metadata {
     /// What the request says of itself.
     pub(crate) fn of(options: &crate::options::CacheOptions) -> Self {
         let label = |wanted: &str| options.labels.iter().find(|(name, _)| name == wanted).map(|(_, value)| value.clone());
-        let mut tags = options.tags.clone();
-        tags.sort_unstable();
-        tags.dedup();
-        Self {
+        let mut metadata = Self {
             request_id: options.request_id.clone(),
             provider: label("provider"),
             model: label("model"),
-            tags,
             labels: options.labels.clone(),
             ..Self::default()
-        }
+        };
+        metadata.add_tags(options.tags.iter().cloned());
+        metadata
+    }
+
+    /// Adds tags: each is there once, in order.
+    pub(crate) fn add_tags(&mut self, tags: impl IntoIterator<Item = String>) {
+        self.tags.extend(tags);
+        self.tags.sort_unstable();
+        self.tags.dedup();
     }
 
     fn weight(&self) -> usize {

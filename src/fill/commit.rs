@@ -43,9 +43,7 @@ where
             ..Metadata::of(&self.options)
         };
         metadata.model = findings.model.or(metadata.model);
-        metadata.tags.extend(storing.tags);
-        metadata.tags.sort_unstable();
-        metadata.tags.dedup();
+        metadata.add_tags(storing.tags);
         let entry = Entry {
             status: head.status,
             headers: storing.headers,

@@ -32,7 +32,7 @@ use crate::{
     key::{Identity, Key},
     layer::Shared,
     observe::{Event, FillRecord},
-    options::{CacheOptions, Mode},
+    options::{self, CacheOptions, Mode},
     policy::{Abandoned, Moment, NotStored, OnFailure, Policy, Splice, Storing, strip_conditions, strip_hop_by_hop},
     store::{Store, Token},
 };
@@ -341,8 +341,9 @@ where
 
     /// May the response be stored, going by its head?
     fn verdict(&self, head: &response::Parts, len: Option<u64>) -> Verdict {
-        let storing =
-            contain(&self.shared.core.counters, || self.shared.core.policy.store(&self.asked, &self.options, head, len, self.moment()));
+        let storing = contain(&self.shared.core.counters, || {
+            options::storing(&self.shared.core.policy, &self.asked, &self.options, head, len, self.moment())
+        });
         match storing.unwrap_or(Err(NotStored::Panic)) {
             Err(reason) => Verdict { storing: None, why_not: Some(reason) },
             Ok(storing) => {

@@ -5,16 +5,18 @@
 
 mod api;
 mod fields;
+mod grpc;
 mod http;
 
 use std::{borrow::Cow, time::Duration, time::SystemTime};
 
-use ::http::{HeaderMap, HeaderName, StatusCode, request, response};
+use ::http::{HeaderMap, HeaderName, Response, StatusCode, request, response};
 
 pub use self::http::HttpPolicy;
 pub use api::{ApiPolicy, Sharing};
 pub(crate) use fields::strip_conditions;
 pub use fields::{is_hop_by_hop, strip_hop_by_hop};
+pub use grpc::GrpcPolicy;
 
 use crate::{
     entry::{Entry, Frames, Lifetime},
@@ -57,6 +59,12 @@ pub trait Policy: Send + Sync + 'static {
     /// (RFC 9111 section 4.1). The default knows no variants.
     fn variant(&self, envelope: &Envelope, primary: &Key, request: &request::Parts, fields: &[HeaderName]) -> Option<Key> {
         let _ = (envelope, primary, request, fields);
+        None
+    }
+
+    /// How long the caller waits for a response head, and what it gets when that time has passed. The default: as long as it takes.
+    fn deadline(&self, request: &request::Parts) -> Option<Deadline> {
+        let _ = request;
         None
     }
 
@@ -188,6 +196,15 @@ pub struct Moment {
     pub waited: Duration,
 }
 
+/// How long a caller waits.
+#[derive(Clone, Copy, Debug)]
+pub struct Deadline {
+    /// How long it waits for a response head, from its request on.
+    pub within: Duration,
+    /// The head of what it gets then; there is no body.
+    pub answer: fn() -> Response<()>,
+}
+
 /// May the cache touch a request?
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Admission {
@@ -223,6 +240,8 @@ pub enum Bypass {
     Temperature,
     /// It calls itself JSON and is none that could be read, and it might name a reason to bypass.
     Unreadable,
+    /// Its body is not one gRPC message, but a stream of them.
+    Streaming,
     /// A function of the operator's says so.
     Predicate,
     /// Code that was to decide panicked.
@@ -237,7 +256,7 @@ pub enum Bypass {
 
 impl Bypass {
     /// All reasons, in the order of their discriminants.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Method,
         Self::Path,
         Self::Upgrade,
@@ -248,6 +267,7 @@ impl Bypass {
         Self::Stateful,
         Self::Temperature,
         Self::Unreadable,
+        Self::Streaming,
         Self::Predicate,
         Self::Panic,
         Self::Shutdown,
@@ -268,6 +288,7 @@ impl Bypass {
             Self::Stateful => "stateful",
             Self::Temperature => "temperature",
             Self::Unreadable => "unreadable",
+            Self::Streaming => "client-streaming",
             Self::Predicate => "predicate",
             Self::Panic => "panic",
             Self::Shutdown => "shutdown",

@@ -56,7 +56,8 @@ pub trait Store: Send + Sync + 'static {
     /// If the store does not confirm in time; then it is unknown whether the record is stored.
     fn put(&self, key: &Key, record: Record, generation: Generation) -> impl Future<Output = Result<bool, Error>> + Send;
 
-    /// Removes the record under a key and starts a new generation of it, whether there was a record or not. Says whether there was.
+    /// Removes the record under a key and starts a new generation of it, whether there was a record or not. Says whether there was; one
+    /// that expired a moment ago may count.
     ///
     /// # Errors
     ///

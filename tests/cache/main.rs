@@ -19,6 +19,7 @@ mod bodies;
 mod drops;
 mod flights;
 mod golden;
+mod grpc;
 mod history;
 mod keys;
 mod observed;

@@ -29,6 +29,7 @@ pub struct ApiPolicy {
     request_limit: usize,
     headers: Vec<HeaderName>,
     credentials: Vec<HeaderName>,
+    key_rule: Option<KeyRule>,
     canonical: bool,
     json: json::Options,
     stateful: bool,
@@ -56,6 +57,7 @@ pub struct ApiPolicy {
     abandoned: Abandoned,
 }
 
+type KeyRule = Arc<dyn Fn(&req::Parts) -> Vec<u8> + Send + Sync>;
 type Paths = Arc<dyn Fn(&str) -> bool + Send + Sync>;
 type RequestPredicate = Arc<dyn Fn(&req::Parts) -> bool + Send + Sync>;
 type ResponsePredicate = Arc<dyn Fn(&res::Parts) -> bool + Send + Sync>;
@@ -143,6 +145,7 @@ impl ApiPolicy {
             request_limit: 1 << 20,
             headers: KEYED.iter().chain(OVERRIDES).copied().map(HeaderName::from_static).collect(),
             credentials: crate::key::CREDENTIAL_HEADERS.iter().copied().map(HeaderName::from_static).collect(),
+            key_rule: None,
             canonical: true,
             json: json::Options::default(),
             stateful: true,
@@ -203,6 +206,25 @@ impl ApiPolicy {
         if !self.headers.contains(&name) {
             self.headers.push(name);
         }
+        self
+    }
+
+    /// Adds to the key what this makes of the request head and its extensions: requests for which it differs share nothing. Default: nothing.
+    ///
+    /// ```
+    /// use axum::extract::OriginalUri;
+    /// use tower_response_cache::{ApiPolicy, Sharing};
+    ///
+    /// // Inside of a nested router, axum shows a path without the prefix; the whole of it tells what is nested here from what is nested there.
+    /// let policy = ApiPolicy::new(Sharing::PerCredential).key_by(|request| match request.extensions.get::<OriginalUri>() {
+    ///     Some(uri) => uri.path().into(),
+    ///     None => Vec::new(),
+    /// });
+    /// # let _ = policy;
+    /// ```
+    #[must_use]
+    pub fn key_by(mut self, rule: impl Fn(&req::Parts) -> Vec<u8> + Send + Sync + 'static) -> Self {
+        self.key_rule = Some(Arc::new(rule));
         self
     }
 
@@ -413,7 +435,7 @@ impl Policy for ApiPolicy {
         options: &CacheOptions,
         slot: u32,
     ) -> Result<Identity, Bypass> {
-        self.identity(envelope, request, body, options, slot)
+        self.identity_by(envelope, request, body, options, slot, self.headers.iter())
     }
 
     fn slots(&self) -> u32 {

@@ -32,13 +32,15 @@ impl ApiPolicy {
         Admission::Bypass(reason)
     }
 
-    pub(super) fn identity(
+    /// The identity of a request, with these of its fields in the key.
+    pub(in crate::policy) fn identity_by<'a>(
         &self,
         envelope: &Envelope,
         request: &Parts,
         body: &[u8],
         options: &CacheOptions,
         slot: u32,
+        headers: impl Iterator<Item = &'a HeaderName>,
     ) -> Result<Identity, Bypass> {
         let (user, authority) = self.authority(request);
         let mut fields = envelope.open();
@@ -57,7 +59,7 @@ impl ApiPolicy {
             request.headers.get_all(header::CONTENT_ENCODING).iter().map(|value| value.as_bytes()),
             &mut fields,
         );
-        for name in &self.headers {
+        for name in headers {
             add_header(name, request.headers.get_all(name).iter().map(|value| value.as_bytes()), &mut fields);
         }
         if self.encoded {
@@ -69,6 +71,9 @@ impl ApiPolicy {
         self.add_body(essence, body, &mut fields)?;
         if !options.extra.is_empty() {
             fields.add(Field::Extra, &options.extra);
+        }
+        if let Some(rule) = &self.key_rule {
+            fields.add(Field::Extra, &rule(request));
         }
         if slot > 0 {
             fields.add(Field::Slot, &slot.to_be_bytes());
