@@ -115,6 +115,21 @@ async fn stats(State(cache): State<Cache>) -> Json<Value> {
         "bytes": stats.bytes,
         "bytes_saved": stats.bytes_saved,
         "saved_seconds": stats.saved_time.as_secs_f64(),
+        "redis": stats.health.map(|health| json!({
+            "link": health.link,
+            "last_error": health.last_error,
+            "outages": health.outages,
+            "dials": health.dials,
+            "rejected": health.rejected,
+            "refused": health.refused,
+            "memory_tier": health.tier.map(|tier| json!({
+                "tracked": tier.tracked,
+                "hits": tier.hits,
+                "flushes": tier.flushes,
+                "entries": tier.entries,
+                "bytes": tier.bytes,
+            })),
+        })),
     }))
 }
 

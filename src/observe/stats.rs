@@ -4,7 +4,11 @@ use std::{
 };
 
 use super::RequestRecord;
-use crate::{policy::Bypass, status::Outcome, store::StoreUsage};
+use crate::{
+    policy::Bypass,
+    status::Outcome,
+    store::{Health, StoreUsage},
+};
 
 /// What a cache did since it was made, and what its store holds.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -42,6 +46,8 @@ pub struct Stats {
     pub saved_time: Duration,
     /// What the store holds; `None` if it could not say.
     pub store: Option<StoreUsage>,
+    /// How the store does; `None` if it has nothing to tell.
+    pub health: Option<Health>,
 }
 
 impl Stats {
@@ -111,7 +117,7 @@ impl Counters {
         self.bytes.add(record.bytes);
     }
 
-    pub(crate) fn stats(&self, store: Option<StoreUsage>) -> Stats {
+    pub(crate) fn stats(&self, store: Option<StoreUsage>, health: Option<Health>) -> Stats {
         let bypassed = Bypass::ALL.iter().map(|reason| (reason.label(), self.bypassed[*reason as usize].value()));
         Stats {
             hits: self.hits.value(),
@@ -130,6 +136,7 @@ impl Counters {
             bytes_saved: self.bytes_saved.value(),
             saved_time: Duration::from_micros(self.saved_micros.value()),
             store,
+            health,
         }
     }
 }
