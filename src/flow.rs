@@ -196,7 +196,7 @@ impl<S, St, P> Flow<S, St, P> {
             self.recorder.record().timings.wait += start.elapsed();
             return match opening {
                 Ok(Opening::LookAgain { request, body }) => {
-                    (self.request, (bytes, trailers)) = (request, body);
+                    (self.request, (bytes, trailers)) = (*request, body);
                     attempt = if looks < LOOKS { attempt } else { ALONE };
                     continue;
                 }
@@ -410,7 +410,7 @@ pub(crate) enum Opening<RB, E> {
     /// What is stored still holds.
     Freshened(Arc<Entry>),
     /// Another process made the answer. The request comes back.
-    LookAgain { request: request::Parts, body: (Bytes, Option<HeaderMap>) },
+    LookAgain { request: Box<request::Parts>, body: (Bytes, Option<HeaderMap>) },
     /// There is none.
     Failed(Failure<E>),
     /// The cache shuts down: the call goes on without it.

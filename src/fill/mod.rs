@@ -145,7 +145,7 @@ where
             Err(reason) => {
                 if reason == NotStored::Elsewhere {
                     self.lead.end(Ended::Elsewhere);
-                    tell(caller, Opening::LookAgain { request: self.request, body: self.body });
+                    tell(caller, Opening::LookAgain { request: Box::new(self.request), body: self.body });
                 }
                 return Err(reason);
             }

@@ -56,6 +56,7 @@ use bytes::Bytes;
 use redis::{Cmd, Pipeline, Value};
 use tokio::time::Instant;
 
+#[cfg(feature = "memory")]
 pub(in crate::store) use self::tracking::{Change, Listener};
 pub use self::{breaker::LinkState, link::LinkStatus, settings::RedisBuilder};
 use self::{
@@ -167,6 +168,7 @@ impl Redis {
     }
 
     /// Now, by the store's clock.
+    #[cfg(feature = "memory")]
     pub(in crate::store) fn now(&self) -> std::time::SystemTime {
         self.inner.clock.now()
     }

@@ -51,6 +51,7 @@ mod with {
         }
 
         /// Sets the namespace, if there is none.
+        #[cfg(feature = "redis")]
         pub(crate) fn or_namespace(self, namespace: &str) -> Self {
             if self.namespace.is_empty() { self.namespace(namespace) } else { self }
         }
