@@ -201,6 +201,8 @@ pub struct Metadata {
     pub upstream_first_byte: Duration,
     /// Tokens that the answer cost.
     pub usage: Option<Usage>,
+    /// The service tier at which the upstream served the answer, as the response says; it selects among the model's prices.
+    pub service_tier: Option<String>,
     /// Surrogate tags: handles for invalidation.
     pub tags: Vec<String>,
     /// The labels of the request that stored it: `model`, `route` and whatever else its caller set.
@@ -212,7 +214,7 @@ pub struct Metadata {
 impl Metadata {
     /// What the request says of itself.
     pub(crate) fn of(options: &crate::options::CacheOptions) -> Self {
-        let label = |wanted: &str| options.labels.iter().find(|(name, _)| name == wanted).map(|(_, value)| value.clone());
+        let label = |wanted: &str| crate::options::label(&options.labels, wanted).map(str::to_owned);
         let mut tags = options.tags.clone();
         tags.sort_unstable();
         tags.dedup();
@@ -232,6 +234,7 @@ impl Metadata {
             + text(&self.provider)
             + text(&self.model)
             + text(&self.upstream_request_id)
+            + text(&self.service_tier)
             + self.tags.iter().map(|tag| 24 + tag.len()).sum::<usize>()
             + self.labels.iter().map(|(name, value)| 48 + name.len() + value.len()).sum::<usize>()
     }

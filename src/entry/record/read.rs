@@ -163,8 +163,8 @@ impl<'a> Reader<'a> {
             }),
             false => None,
         };
-        let [request_id, provider, model, upstream_request_id] =
-            [self.optional_text()?, self.optional_text()?, self.optional_text()?, self.optional_text()?];
+        let [request_id, provider, model, upstream_request_id, service_tier] =
+            [self.optional_text()?, self.optional_text()?, self.optional_text()?, self.optional_text()?, self.optional_text()?];
         let tags = (0..self.count(MAX_LISTED, 2)?).map(|_| self.text()).collect::<Result<_, _>>()?;
         let labels = (0..self.count(MAX_LISTED, 4)?).map(|_| Ok((self.text()?, self.text()?))).collect::<Result<_, Error>>()?;
         Ok(Metadata {
@@ -175,6 +175,7 @@ impl<'a> Reader<'a> {
             upstream_time,
             upstream_first_byte,
             usage,
+            service_tier,
             tags,
             labels,
             upstream_request_id,
