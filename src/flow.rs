@@ -22,11 +22,11 @@ use crate::{
     body::{Buffered, RequestBody, ResponseBody, buffer, tape::Reader},
     entry::{Entry, Record, Variants},
     error::BoxError,
-    fill::Fill,
+    fill::{Fill, Settling},
     flight::{Ended, Head, Lead, Live, Role, State, Ticket},
     key::{Identity, Key},
     layer::{Settings, Shared},
-    observe::{Counters, Ending, Event, Recorder, Trouble},
+    observe::{Counters, Ending, Event, Recorder, Tab, Trouble},
     options::{CacheOptions, Mode},
     policy::{Bypass, Moment, Policy, Reuse},
     status::{CACHE_STATUS, CacheStatus, Miss, Outcome, Stale, set_age},
@@ -167,9 +167,11 @@ impl<S, St, P> Flow<S, St, P> {
             let request = std::mem::replace(&mut self.request, head_of(&asked));
             let key = identity.key;
             let ticket = lead.ticket();
+            let tab = Arc::<Tab>::default();
+            self.recorder.lead(&tab);
             let start = Instant::now();
             let (answer, opening) = oneshot::channel();
-            self.fill(lead, request, asked, (bytes, trailers), identity, found, conditions, fallback.is_some())
+            self.fill(lead, request, asked, (bytes, trailers), identity, found, conditions, fallback.is_some(), tab)
                 .spawn(self.inner.clone(), Some(answer));
             let opening = opening.await;
             self.recorder.record().timings.wait += start.elapsed();
@@ -187,7 +189,10 @@ impl<S, St, P> Flow<S, St, P> {
                     (None, Failure::Response) => unreachable!("a response is only withheld where a stale one stands in"),
                 },
                 Ok(Opening::Yours(call)) => match call.await {
-                    Ok(answer) => answer.map(|response| passed(&self.shared.settings, response, Bypass::Shutdown, self.recorder)),
+                    Ok(answer) => answer.map(|response| {
+                        self.recorder.leave();
+                        passed(&self.shared.settings, Some(&self.request), response, Bypass::Shutdown, self.recorder)
+                    }),
                     Err(panic) => std::panic::resume_unwind(panic),
                 },
                 // The runtime is going down, and this future with it.
@@ -205,8 +210,9 @@ impl<S, St, P> Flow<S, St, P> {
         P: Policy,
     {
         let Self { shared, inner, request, recorder, .. } = *self;
+        let asked = shared.settings.cost.is_some().then(|| head_of(&request));
         let call = inner.oneshot(Request::from_parts(request, body));
-        Box::pin(async move { pass(&shared.settings, call, reason, recorder).await })
+        Box::pin(async move { pass(&shared.settings, asked.as_ref(), call, reason, recorder).await })
     }
 }
 
@@ -276,7 +282,8 @@ where
             };
             let asked = Arc::new(head_of(&self.request));
             let found = Found { entry: Some(entry), ..found };
-            self.fill(lead, self.request.clone(), asked, body, *identity, found, conditions, false).spawn(self.inner.clone(), None);
+            let request = self.request.clone();
+            self.fill(lead, request, asked, body, *identity, found, conditions, false, Arc::default()).spawn(self.inner.clone(), None);
         }
     }
 
@@ -291,6 +298,7 @@ where
         found: Found,
         conditions: Option<HeaderMap>,
         has_fallback: bool,
+        tab: Arc<Tab>,
     ) -> Fill<St, P> {
         Fill {
             shared: self.shared.clone(),
@@ -303,6 +311,7 @@ where
             found,
             conditions: conditions.filter(|conditions| !conditions.is_empty()),
             has_fallback,
+            tab: Settling(tab),
         }
     }
 }
@@ -438,10 +447,7 @@ where
         // A panic leaves the head as it was stored.
         let _ = contain(&self.shared.core.counters, || self.shared.core.policy.replay(&self.request, entry, &mut headers));
 
-        let record = self.recorder.record();
-        record.saved_time = Some(entry.metadata.upstream_time);
-        record.saved_usage = entry.metadata.usage;
-        record.model.clone_from(&entry.metadata.model);
+        self.recorder.replay(&self.request, entry);
         let head = Head { status: entry.status, version: self.request.version, headers };
         let (shared, recorder) = self.answered(outcome, entry.status);
         respond(&shared.settings, head, status, ResponseBody::stored(Arc::clone(entry), recorder))
@@ -480,12 +486,13 @@ where
     }
 
     /// The answer from upstream, to one who joined.
-    fn collapsed<RB>(self: Box<Self>, live: &Live, reader: Reader, ticket: Ticket, key: &Key) -> Response<ResponseBody<RB>>
+    fn collapsed<RB>(mut self: Box<Self>, live: &Live, reader: Reader, ticket: Ticket, key: &Key) -> Response<ResponseBody<RB>>
     where
         RB: Body,
         RB::Error: Into<BoxError>,
     {
         let status = CacheStatus { key: Some(*key), storing: live.storing, ..CacheStatus::of(Outcome::Collapsed) };
+        self.recorder.join(&live.tab);
         let (shared, recorder) = self.answered(Outcome::Collapsed, live.head.status);
         respond(&shared.settings, live.head.clone(), status, ResponseBody::reading(reader, ticket, recorder))
     }
@@ -529,6 +536,7 @@ fn tell<RB>(settings: &Settings, status: CacheStatus, response: &mut Response<Re
 /// Passes a request on as if the cache were not there.
 pub(crate) async fn pass<RB, E>(
     settings: &Settings,
+    asked: Option<&request::Parts>,
     call: impl Future<Output = Result<Response<RB>, E>>,
     reason: Bypass,
     mut recorder: Recorder,
@@ -539,7 +547,7 @@ where
 {
     recorder.record().outcome = Outcome::Bypass(reason);
     match call.await {
-        Ok(response) => Ok(passed(settings, response, reason, recorder)),
+        Ok(response) => Ok(passed(settings, asked, response, reason, recorder)),
         Err(error) => {
             recorder.end(Ending::Failed);
             Err(error)
@@ -547,13 +555,20 @@ where
     }
 }
 
-/// The response to a request that was passed on. Its extensions stay as they are: a bypass allocates nothing.
-pub(crate) fn passed<RB>(settings: &Settings, response: Response<RB>, reason: Bypass, mut recorder: Recorder) -> Response<ResponseBody<RB>>
+/// The response to a request that was passed on; `asked` is that request, if there is a cost model. Its extensions stay as they are: a bypass allocates nothing.
+pub(crate) fn passed<RB>(
+    settings: &Settings,
+    asked: Option<&request::Parts>,
+    response: Response<RB>,
+    reason: Bypass,
+    mut recorder: Recorder,
+) -> Response<ResponseBody<RB>>
 where
     RB: Body,
     RB::Error: Into<BoxError>,
 {
     recorder.record().outcome = Outcome::Bypass(reason);
+    recorder.pass(asked, &response);
     recorder.head(response.status());
     let (mut head, body) = response.into_parts();
     if settings.status_header {

@@ -2,6 +2,7 @@
 
 mod body;
 pub mod clock;
+pub mod cost;
 pub mod entry;
 mod error;
 mod fill;
@@ -23,6 +24,7 @@ pub mod store;
 
 pub use body::{RequestBody, ResponseBody};
 pub use clock::Clock;
+pub use cost::{CostModel, NanoUsd};
 pub use error::{BoxError, Error};
 pub use future::ResponseFuture;
 pub use handle::Handle;

@@ -81,7 +81,7 @@ where
                 let (shared, inner) = (self.shared.clone(), self.inner.clone());
                 ResponseFuture::flow(async move {
                     let call = inner.oneshot(Request::from_parts(parts, RequestBody::untouched(body)));
-                    let response = flow::pass(&shared.settings, call, reason, recorder).await?;
+                    let response = flow::pass(&shared.settings, Some(&asked), call, reason, recorder).await?;
                     flow::invalidate_by(&shared, asked, &response);
                     Ok(response)
                 })
@@ -99,8 +99,9 @@ where
         S: Service<Request<RequestBody<B>>, Response = Response<RB>>,
         B: Body,
     {
+        let asked = self.shared.settings.cost.is_some().then(|| Box::new(flow::head_of(&parts)));
         let request = Request::from_parts(parts, RequestBody::untouched(body));
-        ResponseFuture::pass(self.inner.clone().oneshot(request), self.shared.settings.clone(), reason, recorder)
+        ResponseFuture::pass(self.inner.clone().oneshot(request), self.shared.settings.clone(), asked, reason, recorder)
     }
 }
 

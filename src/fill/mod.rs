@@ -19,12 +19,13 @@ use self::{
 };
 use crate::{
     body::{RequestBody, tape::Tape},
+    cost,
     flight::{Ended, Head, Lead, Live, State},
     flow::{Call, Failure, Found, Opening, Upload, Upstream, contain},
     key::Identity,
     layer::Shared,
-    observe::{Event, FillRecord},
-    options::{CacheOptions, Mode},
+    observe::{Bill, Event, FillRecord, Tab},
+    options::{CacheOptions, Mode, label},
     policy::{NotStored, Policy, Storing, strip_hop_by_hop},
     store::Store,
 };
@@ -45,6 +46,16 @@ pub(crate) struct Fill<St, P> {
     pub(crate) conditions: Option<HeaderMap>,
     /// A stale answer stands in if the upstream fails.
     pub(crate) has_fallback: bool,
+    pub(crate) tab: Settling,
+}
+
+/// The tab of a call. However that ends, those who wait for what it cost are told.
+pub(crate) struct Settling(pub(crate) Arc<Tab>);
+
+impl Drop for Settling {
+    fn drop(&mut self) {
+        self.0.settle(Bill::default());
+    }
 }
 
 /// Who made the call necessary, and reads along.
@@ -81,6 +92,7 @@ where
         let shared = self.shared.clone();
         let key = *self.lead.key();
         let mut record = FillRecord::begin(self.identity.digest, caller.is_none());
+        record.provider = label(&self.options.labels, "provider").map(str::to_owned);
         let start = Instant::now();
         let flown = AssertUnwindSafe(self.fly(inner, caller, start, &mut record)).catch_unwind().await;
         let why_not = flown.unwrap_or_else(|_| {
@@ -128,8 +140,10 @@ where
                     let (head, body) = response.into_parts();
                     record.status = Some(head.status);
                     record.first_byte = Some(start.elapsed());
+                    record.last_byte = start.elapsed();
                     if self.conditions.is_some() && head.status == StatusCode::NOT_MODIFIED {
                         if let Some(entry) = self.freshen(&head) {
+                            self.bill(&head, record);
                             return self.freshened(entry, caller).await;
                         }
                         // It speaks of something else than what is stored: ask for all of it.
@@ -139,6 +153,7 @@ where
                     if !self.has_fallback || contain(counters, || policy.is_failure(&head)) != Some(true) {
                         break (head, body);
                     }
+                    self.bill(&head, record);
                     Failure::Response
                 }
                 Ok(Ok(Err(error))) => Failure::Error(error),
@@ -175,6 +190,7 @@ where
             Ok(trailers) => trailers,
             Err(broken) => {
                 record.last_byte = start.elapsed();
+                self.bill(&head, record);
                 shared.core.flights.decline(self.lead.key());
                 writer.fail(broken.error);
                 return Err(broken.reason);
@@ -182,6 +198,7 @@ where
         };
         record.last_byte = start.elapsed();
         if self.is_cut_short(&head, record.bytes) {
+            self.bill(&head, record);
             shared.core.flights.decline(self.lead.key());
             writer.fail("the response body is not as long as its content-length says".into());
             return Err(NotStored::Incomplete);
@@ -191,11 +208,33 @@ where
         let complete = contain(counters, || policy.complete(&head, trailers.as_ref())).unwrap_or(Err(NotStored::Panic));
         let frames = writer.frames();
         writer.finish(trailers.clone());
-        let (storing, findings) = recording.finish(trailers.is_some(), record)?;
+        let finished = recording.finish(trailers.is_some(), record);
+        self.bill(&head, record);
+        let (storing, findings) = finished?;
         complete?;
         let frames = frames.ok_or(NotStored::TooLarge)?;
         let (entry, vary) = self.entry(&head, storing, findings, &frames, trailers, record);
         self.commit(entry, vary).await
+    }
+
+    /// Works out what the call cost, and tells those whose records wait for it.
+    fn bill(&self, head: &response::Parts, record: &mut FillRecord) {
+        let shared = &self.shared;
+        let call = cost::Call {
+            request: &self.asked,
+            status: head.status,
+            headers: &head.headers,
+            usage: record.usage.as_ref(),
+            model: record.model.as_deref(),
+            provider: record.provider.as_deref(),
+            service_tier: record.service_tier.as_deref(),
+            labels: &self.options.labels,
+            first_byte: record.first_byte.unwrap_or_default(),
+            last_byte: record.last_byte,
+        };
+        record.cost = shared.settings.price(&shared.core.counters, &call);
+        shared.core.counters.billed_nanos.add(record.cost.unwrap_or_default().0);
+        self.tab.0.settle(Bill::of(record));
     }
 
     /// What goes upstream now.
@@ -245,7 +284,7 @@ where
         let shared = &self.shared;
         let live = |headers, vary| {
             let head = Head { status: head.status, version: head.version, headers };
-            State::Streaming(Arc::new(Live { head, tape, vary, storing: verdict.why_not.is_none() }))
+            State::Streaming(Arc::new(Live { head, tape, vary, storing: verdict.why_not.is_none(), tab: Arc::clone(&self.tab.0) }))
         };
         match (&verdict.storing, &verdict.why_not) {
             (Some(storing), _) => {

@@ -1,4 +1,5 @@
 use super::{Event, Observer};
+use crate::NanoUsd;
 
 /// Writes one `tracing` event per request (target `tower_response_cache`, level `INFO`), per fill (`DEBUG`), and per trouble with the store (`WARN`).
 #[derive(Clone, Copy, Debug, Default)]
@@ -25,6 +26,10 @@ impl Observer for TracingObserver {
                 total_us = micros(record.timings.total),
                 saved_us = record.saved_time.map(micros),
                 model = record.model.as_deref(),
+                provider = record.provider.as_deref(),
+                billed_usd = record.billed.map(NanoUsd::as_usd),
+                saved_usd = record.saved.map(NanoUsd::as_usd),
+                original_request_id = record.original_request_id.as_deref(),
                 "request"
             ),
             Event::Fill(fill) => tracing::debug!(
@@ -36,6 +41,8 @@ impl Observer for TracingObserver {
                 bytes = fill.bytes,
                 first_byte_us = fill.first_byte.map(micros),
                 last_byte_us = micros(fill.last_byte),
+                model = fill.model.as_deref(),
+                cost_usd = fill.cost.map(NanoUsd::as_usd),
                 refresh = fill.refresh,
                 "fill"
             ),

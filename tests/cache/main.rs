@@ -10,6 +10,7 @@ mod store;
 
 mod answers;
 mod bodies;
+mod cost;
 mod drops;
 mod flights;
 mod golden;
