@@ -257,6 +257,14 @@ pub struct Usage {
     pub reasoning: u64,
 }
 
+impl Usage {
+    /// All prompt tokens, however they were read.
+    pub fn input(&self) -> u64 {
+        let Self { input_uncached, cache_read, cache_write_5m, cache_write_1h, .. } = self;
+        [input_uncached, cache_read, cache_write_5m, cache_write_1h].into_iter().fold(0, |sum, tokens| sum.saturating_add(*tokens))
+    }
+}
+
 /// The index under a primary key: which request fields select among the variants (RFC 9111 section 4.1).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Variants {

@@ -4,6 +4,9 @@
 //! end of that call as well, for what it cost is known only then; it may go on after the caller left. No event carries a URL, a header, a body or
 //! anything made from a credential. A panic in an observer is contained.
 
+mod channel;
+#[cfg(feature = "metrics")]
+mod metrics;
 mod record;
 mod stats;
 mod tab;
@@ -12,6 +15,9 @@ mod tracing;
 
 use std::time::Duration;
 
+pub use channel::{Channel, Records, Told};
+#[cfg(feature = "metrics")]
+pub use metrics::MetricsObserver;
 pub use record::{Ending, RequestRecord, Timings};
 pub(crate) use record::{Recorder, Sink};
 pub(crate) use stats::Counters;
@@ -22,7 +28,7 @@ pub use tracing::TracingObserver;
 
 use crate::{cost::NanoUsd, entry::Usage, key::Digest, policy::NotStored};
 
-/// Is told what happens. Called on the request's path: hand over what takes long.
+/// Is told what happens. Called on the request's path: hand over what takes long, as by a [`Channel`].
 pub trait Observer: Send + Sync + 'static {
     /// Something happened.
     fn on_event(&self, event: &Event<'_>);

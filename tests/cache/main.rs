@@ -8,6 +8,7 @@ mod origin;
 #[path = "../support/store.rs"]
 mod store;
 
+mod adapters;
 mod answers;
 mod bodies;
 mod cost;

@@ -161,8 +161,7 @@ impl Price {
             "batch" => "batches",
             other => other,
         };
-        let prompt = [usage.input_uncached, usage.cache_read, usage.cache_write_5m, usage.cache_write_1h];
-        let prompt = prompt.into_iter().fold(0, u64::saturating_add);
+        let prompt = usage.input();
         let above = self.steps.iter().rev().find(|step| prompt > **step).copied().unwrap_or(0);
         let reasoning = usage.reasoning.min(usage.output);
         let mut sum = 0_u128;
