@@ -112,6 +112,7 @@ where
                 }
             }
         }
+        record.at = shared.settings.clock.now();
         shared.sink().tell(&Event::Fill(&record));
     }
 

@@ -4,6 +4,8 @@
 //! end of that call as well, for what it cost is known only then; it may go on after the caller left. No event carries a URL, a header, a body or
 //! anything made from a credential. A panic in an observer is contained.
 
+#[cfg(feature = "analytics")]
+pub mod analytics;
 mod channel;
 #[cfg(feature = "metrics")]
 mod metrics;
@@ -13,7 +15,7 @@ mod tab;
 #[cfg(feature = "tracing")]
 mod tracing;
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 pub use channel::{Channel, Records, Told};
 #[cfg(feature = "metrics")]
@@ -81,6 +83,8 @@ pub struct FillRecord {
     pub provider: Option<String>,
     /// What it cost; `None` if that is unknown. The [record](RequestRecord::billed) of the request that made the call says the same; calls in the background belong to none.
     pub cost: Option<NanoUsd>,
+    /// When it ended, wall-clock.
+    pub at: SystemTime,
     /// Was it a refresh in the background?
     pub refresh: bool,
 }
@@ -99,6 +103,7 @@ impl FillRecord {
             service_tier: None,
             provider: None,
             cost: None,
+            at: SystemTime::UNIX_EPOCH,
             refresh,
         }
     }

@@ -59,6 +59,33 @@ pub struct RequestRecord {
     pub original_request_id: Option<String>,
 }
 
+impl RequestRecord {
+    /// Of a request of which nothing is known yet.
+    pub(super) fn begin() -> Self {
+        Self {
+            outcome: Outcome::Unanswered,
+            status: None,
+            digest: None,
+            request_id: None,
+            labels: Vec::new(),
+            timings: Timings::default(),
+            bytes: 0,
+            ending: Ending::Dropped,
+            degraded: 0,
+            at: SystemTime::UNIX_EPOCH,
+            model: None,
+            provider: None,
+            usage: None,
+            billed: None,
+            saved_usage: None,
+            saved: None,
+            saved_time: None,
+            cached_since: None,
+            original_request_id: None,
+        }
+    }
+}
+
 /// Where the time of a request went.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -138,32 +165,7 @@ impl Sink {
 
 impl Recorder {
     pub(crate) fn begin(sink: Sink, start: Instant) -> Self {
-        Self {
-            record: RequestRecord {
-                outcome: Outcome::Unanswered,
-                status: None,
-                digest: None,
-                request_id: None,
-                labels: Vec::new(),
-                timings: Timings::default(),
-                bytes: 0,
-                ending: Ending::Dropped,
-                degraded: 0,
-                at: SystemTime::UNIX_EPOCH,
-                model: None,
-                provider: None,
-                usage: None,
-                billed: None,
-                saved_usage: None,
-                saved: None,
-                saved_time: None,
-                cached_since: None,
-                original_request_id: None,
-            },
-            start,
-            sink: Some(sink),
-            tab: None,
-        }
+        Self { record: RequestRecord::begin(), start, sink: Some(sink), tab: None }
     }
 
     pub(crate) fn record(&mut self) -> &mut RequestRecord {
