@@ -3,6 +3,8 @@
 mod body;
 pub mod clock;
 pub mod cost;
+#[cfg(feature = "dashboard")]
+pub mod dashboard;
 pub mod entry;
 mod error;
 mod fill;

@@ -22,7 +22,7 @@ use crate::{
 /// | `cache_request_duration_seconds` | histogram: from arrival to the end of the body | `outcome`, `reason` |
 /// | `cache_first_byte_seconds` | histogram: from arrival to the response head | `outcome`, `reason` |
 /// | `cache_degraded_total` | counter: operations of the store that requests went on without | |
-/// | `cache_saved_milliseconds_total` | counter: what the upstream took for answers that were served again | |
+/// | `cache_saved_microseconds_total` | counter: what the upstream took for answers that were served again | |
 /// | `cache_billed_nanousd_total` | counter, billionths of a dollar | `provider`, `model` |
 /// | `cache_saved_nanousd_total` | counter, billionths of a dollar | `provider`, `model` |
 /// | `cache_tokens_total` | counter | `provider`, `model`, `type`: `input`, `output`; `source`: `upstream`, `cache` |
@@ -38,7 +38,7 @@ use crate::{
 pub struct MetricsObserver {
     slots: Vec<Slot>,
     degraded: Counter,
-    saved_millis: Counter,
+    saved_micros: Counter,
     models: RwLock<HashMap<String, HashMap<String, Arc<Model>>>>,
     others: Arc<Model>,
     limit: usize,
@@ -81,7 +81,7 @@ impl MetricsObserver {
         Self {
             slots,
             degraded: counter(&*recorder, "cache_degraded_total", Vec::new()),
-            saved_millis: counter(&*recorder, "cache_saved_milliseconds_total", Vec::new()),
+            saved_micros: counter(&*recorder, "cache_saved_microseconds_total", Vec::new()),
             models: RwLock::default(),
             others: Arc::new(Model::new(&*recorder, "other", "other")),
             limit: 64,
@@ -109,7 +109,7 @@ impl MetricsObserver {
             self.degraded.increment(record.degraded.into());
         }
         if let Some(time) = record.saved_time {
-            self.saved_millis.increment(u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
+            self.saved_micros.increment(u64::try_from(time.as_micros()).unwrap_or(u64::MAX));
         }
         if record.saved_usage.is_some() || record.saved.is_some() {
             let model = self.model(record.provider.as_deref(), record.model.as_deref());
@@ -247,7 +247,7 @@ fn describe(recorder: &dyn Recorder) {
         ("cache_requests_total", Unit::Count, "Requests, by where their answer came from and why"),
         ("cache_response_bytes_total", Unit::Bytes, "Bytes of response bodies that were handed on"),
         ("cache_degraded_total", Unit::Count, "Operations of the store that requests went on without"),
-        ("cache_saved_milliseconds_total", Unit::Milliseconds, "What the upstream took for answers that were served again"),
+        ("cache_saved_microseconds_total", Unit::Microseconds, "What the upstream took for answers that were served again"),
         ("cache_billed_nanousd_total", Unit::Count, "What upstream calls cost, in billionths of a US dollar"),
         ("cache_saved_nanousd_total", Unit::Count, "What answers from the cache would have cost, in billionths of a US dollar"),
         ("cache_tokens_total", Unit::Count, "Tokens, billed by the upstream or replayed from the cache"),

@@ -12,6 +12,7 @@ mod adapters;
 mod answers;
 mod bodies;
 mod cost;
+mod dashboard;
 mod drops;
 mod flights;
 mod golden;

@@ -32,6 +32,8 @@ pub struct Totals {
     pub refreshes: u64,
     /// Bytes of response bodies that were handed on.
     pub bytes: u64,
+    /// Of all, those whose cost, or what they saved, is unknown.
+    pub unpriced: u64,
     /// Billionths of a dollar that upstream calls cost, those in the background included.
     pub billed_nanos: u64,
     /// Billionths of a dollar that answers from the cache would have cost.
@@ -78,7 +80,7 @@ impl Totals {
         }
     }
 
-    fn all_mut(&mut self) -> [&mut u64; 17] {
+    fn all_mut(&mut self) -> [&mut u64; 18] {
         let Self {
             requests,
             hits,
@@ -90,6 +92,7 @@ impl Totals {
             failed,
             refreshes,
             bytes,
+            unpriced,
             billed_nanos,
             saved_nanos,
             saved_micros,
@@ -109,6 +112,7 @@ impl Totals {
             failed,
             refreshes,
             bytes,
+            unpriced,
             billed_nanos,
             saved_nanos,
             saved_micros,
@@ -204,6 +208,8 @@ impl Noted {
             _ => totals.unanswered = 1,
         }
         totals.failed = u64::from(record.ending == Ending::Failed);
+        let cost = if totals.hits + totals.stale + totals.coalesced > 0 { record.saved } else { record.billed };
+        totals.unpriced = u64::from(cost.is_none() && totals.unanswered == 0);
         totals.billed_nanos = record.billed.unwrap_or_default().0;
         totals.saved_nanos = record.saved.unwrap_or_default().0;
         totals.saved_micros = record.saved_time.map_or(0, micros);

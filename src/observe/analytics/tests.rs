@@ -60,6 +60,7 @@ async fn a_period_sums_up_what_happened_in_it() {
         bypassed: 1,
         refreshes: 1,
         bytes: 200,
+        unpriced: 1,
         billed_nanos: 350,
         saved_nanos: 400,
         saved_micros: 2_000_000,
