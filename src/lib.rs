@@ -65,6 +65,7 @@ pub mod clock;
 pub mod convert;
 pub mod entry;
 mod error;
+pub mod explain;
 mod fill;
 mod flight;
 mod flow;

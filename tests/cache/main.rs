@@ -17,6 +17,7 @@ mod store;
 mod answers;
 mod bodies;
 mod drops;
+mod explain;
 mod flights;
 mod golden;
 mod grpc;
