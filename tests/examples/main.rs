@@ -5,5 +5,6 @@
 
 mod axum;
 mod clients;
+mod custom;
 mod program;
 mod tonic;
