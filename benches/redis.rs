@@ -22,7 +22,7 @@ use http_body_util::{BodyExt, Full};
 use tower::{Layer, ServiceExt};
 use tower_response_cache::{
     ApiPolicy, CacheLayer, Sharing,
-    entry::{Entry, Frames, Lifetime, Metadata, Record},
+    entry::{Entry, Frames, Lifetime, Metadata, Record, record::Compression},
     key::Key,
     store::{Redis, Store},
 };
@@ -39,7 +39,8 @@ fn redis(criterion: &mut Criterion) {
     let server = server::Server::start();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let patience = Duration::from_secs(10);
-    let store = Redis::builder(server.url()).read_deadline(patience).write_deadline(patience).build().unwrap();
+    let store =
+        Redis::builder(server.url()).compression(Compression::Off).read_deadline(patience).write_deadline(patience).build().unwrap();
     for (size, len) in [("8 KB", 8 << 10), ("60 KB", 60_000), ("1 MB", 1 << 20)] {
         let mut group = criterion.benchmark_group(size);
         group.warm_up_time(Duration::from_millis(500)).measurement_time(Duration::from_secs(3));

@@ -22,3 +22,4 @@ run() {
 
 run canonicalize seeds/canonicalize
 run record ../tests/golden
+run http seeds/http

@@ -99,7 +99,7 @@ impl<S, St, P> Flow<S, St, P> {
         let Some(limit) = contain(&self.shared.core.counters, || self.shared.core.policy.body_limit()) else {
             return self.pass(RequestBody::untouched(body), Bypass::Panic).await;
         };
-        let (bytes, trailers) = match buffer(body, limit).await {
+        let (mut bytes, mut trailers) = match buffer(body, limit).await {
             Buffered::Whole(bytes, trailers) => (bytes, trailers),
             Buffered::Over(body) => return self.pass(body, Bypass::TooLarge).await,
             Buffered::Broken(body) => return self.pass(body, Bypass::BrokenBody).await,
@@ -175,7 +175,8 @@ impl<S, St, P> Flow<S, St, P> {
                             // One of those who waited takes over. If that fails too, the rest go upstream on their own.
                             None => attempt += 1,
                         },
-                        Ok(State::Pending | State::Ended(Ended::NotShared)) | Err(_) => attempt = ALONE,
+                        Ok(State::Ended(Ended::Elsewhere)) if looks < LOOKS => {}
+                        Ok(State::Pending | State::Ended(Ended::NotShared | Ended::Elsewhere)) | Err(_) => attempt = ALONE,
                     }
                     continue;
                 }
@@ -194,6 +195,11 @@ impl<S, St, P> Flow<S, St, P> {
             let opening = opening.await;
             self.recorder.record().timings.wait += start.elapsed();
             return match opening {
+                Ok(Opening::LookAgain { request, body }) => {
+                    (self.request, (bytes, trailers)) = (request, body);
+                    attempt = if looks < LOOKS { attempt } else { ALONE };
+                    continue;
+                }
                 Ok(Opening::Live { head, reader, storing }) => Ok(self.live(head, reader, ticket, key, why, storing)),
                 Ok(Opening::Freshened(entry)) => Ok(self.stored_after_wait(&entry, &key, Outcome::Revalidated)),
                 // A response is withheld where a stale one stood in for it a moment ago.
@@ -266,6 +272,7 @@ impl<S, St, P> Flow<S, St, P> {
                 }
                 Ok(response)
             }
+            Ok(Opening::Failed(Failure::Panic(panic))) => std::panic::resume_unwind(panic),
             // The runtime is going down, and this future with it.
             _ => std::future::pending().await,
         }
@@ -391,6 +398,7 @@ where
             conditions: conditions.filter(|conditions| !conditions.is_empty()),
             withhold_failure,
             waited: Duration::ZERO,
+            token: None,
         }
     }
 }
@@ -401,6 +409,8 @@ pub(crate) enum Opening<RB, E> {
     Live { head: response::Parts, reader: Reader, storing: bool },
     /// What is stored still holds.
     Freshened(Arc<Entry>),
+    /// Another process made the answer. The request comes back.
+    LookAgain { request: request::Parts, body: (Bytes, Option<HeaderMap>) },
     /// There is none.
     Failed(Failure<E>),
     /// The cache shuts down: the call goes on without it.
@@ -542,8 +552,8 @@ where
     {
         let age = entry.lifetime.age(now);
         let upstream_status = (outcome == Outcome::Revalidated).then_some(StatusCode::NOT_MODIFIED);
-        let ttl = entry.lifetime.ttl(now);
-        let status = CacheStatus { key: Some(*key), age: Some(age), ttl, upstream_status, ..CacheStatus::of(outcome) };
+        let (ttl, stale_for) = (entry.lifetime.ttl(now), entry.lifetime.staleness(now));
+        let status = CacheStatus { key: Some(*key), age: Some(age), ttl, stale_for, upstream_status, ..CacheStatus::of(outcome) };
         let mut answer = Replay { status: entry.status, headers: entry.headers.clone(), body: None };
         set_age(age, &mut answer.headers);
         // A panic leaves it as it was stored.

@@ -1,7 +1,7 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{Request, Response, request};
+use http::{Method, Request, Response, header, request};
 use tokio::time::timeout;
 
 use crate::{
@@ -85,8 +85,14 @@ where
             Ok(storing) => storing,
             Err(reason) => return Ok(Err(reason)),
         };
-        if let Err(reason) = contain(&self.shared.core.counters, || policy.complete(&response, None)).unwrap_or(Err(NotStored::Panic)) {
+        let complete = contain(&self.shared.core.counters, || policy.complete(&response, None)).unwrap_or(Err(NotStored::Panic));
+        if let Err(reason) = complete {
             return Ok(Err(reason));
+        }
+        // What is served later would be cut off, or run into what follows on the connection.
+        let promised = response.headers.get(header::CONTENT_LENGTH).map(|value| value.to_str().ok()?.parse::<usize>().ok());
+        if head.method != Method::HEAD && promised.is_some_and(|promised| promised != Some(body.len())) {
+            return Ok(Err(NotStored::Incomplete));
         }
         let mut findings = crate::inspect::Findings::default();
         if let Some(mut inspector) = storing.inspector {
@@ -102,14 +108,14 @@ where
                 return Ok(Err(NotStored::Objection(objection)));
             }
         }
-        options.tags.extend(storing.tags);
-        let metadata = Metadata {
+        let mut metadata = Metadata {
             model: findings.model,
             usage: findings.usage,
             upstream_request_id: storing.upstream_request_id,
             cached_at: Some(moment.now),
             ..Metadata::of(&options)
         };
+        metadata.add_tags(storing.tags);
         let (status, headers, body) = (response.status, storing.headers, Frames::from(body));
         let entry = Entry { status, headers, body, trailers: None, lifetime: storing.lifetime, metadata };
         let generation = self.shared.core.store.get(&key).await?.generation;

@@ -20,6 +20,8 @@ pub struct CacheStatus {
     pub age: Option<Duration>,
     /// How long it is still fresh; `None` if it is stale or not stored.
     pub ttl: Option<Duration>,
+    /// How long it has been stale; `None` if it is fresh, or came from upstream just now.
+    pub stale_for: Option<Duration>,
     /// Is the response being stored as it goes by? Whether it will be is known when it ended: ask an observer.
     pub storing: bool,
     /// The upstream's status, if it was asked.
@@ -113,7 +115,7 @@ impl Outcome {
 
 impl CacheStatus {
     pub(crate) fn of(outcome: Outcome) -> Self {
-        Self { outcome, key: None, age: None, ttl: None, storing: false, upstream_status: None }
+        Self { outcome, key: None, age: None, ttl: None, stale_for: None, storing: false, upstream_status: None }
     }
 
     /// Appends the member that says this to the `cache-status` field, after those of caches nearer to the origin (RFC 9211 section 2).
@@ -161,6 +163,9 @@ impl CacheStatus {
         }
         if let Some(ttl) = self.ttl {
             parameter(format_args!("; ttl={}", ttl.as_secs()));
+        } else if let Some(stale_for) = self.stale_for {
+            // "A negative value if the response is stale" (RFC 9211 section 2.5).
+            parameter(format_args!("; ttl=-{}", stale_for.as_secs()));
         }
         if let Some(key) = self.key.filter(|_| show_key) {
             parameter(format_args!("; key=\"{key}\""));

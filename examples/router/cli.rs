@@ -92,6 +92,10 @@ pub(crate) struct Args {
     #[arg(long, env = "REDIS_URL", value_name = "URL", hide_env_values = true, help_heading = "Store")]
     pub(crate) redis_url: Option<String>,
 
+    /// How much memory answers may take in front of Redis, where each is kept that is read, for as long as Redis tells of no change; 0 for none
+    #[arg(long, env = "ROUTER_MEMORY_TIER", value_name = "BYTES", default_value = "64MiB", value_parser = bytes, help_heading = "Store")]
+    pub(crate) memory_tier: u64,
+
     /// How many connections to Redis may be open
     #[arg(
         long,

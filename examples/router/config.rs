@@ -42,8 +42,15 @@ pub(crate) enum Shared {
 
 /// Where answers are kept.
 pub(crate) enum Place {
-    Memory { bytes: u64 },
-    Redis { url: String, max_connections: usize },
+    Memory {
+        bytes: u64,
+    },
+    /// With memory in front of it, unless that is 0.
+    Redis {
+        url: String,
+        max_connections: usize,
+        memory_tier: u64,
+    },
 }
 
 /// The file.
@@ -98,7 +105,11 @@ impl Settings {
             max_request: usize::try_from(args.max_request).unwrap_or(usize::MAX),
             max_response: usize::try_from(args.max_response).unwrap_or(usize::MAX),
             store: match args.redis_url.filter(|url| !url.is_empty()) {
-                Some(url) => Place::Redis { url, max_connections: usize::try_from(args.redis_max_connections).unwrap_or(usize::MAX) },
+                Some(url) => Place::Redis {
+                    url,
+                    max_connections: usize::try_from(args.redis_max_connections).unwrap_or(usize::MAX),
+                    memory_tier: args.memory_tier,
+                },
                 None => Place::Memory { bytes: args.memory },
             },
         })

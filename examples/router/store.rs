@@ -6,7 +6,7 @@ use tower_response_cache::{
     ApiPolicy, Sharing,
     key::Scope,
     llm::Dialects,
-    store::{BoxStore, Memory, Redis},
+    store::{BoxStore, Memory, Redis, Tiered},
 };
 
 use super::{
@@ -18,14 +18,15 @@ use super::{
 pub(crate) fn open(settings: &Settings) -> Result<BoxStore, StartError> {
     match &settings.store {
         Place::Memory { bytes } => Ok(BoxStore::new(Memory::new(*bytes))),
-        Place::Redis { url, max_connections } => {
+        Place::Redis { url, max_connections, memory_tier } => {
             // Nothing is connected yet: a Redis that is down stops nobody.
             let store = Redis::builder(url)
                 .max_connections(*max_connections)
                 .max_record(settings.max_response.saturating_add(HEADS))
                 .fill_bound(settings.upstream_timeout.unwrap_or_default().max(LEAST_FILL).saturating_mul(2))
                 .build();
-            store.map(BoxStore::new).map_err(|error| StartError::usage(format!("REDIS_URL or REDIS_MAX_CONNECTIONS: {error}")))
+            let store = store.map_err(|error| StartError::usage(format!("REDIS_URL or REDIS_MAX_CONNECTIONS: {error}")))?;
+            Ok(if *memory_tier == 0 { BoxStore::new(store) } else { BoxStore::new(Tiered::new(store, *memory_tier)) })
         }
     }
 }
@@ -40,7 +41,10 @@ const LEAST_FILL: Duration = Duration::from_secs(300);
 pub(crate) fn describe(place: &Place) -> String {
     match place {
         Place::Memory { bytes } => format!("memory, {}", super::admin::human(*bytes)),
-        Place::Redis { max_connections, .. } => format!("redis, {max_connections} connections at most"),
+        Place::Redis { max_connections, memory_tier, .. } => {
+            let tier = super::admin::human(*memory_tier);
+            format!("redis, {max_connections} connections at most, {tier} in memory in front of it")
+        }
     }
 }
 

@@ -29,6 +29,9 @@ pub(crate) const PER_FRAME: usize = 64;
 /// How many bytes a tape holds back for its slowest reader once it keeps only a window.
 const WINDOW: usize = 1 << 20;
 
+/// How many when all tapes together hold more than they may: no more than a connection buffers anyway.
+const NARROW_WINDOW: usize = 64 << 10;
+
 /// The bytes that all tapes of a cache may hold together.
 #[derive(Debug)]
 pub(crate) struct Budget {
@@ -43,6 +46,10 @@ impl Budget {
 
     fn take(&self, len: usize) -> bool {
         self.held.fetch_add(len, Ordering::Relaxed) + len <= self.limit
+    }
+
+    fn window(&self) -> usize {
+        if self.held.load(Ordering::Relaxed) > self.limit { NARROW_WINDOW } else { WINDOW }
     }
 
     fn give_back(&self, len: usize) {
@@ -163,14 +170,14 @@ impl Writer {
     pub(crate) fn has_room(&self) -> bool {
         let mut state = self.tape.lock();
         self.trim(&mut state);
-        !state.windowed || state.held < WINDOW
+        !state.windowed || state.held < self.tape.budget.window()
     }
 
     /// Ready when there is room for another frame: always, unless only a window is kept.
     pub(crate) fn poll_room(&self, cx: &mut Context<'_>) -> Poll<()> {
         let mut state = self.tape.lock();
         self.trim(&mut state);
-        if !state.windowed || state.held < WINDOW {
+        if !state.windowed || state.held < self.tape.budget.window() {
             return Poll::Ready(());
         }
         state.writer = Some(cx.waker().clone());

@@ -115,7 +115,13 @@ where
     }
 
     async fn put_one(&self, key: &Key, record: Record, generation: Generation) -> Result<(), NotStored> {
-        let put = self.shared.attempt("put", self.shared.core.store.put(key, record, generation));
+        let store = &self.shared.core.store;
+        let put = async {
+            match self.token.filter(|_| key == self.lead.key()) {
+                Some(token) => self.shared.attempt("put", store.put_leased(key, record, generation, token)).await,
+                None => self.shared.attempt("put", store.put(key, record, generation)).await,
+            }
+        };
         // Shutting down, the store is given no more than the bound that the rest has.
         match self.shared.core.stop.run_until_cancelled(put).await.flatten() {
             Some(true) => Ok(()),

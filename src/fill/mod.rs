@@ -1,6 +1,7 @@
 //! One upstream call, in a task of its own: from the call to the tape, and from the tape to the store.
 
 mod commit;
+mod lease;
 mod recording;
 mod vigil;
 
@@ -33,7 +34,7 @@ use crate::{
     observe::{Event, FillRecord},
     options::{self, CacheOptions, Mode},
     policy::{Abandoned, Moment, NotStored, OnFailure, Policy, Splice, Storing, strip_conditions, strip_hop_by_hop},
-    store::Store,
+    store::{Store, Token},
 };
 
 /// One upstream call, about to be made.
@@ -54,6 +55,8 @@ pub(crate) struct Fill<St, P> {
     pub(crate) withhold_failure: bool,
     /// How long the upstream took to answer.
     pub(crate) waited: Duration,
+    /// The lease under which the answer is made.
+    pub(crate) token: Option<Token>,
 }
 
 /// Who made the call necessary, and reads along.
@@ -134,8 +137,43 @@ where
         B: Upload,
     {
         let shared = self.shared.clone();
-        let (policy, counters) = (&shared.core.policy, &shared.core.counters);
         let mut vigil = Vigil::begin(&shared.core, self.lead.flight(), record.refresh, self.abandoned());
+
+        // Other processes.
+        let mut lease = match self.lease(&mut vigil, record.refresh).await {
+            Ok(lease) => lease,
+            Err(reason) => {
+                if reason == NotStored::Elsewhere {
+                    self.lead.end(Ended::Elsewhere);
+                    tell(caller, Opening::LookAgain { request: self.request, body: self.body });
+                }
+                return Err(reason);
+            }
+        };
+        self.token = lease.as_ref().map(|lease| lease.token);
+        let flown = self.call(inner, caller, vigil, start, record).await;
+        if let (Some(lease), Err(reason)) = (&mut lease, &flown)
+            && reason.is_of_the_answer()
+        {
+            lease.decline();
+        }
+        flown
+    }
+
+    async fn call<S, B>(
+        mut self,
+        inner: S,
+        caller: &mut Option<Caller<S::ResponseBody, S::Error>>,
+        mut vigil: Vigil,
+        start: Instant,
+        record: &mut FillRecord,
+    ) -> Result<(), NotStored>
+    where
+        S: Upstream<B>,
+        B: Upload,
+    {
+        let shared = self.shared.clone();
+        let (policy, counters) = (&shared.core.policy, &shared.core.counters);
 
         // The call.
         let _ = contain(counters, || policy.prepare(&mut self.request));
@@ -398,6 +436,10 @@ impl<St, P> Ending<St, P> {
 
     fn tell<RB, E>(self, flown: Result<Result<(), NotStored>, Box<dyn Any + Send>>, caller: &mut Option<Caller<RB, E>>) {
         let Self { shared, key, start, mut record } = self;
+        if matches!(flown, Ok(Err(NotStored::Elsewhere))) {
+            // No call was made.
+            return;
+        }
         let counters = &shared.core.counters;
         if record.last_byte.is_zero() {
             record.last_byte = start.elapsed();

@@ -187,6 +187,8 @@ pub(crate) enum Ended {
     Failed,
     /// The answer is for the one who asked: every one must ask.
     NotShared,
+    /// Another process made the answer: look again.
+    Elsewhere,
 }
 
 impl Flight {
@@ -218,6 +220,11 @@ pub(crate) struct Lead {
 impl Lead {
     pub(crate) fn key(&self) -> &Key {
         &self.key
+    }
+
+    /// Can others join?
+    pub(crate) fn is_joinable(&self) -> bool {
+        self.joinable
     }
 
     pub(crate) fn flight(&self) -> &Arc<Flight> {

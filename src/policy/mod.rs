@@ -444,12 +444,14 @@ pub enum NotStored {
     Superseded,
     /// The store did not take it.
     Store,
+    /// Another process made the answer.
+    Elsewhere,
 }
 
 impl NotStored {
     /// Does it say something about the next answer to the same question? Then requests for it had better not wait for one another.
     pub(crate) const fn is_of_the_answer(&self) -> bool {
-        !matches!(self, Self::ReadOnly | Self::Abandoned | Self::Superseded | Self::Store | Self::Request)
+        !matches!(self, Self::ReadOnly | Self::Abandoned | Self::Superseded | Self::Store | Self::Elsewhere | Self::Request)
     }
 
     /// In a word, for labels.
@@ -473,6 +475,7 @@ impl NotStored {
             Self::Abandoned => "abandoned",
             Self::Superseded => "superseded",
             Self::Store => "store",
+            Self::Elsewhere => "elsewhere",
         }
     }
 }

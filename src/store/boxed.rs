@@ -1,6 +1,6 @@
-use std::{fmt, future::Future, pin::Pin, sync::Arc};
+use std::{fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
 
-use super::{Generation, Listing, Lookup, Selection, Store, StoreUsage};
+use super::{Claim, Generation, Listing, Lookup, Selection, Store, StoreUsage, Token};
 use crate::{entry::Record, error::Error, key::Key};
 
 /// A store chosen at run time. Costs one allocation per operation; clones share the store.
@@ -33,6 +33,22 @@ impl Store for BoxStore {
         self.0.remove(key).await
     }
 
+    async fn put_leased(&self, key: &Key, record: Record, generation: Generation, token: Token) -> Result<bool, Error> {
+        self.0.put_leased(key, record, generation, token).await
+    }
+
+    async fn claim(&self, key: &Key, generation: Generation, patience: Duration) -> Result<Claim, Error> {
+        self.0.claim(key, generation, patience).await
+    }
+
+    async fn renew(&self, key: &Key, token: Token) -> Result<Option<Duration>, Error> {
+        self.0.renew(key, token).await
+    }
+
+    async fn release(&self, key: &Key, token: Token, declined: bool) -> Result<(), Error> {
+        self.0.release(key, token, declined).await
+    }
+
     async fn metadata(&self, key: &Key) -> Result<Option<Listing>, Error> {
         self.0.metadata(key).await
     }
@@ -61,6 +77,10 @@ trait DynStore: Send + Sync {
     fn get<'a>(&'a self, key: &'a Key) -> Operation<'a, Result<Lookup, Error>>;
     fn put<'a>(&'a self, key: &'a Key, record: Record, generation: Generation) -> Operation<'a, Result<bool, Error>>;
     fn remove<'a>(&'a self, key: &'a Key) -> Operation<'a, Result<bool, Error>>;
+    fn put_leased<'a>(&'a self, key: &'a Key, record: Record, generation: Generation, token: Token) -> Operation<'a, Result<bool, Error>>;
+    fn claim<'a>(&'a self, key: &'a Key, generation: Generation, patience: Duration) -> Operation<'a, Result<Claim, Error>>;
+    fn renew<'a>(&'a self, key: &'a Key, token: Token) -> Operation<'a, Result<Option<Duration>, Error>>;
+    fn release<'a>(&'a self, key: &'a Key, token: Token, declined: bool) -> Operation<'a, Result<(), Error>>;
     fn metadata<'a>(&'a self, key: &'a Key) -> Operation<'a, Result<Option<Listing>, Error>>;
     fn remove_where<'a>(&'a self, selection: &'a Selection) -> Operation<'a, Result<u64, Error>>;
     fn cleanup(&self) -> Operation<'_, Result<u64, Error>>;
@@ -82,6 +102,22 @@ where
 
     fn remove<'a>(&'a self, key: &'a Key) -> Operation<'a, Result<bool, Error>> {
         Box::pin(Store::remove(self, key))
+    }
+
+    fn put_leased<'a>(&'a self, key: &'a Key, record: Record, generation: Generation, token: Token) -> Operation<'a, Result<bool, Error>> {
+        Box::pin(Store::put_leased(self, key, record, generation, token))
+    }
+
+    fn claim<'a>(&'a self, key: &'a Key, generation: Generation, patience: Duration) -> Operation<'a, Result<Claim, Error>> {
+        Box::pin(Store::claim(self, key, generation, patience))
+    }
+
+    fn renew<'a>(&'a self, key: &'a Key, token: Token) -> Operation<'a, Result<Option<Duration>, Error>> {
+        Box::pin(Store::renew(self, key, token))
+    }
+
+    fn release<'a>(&'a self, key: &'a Key, token: Token, declined: bool) -> Operation<'a, Result<(), Error>> {
+        Box::pin(Store::release(self, key, token, declined))
     }
 
     fn metadata<'a>(&'a self, key: &'a Key) -> Operation<'a, Result<Option<Listing>, Error>> {

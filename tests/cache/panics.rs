@@ -251,7 +251,6 @@ async fn a_store_that_panics_before_it_is_polled_costs_no_request() {
     assert_eq!(handle.stats().await.panics, 1);
 }
 
-/// A service that cannot be cloned twice.
 #[tokio::test]
 async fn a_panic_while_a_call_is_made_ready_reaches_the_caller_and_releases_the_flight() {
     struct Fragile {
@@ -260,8 +259,8 @@ async fn a_panic_while_a_call_is_made_ready_reaches_the_caller_and_releases_the_
     }
     impl Clone for Fragile {
         fn clone(&self) -> Self {
-            // The service, the flow, and then the fill.
-            assert_ne!(self.clones.fetch_add(1, Ordering::SeqCst), 2, "broken by a test");
+            // For the request, for its flow, for the task of the fill, and then in that task, for the call.
+            assert_ne!(self.clones.fetch_add(1, Ordering::SeqCst), 3, "broken by a test");
             Self { origin: self.origin.clone(), clones: Arc::clone(&self.clones) }
         }
     }

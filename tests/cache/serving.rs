@@ -296,3 +296,48 @@ async fn refreshes_in_the_background_are_bounded_however_many_answers_are_stale(
     assert_eq!(origin.calls(), 400 + 256);
     assert!(!handle.shutdown(Duration::ZERO).await);
 }
+
+#[tokio::test]
+async fn what_is_inserted_by_hand_has_to_be_whole_and_good_too() {
+    let handle = layer().handle();
+    let insert = |name: &'static str, value: &'static str| {
+        let response = Response::builder().header(name, value).body(Bytes::from_static(b"12345")).unwrap();
+        let handle = handle.clone();
+        async move { handle.insert(&bytes("/", ""), response, None).await.unwrap().map(|_| ()) }
+    };
+    assert_eq!(insert("content-length", "4").await, Err(NotStored::Incomplete));
+    assert_eq!(insert("content-length", "five").await, Err(NotStored::Incomplete));
+    assert_eq!(insert("grpc-status", "14").await, Err(NotStored::GrpcStatus));
+    assert_eq!(insert("content-type", "application/grpc").await, Err(NotStored::Incomplete));
+    assert_eq!(insert("content-length", "5").await, Ok(()));
+}
+
+#[tokio::test]
+async fn shutdown_does_not_wait_for_the_write_of_what_was_validated_either() {
+    use crate::store::{Fault, Scripted};
+    let clock = tower_response_cache::Clock::movable();
+    let permits = Arc::new(Semaphore::new(1));
+    let store = Scripted::new(Memory::new(1 << 20).clock(clock.clone())).on_put(Fault::Waits(Arc::clone(&permits)));
+    let puts = Arc::clone(&store.puts);
+    let origin = Origin::new(|call| async move {
+        let mut response = text("body");
+        if call.number > 1 {
+            *response.status_mut() = http::StatusCode::NOT_MODIFIED;
+            response = response.map(|_| text("").into_body());
+        }
+        response.headers_mut().insert("etag", http::HeaderValue::from_static("\"1\""));
+        response.headers_mut().insert("cache-control", http::HeaderValue::from_static("max-age=10"));
+        Ok(response)
+    });
+    let layer = CacheLayer::new(store, tower_response_cache::HttpPolicy::shared()).clock(clock.clone());
+    let handle = layer.handle();
+    let cache = layer.layer(origin);
+    let get = || Request::get("http://origin/").body(Full::new(Bytes::new())).unwrap();
+    ask(&cache, get()).await;
+    until(|| permits.available_permits() == 0).await;
+    tokio::time::sleep(Duration::from_millis(5)).await;
+    clock.advance(Duration::from_secs(11));
+    assert_eq!(ask(&cache, get()).await, (Outcome::Revalidated, "body".to_owned()));
+    until(|| puts.load(std::sync::atomic::Ordering::SeqCst) == 2).await;
+    assert!(!handle.shutdown(Duration::from_millis(10)).await, "the write was given up");
+}

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 DOMAIN = b"tower-response-cache/1"
 NAMESPACE, SCOPE, METHOD, SCHEME, AUTHORITY, PATH, QUERY, NAME, VALUE, UPSTREAM, JSON, RAW, EXTRA, SLOT = range(1, 15)
-KEYED = ["accept", "anthropic-version", "anthropic-beta", "openai-organization", "openai-project", "openai-beta"]
+KEYED = ["accept", "anthropic-version", "anthropic-beta", "openai-organization", "openai-project", "openai-beta", "referer", "x-origin"]
 KEYED += ["x-forwarded-host", "x-forwarded-prefix", "x-forwarded-proto", "x-host", "x-http-method", "x-http-method-override"]
 KEYED += ["x-method-override", "x-original-url", "x-rewrite-url"]
 CREDENTIALS = ["authorization", "proxy-authorization", "cookie", "x-api-key", "api-key", "x-goog-api-key"]

@@ -24,6 +24,7 @@ mod proxy;
 mod script;
 mod wire;
 
+mod collapsing;
 mod conditions;
 mod directives;
 mod expires;

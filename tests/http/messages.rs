@@ -42,6 +42,7 @@ async fn every_response_says_what_the_cache_did() {
             ("after others", "> \n< 200 | Cache-Control: max-age=60 | Cache-Status: \"Nearer\"; hit\n= Cache-Status: \"Nearer\"; hit, tower-response-cache; fwd=miss; fwd-status=200; stored\n> \n= Cache-Status: ~\"Nearer\"; hit, tower-response-cache; hit"),
             ("unsafe", "> POST / | @x\n< 200\n= Cache-Status: tower-response-cache; fwd=method"),
             ("validated", "> \n< 200 | Cache-Control: max-age=5 | ETag: \"a\"\n+ 9\n> \n< 304 | ETag: \"a\"\n= Cache-Status: ~tower-response-cache; fwd=stale; fwd-status=304"),
+            ("stale", "> \n< 200 | Cache-Control: max-age=5\n+ 9\n> | Cache-Control: max-stale\n= Cache-Status: tower-response-cache; hit; detail=max-stale; ttl=-4"),
             ("reload", "> \n< 200 | Cache-Control: max-age=5\n> | Cache-Control: no-cache\n< 200\n= Cache-Status: tower-response-cache; fwd=request; fwd-status=200"),
         ],
     )

@@ -70,9 +70,7 @@ async fn the_cache_modes_of_fetch_can_be_expressed() {
             Ok::<_, Infallible>(response)
         }
     });
-    let cache = CacheLayer::new(Memory::new(1 << 20).clock(clock.clone()), HttpPolicy::private().store_close_delimited(true))
-        .clock(clock.clone())
-        .layer(origin);
+    let cache = CacheLayer::new(Memory::new(1 << 20).clock(clock.clone()), HttpPolicy::private()).clock(clock.clone()).layer(origin);
     let plain = CacheOptions::new;
 
     // default: stores, then answers from what is stored.
@@ -112,4 +110,46 @@ where
     let status = response.status().as_u16();
     let body = response.into_body().collect().await.unwrap().to_bytes();
     (status, String::from_utf8(body.to_vec()).unwrap())
+}
+
+/// Without sockets, of which a thousand are more than many machines hand out.
+#[tokio::test]
+async fn a_thousand_who_ask_for_one_stale_page_cause_one_validation() {
+    const MANY: usize = 1000;
+    let calls = Arc::new(AtomicUsize::new(0));
+    let clock = Clock::stopped(UNIX_EPOCH + Duration::from_secs(1_800_000_000));
+    let gate = Arc::new(tokio::sync::Semaphore::new(1));
+    let (counted, opened) = (Arc::clone(&calls), Arc::clone(&gate));
+    let origin = service_fn(move |request: Request<RequestBody<Full<Bytes>>>| {
+        let (counted, opened) = (Arc::clone(&counted), Arc::clone(&opened));
+        async move {
+            counted.fetch_add(1, Ordering::SeqCst);
+            opened.acquire().await.unwrap().forget();
+            let known = request.headers().contains_key("if-none-match");
+            let response = Response::builder().status(if known { 304 } else { 200 }).header("cache-control", "max-age=60");
+            Ok::<_, Infallible>(response.header("etag", "\"a\"").body(Full::from(if known { "" } else { "page" })).unwrap())
+        }
+    });
+    let layer = CacheLayer::new(Memory::new(1 << 20).clock(clock.clone()), HttpPolicy::shared()).clock(clock.clone());
+    let handle = layer.handle();
+    let cache = layer.layer(origin);
+    assert_eq!(fetch(&cache, CacheOptions::new(), None).await, (200, "page".into()));
+    while handle.stats().await.stored == 0 {
+        tokio::task::yield_now().await;
+    }
+    clock.advance(Duration::from_secs(100));
+    let asking = (0..MANY).map(|_| {
+        let cache = cache.clone();
+        tokio::spawn(async move { fetch(&cache, CacheOptions::new(), None).await })
+    });
+    let asking: Vec<_> = asking.collect();
+    // All of them wait for the one that asks.
+    while calls.load(Ordering::SeqCst) == 1 {
+        tokio::task::yield_now().await;
+    }
+    gate.add_permits(MANY);
+    for answer in asking {
+        assert_eq!(answer.await.unwrap(), (200, "page".into()));
+    }
+    assert_eq!(calls.load(Ordering::SeqCst), 2);
 }

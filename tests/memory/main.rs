@@ -3,7 +3,13 @@
 //! The resident set is that of the whole process, so this crate has one test.
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
-#![allow(missing_docs, missing_debug_implementations, unreachable_pub, reason = "no one depends on a test")]
+#![allow(
+    missing_docs,
+    missing_debug_implementations,
+    unreachable_pub,
+    dead_code,
+    reason = "no one depends on a test, and each uses a part of what tests share"
+)]
 #![cfg(target_os = "linux")]
 
 use std::{

@@ -20,6 +20,7 @@ mod server;
 
 mod cancellation;
 mod contract;
+mod fleet;
 mod generations;
 mod history;
 mod outages;
@@ -27,6 +28,7 @@ mod refusals;
 mod removal;
 mod settings;
 mod tags;
+mod tiers;
 mod values;
 
 use std::{
@@ -41,7 +43,7 @@ use http_body_util::{BodyExt, Full};
 use tower::ServiceExt;
 use tower_response_cache::{
     ApiPolicy, Cache, CacheLayer, CacheStatus, Sharing,
-    entry::{Entry, Frames, Lifetime, Metadata, Record},
+    entry::{Entry, Frames, Lifetime, Metadata, Record, record::Compression},
     key::Key,
     status::Outcome,
     store::{Lookup, Redis, RedisBuilder, Store},
@@ -49,10 +51,10 @@ use tower_response_cache::{
 
 use origin::Origin;
 
-/// A store whose deadlines no busy machine misses.
+/// A store whose deadlines no busy machine misses, and whose values are as long as their bodies.
 pub fn patient(url: impl Into<String>) -> RedisBuilder {
     let long = Duration::from_secs(20);
-    Redis::builder(url).prefix("t").read_deadline(long).write_deadline(long).connect_deadline(long)
+    Redis::builder(url).prefix("t").read_deadline(long).write_deadline(long).connect_deadline(long).compression(Compression::Off)
 }
 
 pub fn key(number: u64) -> Key {

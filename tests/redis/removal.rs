@@ -34,7 +34,7 @@ async fn keys_of_others_stay_whatever_their_names() {
     filled(&other, 0..10).await;
     let ours = server.records("a\\*");
     assert_eq!(ours.len(), 10);
-    let foreign = [ours[0].to_uppercase(), format!("{}:lease", ours[0]), format!("x{}", ours[0]), "a*".to_owned(), "a*:{00}".to_owned()];
+    let foreign = [ours[0].to_uppercase(), format!("{}:other", ours[0]), format!("x{}", ours[0]), "a*".to_owned(), "a*:{00}".to_owned()];
     for name in &foreign[..4] {
         let () = server.run(&["SET", name, "foreign"]);
     }

@@ -49,3 +49,39 @@ async fn without_its_redis_it_serves_all_the_same_and_says_so() {
     assert!(status.success(), "{log}");
     assert!(!log.contains("hush"), "{log}");
 }
+
+#[tokio::test]
+async fn in_front_of_redis_answers_are_in_memory_unless_that_is_turned_off() {
+    let redis = Server::start();
+    let upstream = Upstream::signed().await;
+    for (tier, is_asked_again) in [("64MiB", false), ("0", true)] {
+        let env = [("REDIS_URL", redis.url()), ("ROUTER_MEMORY_TIER", tier.to_owned())];
+        let env: Vec<(&str, &str)> = env.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        let router = Running::start_with(&["--upstream", &upstream.url()], &env).await;
+        let ask = || router.ask(chat("hello"));
+        while ask().await.cache() != "hit" {}
+        // The connection of word is made in the background. From then on, Redis is asked for no record.
+        let reads = || {
+            let calls: String = redis.run(&["INFO", "commandstats"]);
+            calls
+                .lines()
+                .find(|line| line.starts_with("cmdstat_getrange:"))
+                .map(|line| line.split(',').next().unwrap_or_default().to_owned())
+        };
+        let mut rounds = 0;
+        let asked_again = loop {
+            let before = reads();
+            assert_eq!(ask().await.cache(), "hit");
+            if reads() == before {
+                break false;
+            }
+            rounds += 1;
+            if rounds == 2000 || (is_asked_again && rounds == 50) {
+                break true;
+            }
+        };
+        assert_eq!(asked_again, is_asked_again, "{tier}");
+        router.signal("TERM");
+        router.end().await;
+    }
+}

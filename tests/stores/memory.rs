@@ -1,5 +1,5 @@
 use std::{
-    sync::Arc,
+    sync::{Arc, Barrier, Mutex},
     time::{Duration, SystemTime},
 };
 
@@ -10,7 +10,7 @@ use tower_response_cache::{
     entry::{Entry, Lifetime, Metadata, Record},
     key::Key,
     store::{
-        BoxStore, Memory, Store,
+        BoxStore, Memory, Selection, Store,
         contract::{self, Subject},
     },
 };
@@ -104,4 +104,111 @@ async fn an_entry_that_is_too_large_is_not_stored_and_evicts_nothing() {
         assert_eq!(store.put(&key, record(len), generation).await.unwrap(), stored);
     }
     assert!(store.get(&key(1)).await.unwrap().record.is_some());
+}
+
+/// Runs code when the last handle of a buffer goes.
+struct WhenDropped<F: Fn()>(F);
+
+impl<F: Fn()> AsRef<[u8]> for WhenDropped<F> {
+    fn as_ref(&self) -> &[u8] {
+        b"body"
+    }
+}
+
+impl<F: Fn()> Drop for WhenDropped<F> {
+    fn drop(&mut self) {
+        (self.0)();
+    }
+}
+
+/// What `Memory` does, it does at the first poll.
+fn now<T>(work: impl Future<Output = Result<T, tower_response_cache::Error>>) -> T {
+    futures_util::FutureExt::now_or_never(work).unwrap().unwrap()
+}
+
+fn record_of(body: Bytes) -> Record {
+    Record::Response(Arc::new(Entry {
+        status: StatusCode::OK,
+        headers: HeaderMap::new(),
+        body: body.into(),
+        trailers: None,
+        lifetime: Lifetime::fresh(SystemTime::now(), Duration::from_secs(600)),
+        metadata: Metadata::default(),
+    }))
+}
+
+/// Of many records that are removed at once, one goes first: whoever looks up another at that moment still sees it, and must not be able to
+/// store what it makes of it.
+#[test]
+fn a_look_up_amid_the_removal_of_many_is_void() {
+    for selection in [Selection::All, Selection::Pattern("*".to_owned())] {
+        let store = Arc::new(Memory::new(1 << 20));
+        let keys = [Key::from_bytes([1; 32]), Key::from_bytes([2; 32])];
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        for key in keys {
+            let (looked_up, seen) = (Arc::downgrade(&store), Arc::clone(&seen));
+            let body = Bytes::from_owner(WhenDropped(move || {
+                let Some(store) = looked_up.upgrade() else { return };
+                for key in keys {
+                    let found = now(store.get(&key));
+                    if found.record.is_some() {
+                        seen.lock().unwrap().push((key, found.generation));
+                    }
+                }
+            }));
+            let generation = now(store.get(&key)).generation;
+            assert!(now(store.put(&key, record_of(body), generation)));
+        }
+        assert_eq!(now(store.remove_where(&selection)), 2);
+        let seen = std::mem::take(&mut *seen.lock().unwrap());
+        assert!(!seen.is_empty(), "nobody looked while the removal was half done");
+        for (key, generation) in seen {
+            assert!(!now(store.put(&key, record_of(Bytes::from_static(b"late")), generation)), "{selection:?}");
+            assert!(now(store.get(&key)).record.is_none());
+        }
+    }
+}
+
+/// As close together as two threads can come, again and again.
+#[test]
+fn a_look_up_that_races_a_removal_and_sees_the_record_is_void() {
+    const ROUNDS: usize = 1000;
+    let store = Arc::new(Memory::new(1 << 20));
+    let key = Key::from_bytes([7; 32]);
+    let together = Arc::new(Barrier::new(2));
+    let seen = Arc::new(Mutex::new(None));
+    let looks = std::thread::spawn({
+        let (store, together, seen) = (Arc::clone(&store), Arc::clone(&together), Arc::clone(&seen));
+        move || {
+            for _ in 0..ROUNDS {
+                together.wait();
+                let mut last = None;
+                loop {
+                    let found = now(store.get(&key));
+                    if found.record.is_none() {
+                        break;
+                    }
+                    last = Some(found.generation);
+                }
+                *seen.lock().unwrap() = last;
+                together.wait();
+            }
+        }
+    });
+    let mut met = 0;
+    for round in 0..ROUNDS {
+        let generation = now(store.get(&key)).generation;
+        assert!(now(store.put(&key, record_of(Bytes::from_static(b"before")), generation)));
+        together.wait();
+        std::thread::yield_now();
+        now(store.remove(&key));
+        together.wait();
+        if let Some(generation) = seen.lock().unwrap().take() {
+            let stored = now(store.put(&key, record_of(Bytes::from_static(b"late")), generation));
+            assert!(!stored, "stored on the word of a look-up that saw what was removed, in round {round}");
+            met += 1;
+        }
+    }
+    looks.join().unwrap();
+    assert!(met > 0, "no look-up ever met a removal");
 }

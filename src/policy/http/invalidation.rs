@@ -58,7 +58,8 @@ impl HttpPolicy {
         options: &CacheOptions,
         response: &response::Parts,
     ) -> Option<(Identity, request::Parts)> {
-        if request.method != Method::POST || response.status != StatusCode::OK {
+        let unfit = request.method != Method::POST || response.status != StatusCode::OK;
+        if unfit || self.demands(&request.headers).no_store {
             return None;
         }
         let headers = &response.headers;

@@ -207,7 +207,8 @@ impl HttpPolicy {
     }
 
     /// Stores HTTP/1.x bodies that end with their connection, with neither a length nor chunks, if the inner service reports a clean end, although one that
-    /// broke off can look the same (RFC 9112 section 8). Default: off.
+    /// broke off can look the same (RFC 9112 section 8). Turn it on where the inner service is a handler in this process, whose streams cannot break off unnoticed;
+    /// a body of known length needs no option. Default: off.
     #[must_use]
     pub fn store_close_delimited(mut self, on: bool) -> Self {
         self.close_delimited = on;

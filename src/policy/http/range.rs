@@ -1,9 +1,12 @@
 //! Parts of stored responses (RFC 9110 section 14), and stored parts (RFC 9111 sections 3.3 and 3.4).
 
-use std::ops::Range;
+use std::{
+    ops::Range,
+    time::{Duration, UNIX_EPOCH},
+};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, StatusCode, header, request, response};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header, request, response};
 
 use super::{HttpPolicy, date, freshness::Arrival, validation::matches_strongly};
 use crate::{
@@ -74,13 +77,10 @@ fn if_range_holds(request: &request::Parts, entry: &Entry) -> bool {
     if condition.starts_with(b"\"") || condition.starts_with(b"W/") {
         return entry.headers.get(header::ETAG).is_some_and(|tag| matches_strongly(condition, tag.as_bytes()));
     }
-    // A date has to be the very same, and to be strong: as old as it is, a second change within its second would show.
+    // A date has to be the very same, and strong.
     let now = entry.lifetime.since;
     let modified = date::field(&entry.headers, &header::LAST_MODIFIED, now);
-    let dated = date::field(&entry.headers, &header::DATE, now);
-    let strong =
-        matches!((modified, dated), (Some(modified), Some(dated)) if dated.duration_since(modified).is_ok_and(|gap| gap.as_secs() >= 1));
-    strong && modified.is_some() && modified == date::parse(condition, now)
+    is_strongly_dated(&entry.headers) && modified.is_some() && modified == date::parse(condition, now)
 }
 
 /// The part of a representation that a 206 has (RFC 9110 section 14.4).
@@ -137,23 +137,42 @@ pub(super) fn covers(request: &request::Parts, entry: &Entry) -> bool {
 /// Fields that ask for what a stored part is lacking (RFC 9111 section 3.4), if it is the beginning and has a strong validator.
 pub(super) fn completing(entry: &Entry) -> Option<HeaderMap> {
     let part = Part::of(&entry.headers)?;
-    let tag = strong_tag(&entry.headers)?;
+    let (_, validator) = strong_validator(&entry.headers)?;
     if part.first > 0 || part.len.is_none_or(|len| part.end >= len) {
         return None;
     }
     let mut conditions = HeaderMap::new();
     conditions.insert(header::RANGE, HeaderValue::try_from(format!("bytes={}-", part.end)).ok()?);
-    conditions.insert(header::IF_RANGE, tag.clone());
+    conditions.insert(header::IF_RANGE, validator.clone());
     Some(conditions)
 }
 
-fn strong_tag(headers: &HeaderMap) -> Option<&HeaderValue> {
-    headers.get(header::ETAG).filter(|tag| !tag.as_bytes().starts_with(b"W/"))
+/// An entity tag that is not weak; without any tag, a date of modification that is strong by its age (RFC 9110 sections 8.8.1 and 8.8.2.2).
+fn strong_validator(headers: &HeaderMap) -> Option<(HeaderName, &HeaderValue)> {
+    match headers.get(header::ETAG) {
+        Some(tag) => (!tag.as_bytes().starts_with(b"W/")).then_some((header::ETAG, tag)),
+        None => Some((header::LAST_MODIFIED, headers.get(header::LAST_MODIFIED).filter(|_| is_strongly_dated(headers))?)),
+    }
+}
+
+/// Was the last modification so long before the response that a second one within its second would show? At least one (RFC 9110 section 8.8.2.2).
+fn is_strongly_dated(headers: &HeaderMap) -> bool {
+    // Which century a two-digit year is of is not worth a clock here: around this one.
+    let around = UNIX_EPOCH + Duration::from_secs(1_800_000_000);
+    let Some(dated) = date::field(headers, &header::DATE, around) else { return false };
+    let modified = date::field(headers, &header::LAST_MODIFIED, dated);
+    modified.and_then(|modified| dated.duration_since(modified).ok()).is_some_and(|gap| gap.as_secs() >= 1)
 }
 
 /// Do two parts belong to one representation (RFC 9110 section 15.3.7.3)?
 fn is_of_the_same(one: &HeaderMap, other: &HeaderMap) -> bool {
-    matches!((strong_tag(one), strong_tag(other)), (Some(one), Some(other)) if one == other)
+    matches!((strong_validator(one), strong_validator(other)), (Some(one), Some(other)) if one == other)
+}
+
+/// Is a 206 the rest that was asked for on the condition that nothing has changed? One to a date may leave the date out (RFC 9110 section 15.3.7).
+fn is_of_what_was_asked(stored: &HeaderMap, rest: &HeaderMap) -> bool {
+    let undated = !rest.contains_key(header::ETAG) && !rest.contains_key(header::LAST_MODIFIED);
+    is_of_the_same(stored, rest) || (undated && matches!(strong_validator(stored), Some((header::LAST_MODIFIED, _))))
 }
 
 impl HttpPolicy {
@@ -162,7 +181,7 @@ impl HttpPolicy {
         let (stored, rest) = (Part::of(&entry.headers)?, Part::of(&response.headers)?);
         let len = stored.len?;
         if response.status != StatusCode::PARTIAL_CONTENT
-            || !is_of_the_same(&entry.headers, &response.headers)
+            || !is_of_what_was_asked(&entry.headers, &response.headers)
             || stored.first > 0
             || rest.first != stored.end
             || rest.end != len
@@ -315,8 +334,6 @@ fn cut(body: &Frames, range: Range<u64>, chunks: &mut Vec<Bytes>) {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use proptest::prelude::*;
 
     use super::*;
@@ -466,8 +483,22 @@ mod tests {
             entry(206, &[("etag", "\"a\""), ("content-range", "bytes 1-3/8")], b"123"),
             entry(206, &[("etag", "\"a\""), ("content-range", "bytes 0-3/*")], b"0123"),
             entry(206, &[("content-range", "bytes 0-3/8")], b"0123"),
+            entry(206, &[("content-range", "bytes 0-3/8"), ("last-modified", &date_at(0)), ("date", &date_at(0))], b"0123"),
         ] {
             assert!(completing(&unfit).is_none());
+        }
+        // By date, where there is no tag.
+        let (modified, date) = (date_at(-1), date_at(0));
+        let dated = entry(206, &[("content-range", "bytes 0-3/8"), ("last-modified", &modified), ("date", &date)], b"0123");
+        assert_eq!(completing(&dated).unwrap()["if-range"].to_str().unwrap(), modified);
+        for (fields, whole) in [
+            (vec![("last-modified", modified.as_str()), ("date", &date)], true),
+            (vec![], true),
+            (vec![("last-modified", &date)], false),
+            (vec![("etag", "\"a\"")], false),
+        ] {
+            let rest = response(206, &[&fields[..], &[("content-range", "bytes 4-7/8")]].concat());
+            assert_eq!(policy.spliced(&dated, &rest, arrival).is_some(), whole, "{fields:?}");
         }
     }
 

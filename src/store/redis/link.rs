@@ -231,6 +231,14 @@ impl Link {
         }
     }
 
+    /// Runs a task until the link ends.
+    pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let stop = self.shared.stop.clone();
+        self.shared.tasks.spawn(async move {
+            stop.run_until_cancelled(task).await;
+        });
+    }
+
     pub(super) fn status(&self) -> LinkStatus {
         let shared = &self.shared;
         let in_flight = |connections: &Connections| shared.limits.operations - connections.operations.available_permits();

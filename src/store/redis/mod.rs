@@ -12,29 +12,33 @@
 //!   was on its way meets a number that it has not seen.
 //! - [`remove_where`](Store::remove_where) gives all buckets new epochs, and only then looks for what to remove.
 //! - What carries a tag is in a set of that tag before it is stored: see `tags`.
+//! - Who makes an answer for all processes has the lease of its key: see `lease`.
 //! - After `FLUSHALL` there are no epochs. New ones are random, not counted from 1, so that no fill from before matches.
 //!
 //! # Permissions
 //!
 //! A user for this store needs no more than
 //! `ACL SETUSER cache on >password ~trc:* +get +set +getrange +unlink +type +scan +zadd +zrem +zrange +zscan +pexpire
-//! +evalsha +script|load +dbsize +info`.
+//! +evalsha +script|load +dbsize +info`; to hear of changes, as memory in front of it (`Tiered`) and those who wait for
+//! another process do, `+client|tracking +ping` too. Without those two, memory is kept for a second and who waits asks from time to time.
 
 mod breaker;
 mod fault;
 mod frame;
+mod lease;
 mod link;
 mod names;
 mod scripts;
 mod settings;
 mod sweep;
 mod tags;
+mod tracking;
 
 use std::{
     fmt,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -43,6 +47,7 @@ use bytes::Bytes;
 use redis::{Cmd, Pipeline, Value};
 use tokio::time::Instant;
 
+pub(in crate::store) use self::tracking::{Change, Listener};
 pub use self::{breaker::LinkState, link::LinkStatus, settings::RedisBuilder};
 use self::{
     fault::Fault,
@@ -53,7 +58,7 @@ use self::{
     settings::Deadlines,
     tags::Member,
 };
-use super::{Generation, Listing, Lookup, Selection, Store, StoreUsage};
+use super::{Claim, Generation, Listing, Lookup, Selection, Store, StoreUsage, Token};
 use crate::{
     clock::Clock,
     entry::{Record, record::Codec},
@@ -84,6 +89,8 @@ pub struct Redis {
 
 struct Inner {
     link: Link,
+    /// In the newer protocol, which has room for what nobody asked for.
+    tracking: redis::Client,
     names: Names,
     codec: Codec,
     max_record: usize,
@@ -91,6 +98,11 @@ struct Inner {
     fill_bound: Duration,
     clock: Clock,
     writes: Writes,
+    /// How long a lease lasts, if there are any.
+    lease: Option<Duration>,
+    waiters: Arc<lease::Waiters>,
+    /// Whether those who wait hear of changes.
+    hears: AtomicBool,
 }
 
 /// What became of writes.
@@ -144,6 +156,58 @@ impl Redis {
         self.inner.writes.count.load(Ordering::Relaxed)
     }
 
+    /// Now, by the store's clock.
+    pub(in crate::store) fn now(&self) -> std::time::SystemTime {
+        self.inner.clock.now()
+    }
+
+    async fn store(&self, key: &Key, record: Record, generation: Generation, token: Option<Token>) -> Result<bool, Error> {
+        let until = Instant::now() + self.inner.deadlines.write;
+        let [epoch, seen] = generation.0;
+        let Ok(left) = record.expires().duration_since(self.inner.clock.now()) else { return Ok(false) };
+        // Without an epoch it cannot be told what happened since.
+        if left.is_zero() || epoch == 0 {
+            return Ok(false);
+        }
+        if self.inner.writes.are_barred() {
+            return Err(Fault::Refused("NOPERM").into());
+        }
+        let Some(encoded) = self.inner.codec.encode(key, &record) else { return Ok(false) };
+        let Ok(len) = u32::try_from(encoded.len()) else { return Ok(false) };
+        let name = self.inner.names.record(key);
+        let frame = Frame::new(Kind::Record, len);
+        let tags = match &record {
+            Record::Response(entry) => &*entry.metadata.tags,
+            Record::Variants(_) => &[],
+        };
+        let member = Member { key: *key, id: frame.id, epoch };
+        if !tags.is_empty() {
+            self.tag(tags, member, left, until).await.map_err(|fault| self.inner.writes.refused(fault))?;
+        }
+        let (epoch_name, lease) = (self.inner.names.epoch_of(key), token.map(|token| (self.inner.names.lease(key), token)));
+        let mut command = match &lease {
+            Some((lease, _)) => PUT.call(&[&name, &epoch_name, lease]),
+            None => PUT.call(&[&name, &epoch_name]),
+        };
+        command.arg(&epoch.to_be_bytes()[..]).arg(&seen.to_be_bytes()[..]).arg(millis(left)).arg(Framed(frame, &encoded));
+        if let Some((_, Token(token))) = &lease {
+            command.arg(&token[..]);
+        }
+        // It is copied into the command.
+        drop(encoded);
+        match self.inner.run(&PUT, until, Frame::LEN + len as usize, &command).await {
+            Ok(stored) => {
+                // One of the two is gone for good.
+                let gone = if stored == 1 { Member { id: seen, ..member } } else { member };
+                if !tags.is_empty() && gone.id != 0 {
+                    self.untag(tags, gone, until).await;
+                }
+                Ok(stored == 1)
+            }
+            Err(fault) => Err(self.inner.writes.refused(fault)),
+        }
+    }
+
     fn of(inner: Inner) -> Self {
         Self { inner: Arc::new(inner) }
     }
@@ -192,49 +256,29 @@ impl Store for Redis {
     }
 
     async fn put(&self, key: &Key, record: Record, generation: Generation) -> Result<bool, Error> {
-        let until = Instant::now() + self.inner.deadlines.write;
-        let [epoch, seen] = generation.0;
-        let Ok(left) = record.expires().duration_since(self.inner.clock.now()) else { return Ok(false) };
-        // Without an epoch it cannot be told what happened since.
-        if left.is_zero() || epoch == 0 {
-            return Ok(false);
-        }
-        if self.inner.writes.are_barred() {
-            return Err(Fault::Refused("NOPERM").into());
-        }
-        let Some(encoded) = self.inner.codec.encode(key, &record) else { return Ok(false) };
-        let Ok(len) = u32::try_from(encoded.len()) else { return Ok(false) };
-        let name = self.inner.names.record(key);
-        let frame = Frame::new(Kind::Record, len);
-        let tags = match &record {
-            Record::Response(entry) => &*entry.metadata.tags,
-            Record::Variants(_) => &[],
-        };
-        let member = Member { key: *key, id: frame.id, epoch };
-        if !tags.is_empty() {
-            self.tag(tags, member, left, until).await.map_err(|fault| self.inner.writes.refused(fault))?;
-        }
-        let mut command = PUT.call(&[&name, &self.inner.names.epoch_of(key)]);
-        command.arg(&epoch.to_be_bytes()[..]).arg(&seen.to_be_bytes()[..]).arg(millis(left)).arg(Framed(frame, &encoded));
-        // It is copied into the command.
-        drop(encoded);
-        match self.inner.run(&PUT, until, Frame::LEN + len as usize, &command).await {
-            Ok(stored) => {
-                // One of the two is gone for good.
-                let gone = if stored == 1 { Member { id: seen, ..member } } else { member };
-                if !tags.is_empty() && gone.id != 0 {
-                    self.untag(tags, gone, until).await;
-                }
-                Ok(stored == 1)
-            }
-            Err(fault) => Err(self.inner.writes.refused(fault)),
-        }
+        self.store(key, record, generation, None).await
+    }
+
+    async fn put_leased(&self, key: &Key, record: Record, generation: Generation, token: Token) -> Result<bool, Error> {
+        self.store(key, record, generation, Some(token)).await
+    }
+
+    async fn claim(&self, key: &Key, generation: Generation, patience: Duration) -> Result<Claim, Error> {
+        self.claim_lease(key, generation, patience).await
+    }
+
+    async fn renew(&self, key: &Key, token: Token) -> Result<Option<Duration>, Error> {
+        self.renew_lease(key, token).await
+    }
+
+    async fn release(&self, key: &Key, token: Token, declined: bool) -> Result<(), Error> {
+        self.release_lease(key, token, declined).await
     }
 
     async fn remove(&self, key: &Key) -> Result<bool, Error> {
         let until = Instant::now() + self.inner.deadlines.write;
         let mark = Frame::new(Kind::Removed, 0).bytes();
-        let mut command = REMOVE.call(&[&self.inner.names.record(key)]);
+        let mut command = REMOVE.call(&[&self.inner.names.record(key), &self.inner.names.lease(key)]);
         command.arg(&mark[..Frame::IDENTITY]).arg(millis(self.inner.fill_bound)).arg(&frame::RECORD[..]);
         Ok(self.inner.run(&REMOVE, until, 0, &command).await? == 1)
     }
@@ -353,10 +397,14 @@ impl Inner {
 
     /// Runs a script that answers with a number. If the server does not know it, it is told.
     async fn run(&self, script: &Script, until: Instant, bytes: usize, call: &Cmd) -> Result<i64, Fault> {
-        let mut reply = self.one(Lane::Bulk, until, bytes, call).await;
+        self.run_on(Lane::Bulk, script, until, bytes, call).await
+    }
+
+    async fn run_on(&self, lane: Lane, script: &Script, until: Instant, bytes: usize, call: &Cmd) -> Result<i64, Fault> {
+        let mut reply = self.one(lane, until, bytes, call).await;
         if matches!(reply, Err(Fault::NoScript)) {
-            self.one(Lane::Bulk, until, 0, &script.load()).await?;
-            reply = self.one(Lane::Bulk, until, bytes, call).await;
+            self.one(lane, until, 0, &script.load()).await?;
+            reply = self.one(lane, until, bytes, call).await;
         }
         match reply? {
             Value::Int(number) => Ok(number),

@@ -5,6 +5,8 @@ use crate::{error::Error, key::Key};
 /// How many parts the keys are divided into; each has an epoch of its own.
 pub(super) const BUCKETS: usize = 256;
 
+const LEASE: &str = ":lease";
+
 /// The names of this cache's keys in Redis.
 ///
 /// A record is `{prefix}:{ab}cdef…`: the digest, with its first two digits in braces. The braces make them the hash tag, so that the
@@ -37,6 +39,30 @@ impl Names {
 
     pub(super) fn epoch_of(&self, key: &Key) -> String {
         self.epoch(usize::from(key.as_bytes()[0]))
+    }
+
+    /// Who makes the record.
+    pub(super) fn lease(&self, key: &Key) -> String {
+        let mut name = self.record(key);
+        name.push_str(LEASE);
+        name
+    }
+
+    /// The key of a record, if it is the name of its lease.
+    pub(super) fn parse_lease(&self, name: &[u8]) -> Option<Key> {
+        self.parse(name.strip_suffix(LEASE.as_bytes())?)
+    }
+
+    /// The bucket, if it is the name of an epoch.
+    pub(super) fn parse_epoch(&self, name: &[u8]) -> Option<u8> {
+        let rest = std::str::from_utf8(name).ok()?.strip_prefix(&self.prefix)?.strip_prefix(":{")?.strip_suffix('}')?;
+        let bucket = u8::from_str_radix(rest, 16).ok()?;
+        (format!("{bucket:02x}") == rest).then_some(bucket)
+    }
+
+    /// What the names of all records and epochs begin with.
+    pub(super) fn tracked(&self) -> String {
+        format!("{}:{{", self.prefix)
     }
 
     /// What carries a tag. Tags may say more than an operator of Redis should know: they are digested.
@@ -102,6 +128,12 @@ mod tests {
         assert_eq!(names.epoch_of(&key), "a*b:{ab}");
         assert_eq!(names.parse(name.as_bytes()), Some(key));
         assert_eq!(names.pattern(), "a\\*b:{??}?*");
+        assert_eq!(names.parse_epoch(b"a*b:{ab}"), Some(0xab));
+        for other in ["a*b:{AB}", "a*b:{+b}", "a*b:{abc}", "a*b:{ab}:probe", name.as_str()] {
+            assert_eq!(names.parse_epoch(other.as_bytes()), None, "{other}");
+        }
+        assert_eq!(names.parse_lease(names.lease(&key).as_bytes()), Some(key));
+        assert_eq!(names.parse_lease(name.as_bytes()), None);
         let tag = names.tag("team: blue");
         assert!(names.is_tag(tag.as_bytes()) && !tag.contains("blue"), "{tag}");
         assert!(!names.is_tag(&tag.as_bytes()[1..]) && !names.is_tag(names.record(&key).as_bytes()));

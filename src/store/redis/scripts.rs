@@ -31,7 +31,9 @@ impl Script {
 /// Stores a value, unless the epoch is another than the one seen, or there is a value and it is not the one seen. That there is none any
 /// more says nothing: it may have been evicted. Called twice with the same value, it answers twice the same.
 ///
-/// Keys: record, epoch. Arguments: epoch seen, number of the value seen, lifetime in milliseconds, value.
+/// By the holder of a lease, unless another holds it by now; and that ends it.
+///
+/// Keys: record, epoch; perhaps lease. Arguments: epoch seen, number of the value seen, lifetime in milliseconds, value; perhaps token.
 pub(super) static PUT: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         "if redis.call('GET', KEYS[2]) ~= ARGV[1] then return 0 end
@@ -39,7 +41,12 @@ local head = redis.call('GETRANGE', KEYS[1], 0, 11)
 local there = string.sub(head, 5)
 if there == string.sub(ARGV[4], 5, 12) then return 1 end
 if head ~= '' and there ~= ARGV[2] then return 0 end
+if KEYS[3] then
+  local holder = redis.call('GET', KEYS[3])
+  if holder and holder ~= ARGV[5] then return 0 end
+end
 redis.call('SET', KEYS[1], ARGV[4], 'PX', ARGV[3])
+if KEYS[3] then redis.call('UNLINK', KEYS[3]) end
 return 1",
     )
 });
@@ -47,7 +54,9 @@ return 1",
 /// Puts the mark of a removal in the place of whatever is there, and says whether that was a record. The mark remembers that: called twice
 /// with the same mark, it answers twice the same.
 ///
-/// Keys: record. Arguments: magic, kind and number of the mark; its lifetime in milliseconds; how records begin.
+/// Whoever makes an answer now makes it in vain: its lease ends.
+///
+/// Keys: record, lease. Arguments: magic, kind and number of the mark; its lifetime in milliseconds; how records begin.
 pub(super) static REMOVE: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         "local head = redis.pcall('GETRANGE', KEYS[1], 0, 15)
@@ -56,6 +65,7 @@ if string.sub(head, 1, 12) == ARGV[1] then return string.byte(head, 16) end
 local was = 0
 if string.sub(head, 1, 4) == ARGV[3] then was = 1 end
 redis.call('SET', KEYS[1], ARGV[1] .. string.char(0, 0, 0, was), 'PX', ARGV[2])
+redis.call('UNLINK', KEYS[2])
 return was",
     )
 });
@@ -112,5 +122,32 @@ for i = 2, #KEYS do
   end
 end
 return told",
+    )
+});
+
+/// Grants the lease of a key (1), unless what is under the key is not what was seen there (2), it was declined a moment ago (3), or another has
+/// it (0). Called twice with the same token, it answers twice the same.
+///
+/// Keys: record, lease. Arguments: number of the value seen, token, lifetime in milliseconds, what stands for declined.
+pub(super) static CLAIM: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        "local there = redis.pcall('GETRANGE', KEYS[1], 4, 11)
+if type(there) == 'string' and there ~= '' and there ~= ARGV[1] then return 2 end
+local holder = redis.call('GET', KEYS[2])
+if holder == ARGV[4] then return 3 end
+if holder and holder ~= ARGV[2] then return 0 end
+redis.call('SET', KEYS[2], ARGV[2], 'PX', ARGV[3])
+return 1",
+    )
+});
+
+/// Lets a lease last for longer, if it is still held, or puts something else in its place, or nothing.
+///
+/// Keys: lease. Arguments: token, what to put in its place, lifetime of that in milliseconds.
+pub(super) static SETTLE: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        "if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+if ARGV[2] == '' then redis.call('UNLINK', KEYS[1]) else redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3]) end
+return 1",
     )
 });

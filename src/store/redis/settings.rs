@@ -7,9 +7,11 @@ use super::{
     link::{COPIES, Limits, Link},
     names::Names,
 };
+#[cfg(feature = "seal")]
+use crate::entry::record::SealKeys;
 use crate::{
     Clock,
-    entry::record::{Codec, Compression, SealKeys},
+    entry::record::{Codec, Compression},
     error::Error,
 };
 
@@ -26,8 +28,10 @@ pub struct RedisBuilder {
     max_in_flight: usize,
     max_record: usize,
     compression: Compression,
+    #[cfg(feature = "seal")]
     seal: Option<SealKeys>,
     fill_bound: Duration,
+    lease: Option<Duration>,
     clock: Clock,
 }
 
@@ -57,8 +61,10 @@ impl RedisBuilder {
             max_in_flight: 64 << 20,
             max_record: 16 << 20,
             compression: Compression::default(),
+            #[cfg(feature = "seal")]
             seal: None,
             fill_bound: Duration::from_secs(600),
+            lease: Some(Duration::from_secs(10)),
             clock: Clock::system(),
         }
     }
@@ -175,6 +181,14 @@ impl RedisBuilder {
         self
     }
 
+    /// Lets one process at a time make the answer to a request, whichever of all that share this Redis is asked first. It takes a lease, which
+    /// it renews until it is done; if it dies, another goes on after this time at the latest. Costs one more round trip per miss. `None` turns it
+    /// off: then each process makes its own. Default: 10 s.
+    pub fn lease(mut self, lasts: Option<Duration>) -> Self {
+        self.lease = lasts.map(|lasts| lasts.max(Duration::from_millis(10)));
+        self
+    }
+
     /// Sets the source of time. Default: the system's.
     pub fn clock(mut self, clock: Clock) -> Self {
         self.clock = clock;
@@ -197,12 +211,15 @@ impl RedisBuilder {
             max_in_flight,
             max_record,
             compression,
+            #[cfg(feature = "seal")]
             seal,
             fill_bound,
+            lease,
             clock,
         } = self;
         let names = Names::new(&prefix)?;
         let codec = Codec::new(max_record).compression(compression);
+        #[cfg(feature = "seal")]
         let codec = match seal {
             Some(keys) => codec.seal(keys.or_namespace(&prefix)),
             None => codec,
@@ -216,7 +233,8 @@ impl RedisBuilder {
             probe: names.probe(),
         };
         let inner = Inner {
-            link: Link::new(client(&url)?, limits),
+            tracking: client(&url, Some(redis::ProtocolVersion::RESP3))?,
+            link: Link::new(client(&url, None)?, limits),
             names,
             codec,
             max_record,
@@ -224,12 +242,15 @@ impl RedisBuilder {
             fill_bound,
             clock,
             writes: Default::default(),
+            lease,
+            waiters: Default::default(),
+            hears: Default::default(),
         };
         Ok(Redis::of(inner))
     }
 }
 
-fn client(url: &str) -> Result<Client, Error> {
+fn client(url: &str, protocol: Option<redis::ProtocolVersion>) -> Result<Client, Error> {
     if !cfg!(feature = "redis-tls") && ["rediss:", "valkeys:"].iter().any(|scheme| url.starts_with(scheme)) {
         return Err(Error::config("for TLS to redis, build with the feature `redis-tls`"));
     }
@@ -253,7 +274,10 @@ fn client(url: &str) -> Result<Client, Error> {
     let tcp = TcpSettings::default().set_nodelay(true).set_keepalive(keepalive);
     #[cfg(any(target_os = "linux", target_os = "android", target_os = "fuchsia"))]
     let tcp = tcp.set_user_timeout(Duration::from_secs(5));
-    let redis = info.redis_settings().clone().set_skip_set_lib_name();
+    let mut redis = info.redis_settings().clone().set_skip_set_lib_name();
+    if let Some(protocol) = protocol {
+        redis = redis.set_protocol(protocol);
+    }
     Client::open(info.set_tcp_settings(tcp).set_redis_settings(redis))
         .map_err(|_| Error::config("the client does not accept the URL of redis"))
 }
@@ -269,7 +293,6 @@ impl fmt::Debug for RedisBuilder {
             .field("max_in_flight", &self.max_in_flight)
             .field("max_record", &self.max_record)
             .field("compression", &self.compression)
-            .field("seal", &self.seal)
             .field("fill_bound", &self.fill_bound)
             .finish_non_exhaustive()
     }

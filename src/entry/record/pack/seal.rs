@@ -154,10 +154,6 @@ pub enum SealKeys {}
 
 #[cfg(not(feature = "seal"))]
 impl SealKeys {
-    pub(crate) fn or_namespace(self, _: &str) -> Self {
-        self
-    }
-
     pub(super) fn seal(&self, _: &mut Vec<u8>, _: &[u8], _: Option<&[u8]>) -> Option<()> {
         match *self {}
     }
