@@ -361,5 +361,6 @@ fn why_not_stored(reason: &NotStored) -> &'static str {
         NotStored::Abandoned => "Nobody waited for it any more.",
         NotStored::Superseded => "It was invalidated while it was fetched, or something newer is stored.",
         NotStored::Store => "The store did not take it.",
+        NotStored::Elsewhere => "Another process made the answer.",
     }
 }
