@@ -68,6 +68,7 @@ pub mod cost;
 pub mod dashboard;
 pub mod entry;
 mod error;
+pub mod explain;
 mod fill;
 mod flight;
 mod flow;

@@ -20,6 +20,7 @@ mod bodies;
 mod cost;
 mod dashboard;
 mod drops;
+mod explain;
 mod flights;
 mod golden;
 mod grpc;
