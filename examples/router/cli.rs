@@ -72,7 +72,7 @@ pub(crate) struct Args {
     #[arg(long, env = "CACHE_DEFAULT_TTL", value_name = "SECONDS", default_value_t = 3600, help_heading = "Cache")]
     pub(crate) default_ttl: u64,
 
-    /// For how long sums of requests are kept by the hour, in seconds, a day at least; for the dashboard and /cache/metrics
+    /// For how long records of requests are kept in Redis, and their sums by the hour, a day at least; in seconds
     #[arg(long, env = "CACHE_METRICS_TTL", value_name = "SECONDS", default_value_t = 86_400, help_heading = "Cost")]
     pub(crate) metrics_ttl: u64,
 

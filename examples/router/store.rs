@@ -15,9 +15,10 @@ use super::{
     route::Route,
 };
 
-pub(crate) fn open(settings: &Settings) -> Result<BoxStore, StartError> {
+/// The store, and the Redis that it is, if it is one.
+pub(crate) fn open(settings: &Settings) -> Result<(BoxStore, Option<Redis>), StartError> {
     match &settings.store {
-        Place::Memory { bytes } => Ok(BoxStore::new(Memory::new(*bytes))),
+        Place::Memory { bytes } => Ok((BoxStore::new(Memory::new(*bytes)), None)),
         Place::Redis { url, max_connections } => {
             // Nothing is connected yet: a Redis that is down stops nobody.
             let store = Redis::builder(url)
@@ -25,7 +26,9 @@ pub(crate) fn open(settings: &Settings) -> Result<BoxStore, StartError> {
                 .max_record(settings.max_response.saturating_add(HEADS))
                 .fill_bound(settings.upstream_timeout.unwrap_or_default().max(LEAST_FILL).saturating_mul(2))
                 .build();
-            store.map(BoxStore::new).map_err(|error| StartError::usage(format!("REDIS_URL or REDIS_MAX_CONNECTIONS: {error}")))
+            store
+                .map(|store| (BoxStore::new(store.clone()), Some(store)))
+                .map_err(|error| StartError::usage(format!("REDIS_URL or REDIS_MAX_CONNECTIONS: {error}")))
         }
     }
 }

@@ -16,7 +16,8 @@
 //! # Permissions
 //!
 //! A user for this store needs no more than
-//! `ACL SETUSER cache on >password ~trc:* +get +set +getrange +unlink +type +scan +evalsha +script|load +dbsize +info`.
+//! `ACL SETUSER cache on >password ~trc:* +get +set +getrange +unlink +type +scan +evalsha +script|load +dbsize +info`, and for
+//! [`Analytics`](crate::observe::analytics) `+hincrby +hgetall +pexpire +xadd +xtrim +xrevrange` as well.
 
 mod breaker;
 mod fault;
@@ -25,6 +26,8 @@ mod link;
 mod names;
 mod scripts;
 mod settings;
+#[cfg(feature = "analytics")]
+mod sums;
 mod sweep;
 
 use std::{
@@ -40,6 +43,8 @@ use bytes::Bytes;
 use redis::{Cmd, Pipeline, Value};
 use tokio::time::Instant;
 
+#[cfg(feature = "analytics")]
+pub(crate) use self::sums::{Addition, Cap, Sums};
 pub use self::{breaker::LinkState, link::LinkStatus, settings::RedisBuilder};
 use self::{
     fault::Fault,
