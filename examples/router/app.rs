@@ -63,6 +63,7 @@ impl App {
         let layer = CacheLayer::new(store, store::policy(&settings))
             .patience(settings.upstream_timeout.unwrap_or(PATIENCE))
             .cost(settings.prices)
+            .cost_headers(settings.cost_headers)
             .observer(TracingObserver)
             .observer(analytics.clone())
             .observer(metrics.observer());
