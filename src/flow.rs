@@ -13,13 +13,14 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::FutureExt as _;
-use http::{HeaderMap, Request, Response, StatusCode, request, response};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, request, response};
 use http_body::Body;
 use tokio::{sync::oneshot, task::JoinHandle, time::timeout};
 use tower::{Service, ServiceExt as _};
 
 use crate::{
     body::{Buffered, RequestBody, ResponseBody, buffer, tape::Reader},
+    cost::NanoUsd,
     entry::{Entry, Record, Variants},
     error::BoxError,
     fill::{Fill, Settling},
@@ -571,6 +572,9 @@ where
         let _ = contain(&self.shared.core.counters, || self.shared.core.policy.replay(&self.request, entry, &mut answer));
 
         self.recorder.replay(&self.request, entry);
+        if self.shared.settings.cost_headers {
+            tell_cost(self.recorder.record().saved, &mut answer.headers);
+        }
         let head = Head { status: answer.status, version: self.request.version, headers: answer.headers };
         let (shared, recorder) = self.answered(outcome, answer.status);
         let body = match answer.body {
@@ -621,7 +625,11 @@ where
         let status = CacheStatus { key: Some(*key), storing: live.storing, ..CacheStatus::of(Outcome::Collapsed) };
         self.recorder.join(&live.tab);
         let (shared, recorder) = self.answered(Outcome::Collapsed, live.head.status);
-        respond(&shared.settings, live.head.clone(), status, ResponseBody::reading(reader, ticket, recorder))
+        let mut head = live.head.clone();
+        if shared.settings.cost_headers {
+            tell_cost(None, &mut head.headers);
+        }
+        respond(&shared.settings, head, status, ResponseBody::reading(reader, ticket, recorder))
     }
 
     /// A 504: there is no stored answer for one who wanted one (RFC 9111 section 5.2.1.7), or none that may be served without an upstream that
@@ -644,6 +652,19 @@ where
         (shared, recorder)
     }
 }
+
+/// Tells what an answer cost that needed no upstream call, and what it saved.
+fn tell_cost(saved: Option<NanoUsd>, headers: &mut HeaderMap) {
+    headers.insert(&X_CACHE_COST_USD, HeaderValue::from_static("0"));
+    headers.remove(&X_CACHE_SAVED_USD);
+    let saved = saved.map(|saved| saved.to_string());
+    if let Some(saved) = saved.and_then(|saved| HeaderValue::from_str(saved.trim_start_matches('$')).ok()) {
+        headers.insert(&X_CACHE_SAVED_USD, saved);
+    }
+}
+
+static X_CACHE_COST_USD: HeaderName = HeaderName::from_static("x-cache-cost-usd");
+static X_CACHE_SAVED_USD: HeaderName = HeaderName::from_static("x-cache-saved-usd");
 
 fn respond<RB>(settings: &Settings, head: Head, status: CacheStatus, body: ResponseBody<RB>) -> Response<ResponseBody<RB>> {
     let mut response = Response::new(body);

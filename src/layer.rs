@@ -64,6 +64,14 @@ impl<St, P> CacheLayer<St, P> {
         self
     }
 
+    /// Tells callers what an answer from the cache cost, `x-cache-cost-usd: 0`, and, where it is known, what it saved: `x-cache-saved-usd: 0.00071`. Of answers from upstream the cost is known only
+    /// when they have ended. Default: off.
+    #[must_use]
+    pub fn cost_headers(mut self, on: bool) -> Self {
+        self.settings().cost_headers = on;
+        self
+    }
+
     /// Sets how long a request waits for the response head of an upstream call that another request made, before it makes one of
     /// its own. Default: 60 s.
     #[must_use]
@@ -205,6 +213,7 @@ pub(crate) struct Settings {
     pub(crate) envelope: Envelope,
     pub(crate) observers: Arc<[Arc<dyn Observer>]>,
     pub(crate) cost: Option<Arc<dyn CostModel>>,
+    pub(crate) cost_headers: bool,
     pub(crate) patience: Duration,
     pub(crate) collapse: bool,
     pub(crate) stall_limit: Duration,
@@ -243,6 +252,7 @@ impl Default for Settings {
             envelope: Envelope::new(""),
             observers: Arc::default(),
             cost: None,
+            cost_headers: false,
             patience: Duration::from_secs(60),
             collapse: true,
             stall_limit: Duration::from_secs(10),
@@ -260,6 +270,7 @@ impl fmt::Debug for Settings {
         f.debug_struct("Settings")
             .field("observers", &self.observers.len())
             .field("cost", &self.cost.is_some())
+            .field("cost_headers", &self.cost_headers)
             .field("patience", &self.patience)
             .field("collapse", &self.collapse)
             .field("stall_limit", &self.stall_limit)

@@ -31,6 +31,7 @@ pub(crate) struct Settings {
     pub(crate) max_response: usize,
     pub(crate) store: Place,
     pub(crate) prices: LlmPrices,
+    pub(crate) cost_headers: bool,
     /// For how long sums of requests are kept.
     pub(crate) metrics_ttl: Duration,
 }
@@ -107,6 +108,7 @@ impl Settings {
             trust: Some(ttl_header).filter(|_| args.trust_cache_headers || file.trust_cache_headers.unwrap_or_default()),
             ttl: Duration::from_secs(args.default_ttl),
             prices: prices(args.prices.as_deref())?,
+            cost_headers: args.cost_headers,
             metrics_ttl: Duration::from_secs(args.metrics_ttl),
             max_request: usize::try_from(args.max_request).unwrap_or(usize::MAX),
             max_response: usize::try_from(args.max_response).unwrap_or(usize::MAX),

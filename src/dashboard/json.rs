@@ -39,6 +39,7 @@ pub(super) fn period(period: &Period, dropped: u64) -> Value {
         "by_route": by("route"),
         "by_label": labels(groups),
         "records_dropped": dropped,
+        "of_all_processes": period.shared,
     })
 }
 

@@ -160,6 +160,25 @@ async fn what_has_no_price_is_unknown_and_counted_and_a_panic_of_the_model_hurts
 }
 
 #[tokio::test]
+async fn callers_are_told_what_an_answer_saved_if_that_is_wanted() {
+    for (told, model) in [(false, Some(710_000)), (true, Some(710_000)), (true, None)] {
+        let layer = CacheLayer::new(Memory::new(1 << 20), ApiPolicy::new(Sharing::Shared));
+        let layer = layer.cost(move |_: &Call<'_>| model.map(NanoUsd)).cost_headers(told);
+        // What an upstream says of itself under these names is not what this cache says.
+        let cache = layer.layer(Origin::new(|_| async {
+            let mut response = text("answer");
+            response.headers_mut().insert("x-cache-saved-usd", HeaderValue::from_static("upstream's"));
+            Ok(response)
+        }));
+        ask(&cache, post("/", "")).await;
+        let hit = send(&cache, post("/", "")).await;
+        let saved = hit.headers().get("x-cache-saved-usd").map(|value| value.to_str().unwrap().to_owned());
+        let expected = if told { model.map(|_| "0.00071") } else { Some("upstream's") };
+        assert_eq!((saved.as_deref(), hit.headers().contains_key("x-cache-cost-usd")), (expected, told));
+    }
+}
+
+#[tokio::test]
 async fn without_a_cost_model_nothing_is_said_of_money() {
     let books = Books::default();
     let layer = CacheLayer::new(Memory::new(1 << 20), ApiPolicy::new(Sharing::Shared)).observer(books.observer());

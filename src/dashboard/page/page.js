@@ -74,7 +74,7 @@ async function ask(path, options = {}) {
 
 // Charts
 
-const WIDE = 520, HIGH = 190, LEFT = 46, BOTTOM = 20, TOP = 6;
+const HIGH = 190, LEFT = 52, BOTTOM = 20, TOP = 6;
 
 function ceiling(most) {
   if (most <= 0) return 1;
@@ -85,21 +85,24 @@ function ceiling(most) {
 function frame(id, title, keys, slices, show, top, log) {
   const figure = $(id);
   const open = figure.querySelector("details")?.open ?? false;
+  // As many units as pixels, so that nothing is stretched.
+  const wide = Math.max(figure.clientWidth - 38, 220);
   const caption = node("figcaption", {}, node("h2", {}, title));
-  for (const [, colour, name] of keys) caption.append(node("span", { class: `key c-${colour}` }, node("span", {}, name)));
-  const svg = shape("svg", { viewBox: `0 0 ${WIDE} ${HIGH}`, role: "img", preserveAspectRatio: "none" });
+  const occurs = ([key]) => slices.some((slice) => slice[key]);
+  for (const [, colour, name] of keys.some(occurs) ? keys.filter(occurs) : keys) caption.append(node("span", { class: `key c-${colour}` }, node("span", {}, name)));
+  const svg = shape("svg", { viewBox: `0 0 ${wide} ${HIGH}`, role: "img" });
   const height = HIGH - BOTTOM - TOP;
   const y = log
     ? (value) => TOP + height * (1 - Math.log10(Math.max(value, log) / log) / Math.log10(top / log))
     : (value) => TOP + height * (1 - value / top);
   const marks = log ? decades(log, top) : [0, top / 2, top];
   for (const mark of marks) {
-    svg.append(shape("line", { class: "grid", x1: LEFT, x2: WIDE, y1: y(mark), y2: y(mark) }));
+    svg.append(shape("line", { class: "grid", x1: LEFT, x2: wide, y1: y(mark), y2: y(mark) }));
     svg.append(shape("text", { x: LEFT - 6, y: y(mark) + 4, "text-anchor": "end" }, show(mark)));
   }
-  const width = (WIDE - LEFT) / Math.max(slices.length, 1);
+  const width = (wide - LEFT) / Math.max(slices.length, 1);
   const x = (place) => LEFT + width * place;
-  const every = Math.max(1, Math.ceil(slices.length / 5));
+  const every = Math.max(1, Math.ceil(slices.length / Math.max(2, Math.floor(wide / (hours > 24 ? 130 : 90)))));
   slices.forEach((slice, place) => {
     if (place % every === 0) svg.append(shape("text", { x: x(place), y: HIGH - 4 }, clock(slice.at)));
   });
@@ -235,6 +238,9 @@ function show(metrics, series, newest, stats) {
   text("fresh", number.format(metrics.tokens.input + metrics.tokens.output));
   text("hit-latency", ms(metrics.latency_ms.hit.p50));
   text("miss-latency", ms(metrics.latency_ms.miss.p50));
+  // A cache that is young shows what there is, not the time before it.
+  const first = series.findIndex((slice) => slice.requests > 0);
+  series = first < 0 ? series : series.slice(Math.max(0, Math.min(first - 1, series.length - 12)));
   for (const slice of series) {
     slice.paid = slice.tokens.input + slice.tokens.output;
     slice.replayed = slice.tokens.replayed_input + slice.tokens.replayed_output;
@@ -271,8 +277,9 @@ async function refresh() {
     const asked = [`metrics?hours=${hours}`, `series?hours=${hours}`, "records?limit=50", "stats"];
     const answers = await Promise.all(asked.map((path) => ask(path)));
     if (mine !== round) return;
-    show(...answers);
+    // Charts are as wide as the room that they have.
     $("content").hidden = false;
+    show(...answers);
     $("door").hidden = true;
     const store = answers[3].store_answers;
     link.className = store ? "link up" : "link down";
@@ -351,5 +358,9 @@ $("look").addEventListener("submit", async (event) => {
   }
 });
 
+window.addEventListener("resize", () => {
+  clearTimeout(timer);
+  timer = setTimeout(refresh, 200);
+});
 document.addEventListener("visibilitychange", () => (document.hidden ? clearTimeout(timer) : refresh()));
 refresh();

@@ -5,8 +5,11 @@
 
 mod rollup;
 mod rollups;
+#[cfg(feature = "redis")]
+mod shared;
 
 use std::{
+    borrow::Cow,
     fmt,
     ops::Range,
     sync::{
@@ -53,8 +56,12 @@ pub struct Analytics {
 struct Inner {
     queue: mpsc::Sender<Told>,
     state: Arc<Mutex<State>>,
-    dropped: AtomicU64,
+    dropped: Arc<AtomicU64>,
     labels: Vec<String>,
+    #[cfg(feature = "redis")]
+    keep: Duration,
+    #[cfg(feature = "redis")]
+    redis: Option<crate::store::Redis>,
 }
 
 /// What is told to the task that sums up.
@@ -76,6 +83,8 @@ pub struct Builder {
     recent: usize,
     queue: usize,
     keep: Duration,
+    #[cfg(feature = "redis")]
+    redis: Option<(crate::store::Redis, usize, Duration)>,
 }
 
 /// What happened in a period.
@@ -92,6 +101,8 @@ pub struct Period {
     pub by_outcome: Vec<(String, u64)>,
     /// By dimension, `model`, `provider`, `route` and the [labels](Builder::label), and by value; the most requests first.
     pub groups: Vec<Group>,
+    /// Is it of all processes that share a Redis? Otherwise it is of this process alone: there is none, or it did not answer.
+    pub shared: bool,
 }
 
 /// What happened to requests that have a value in common.
@@ -121,9 +132,9 @@ pub struct Recent {
     /// Its `route` label.
     pub route: Option<String>,
     /// Where its answer came from.
-    pub outcome: &'static str,
+    pub outcome: Cow<'static, str>,
     /// Why.
-    pub reason: &'static str,
+    pub reason: Cow<'static, str>,
     /// The status of the response.
     pub status: Option<u16>,
     /// From its arrival to the end of the response body.
@@ -139,13 +150,30 @@ pub struct Recent {
 impl Analytics {
     /// Settings, all with their defaults.
     pub fn builder() -> Builder {
-        Builder { labels: Vec::new(), recent: 1000, queue: 8192, keep: Duration::from_secs(30 * 86_400) }
+        Builder {
+            labels: Vec::new(),
+            recent: 1000,
+            queue: 8192,
+            keep: Duration::from_secs(30 * 86_400),
+            #[cfg(feature = "redis")]
+            redis: None,
+        }
     }
 
     /// What happened in a period. Its ends are rounded outwards to minutes, and to hours where it began more than a day ago.
     pub async fn period(&self, range: Range<SystemTime>) -> Period {
         self.flush().await;
-        self.lock().rollups.period(&range).into_period()
+        self.summed(&range).await
+    }
+
+    async fn summed(&self, range: &Range<SystemTime>) -> Period {
+        #[cfg(feature = "redis")]
+        if let Some(redis) = &self.inner.redis
+            && let Ok(rollup) = shared::period(redis, range, self.inner.keep).await
+        {
+            return Period { shared: true, ..rollup.into_period() };
+        }
+        self.lock().rollups.period(range).into_period()
     }
 
     /// What happened of late.
@@ -157,23 +185,32 @@ impl Analytics {
     /// What happened in a period, in slices of `step` each, from the oldest to the newest, at most 1000; `step` is at least a minute. Slices begin at multiples of `step`.
     pub async fn series(&self, range: Range<SystemTime>, step: Duration) -> Vec<(SystemTime, Period)> {
         self.flush().await;
-        let state = self.lock();
-        rollups::slices(&range, step).map(|slice| (slice.start, state.rollups.period(&slice).into_period())).collect()
+        let mut series = Vec::new();
+        for slice in rollups::slices(&range, step) {
+            series.push((slice.start, self.summed(&slice).await));
+        }
+        series
     }
 
     /// The newest requests, the newest first.
     pub async fn recent(&self, limit: usize) -> Vec<Recent> {
         self.flush().await;
+        #[cfg(feature = "redis")]
+        if let Some(redis) = &self.inner.redis
+            && let Ok(recent) = shared::recent(redis, limit).await
+        {
+            return recent;
+        }
         self.lock().newest.iter().rev().take(limit).cloned().collect()
     }
 
-    /// How many records were dropped, because too many waited.
+    /// How many records were dropped, because too many waited: to be summed up, or for Redis.
     pub fn dropped(&self) -> u64 {
         self.inner.dropped.load(Relaxed)
     }
 
-    /// Waits until all that was told before is summed up.
-    async fn flush(&self) {
+    /// Waits until all that was told before is summed up, and in Redis, if that is where and it answers. To be called before the end: what was told in the last second is else not there.
+    pub async fn flush(&self) {
         let (done, wait) = oneshot::channel();
         if self.inner.queue.send(Told::Flush(done)).await.is_ok() {
             // The runtime of the task may be gone: then what there is, is all.
@@ -215,49 +252,132 @@ impl Builder {
         self
     }
 
+    /// Adds up with all other processes that use this Redis, under its prefix, and keeps their newest requests in a stream of up to `records` records for as long as `age`. Sums are exact: what
+    /// could not be sent waits, and counts once however often it is tried. While Redis does not answer, [what is told](Period::shared) is of this process alone. Default: none.
+    ///
+    /// See the [store](crate::store::redis) for the permissions that it takes.
+    #[cfg(feature = "redis")]
+    #[must_use]
+    pub fn redis(mut self, redis: crate::store::Redis, records: usize, age: Duration) -> Self {
+        self.redis = Some((redis, records, age));
+        self
+    }
+
     /// Starts to sum up, in a task that ends with the last clone.
     ///
     /// # Panics
     ///
     /// Outside of a tokio runtime.
     pub fn spawn(self) -> Analytics {
-        let Self { labels, recent, queue, keep } = self;
+        let Self {
+            labels,
+            recent,
+            queue,
+            keep,
+            #[cfg(feature = "redis")]
+            redis,
+        } = self;
+        let keep = keep.max(Duration::from_secs(86_400));
+        let dropped = Arc::<AtomicU64>::default();
         let (queue, told) = mpsc::channel(queue);
         let state = State { rollups: Rollups::new(keep), newest: std::collections::VecDeque::new(), recent };
         let state = Arc::new(Mutex::new(state));
-        tokio::spawn(sum_up(told, Arc::clone(&state)));
-        Analytics { inner: Arc::new(Inner { queue, state, dropped: AtomicU64::new(0), labels }) }
+        let adder = Adder {
+            state: Arc::clone(&state),
+            #[cfg(feature = "redis")]
+            outbox: redis.clone().map(|(redis, records, age)| shared::Outbox::new(redis, records, age, keep)),
+            #[cfg(feature = "redis")]
+            dropped: Arc::clone(&dropped),
+        };
+        tokio::spawn(adder.run(told));
+        let inner = Inner {
+            queue,
+            state,
+            dropped,
+            labels,
+            #[cfg(feature = "redis")]
+            keep,
+            #[cfg(feature = "redis")]
+            redis: redis.map(|(redis, ..)| redis),
+        };
+        Analytics { inner: Arc::new(inner) }
     }
 }
 
 /// So many records are summed up at a time before others get their turn.
 const BATCH: usize = 256;
 
-async fn sum_up(mut told: mpsc::Receiver<Told>, state: Arc<Mutex<State>>) {
-    let mut batch = Vec::with_capacity(BATCH);
-    while told.recv_many(&mut batch, BATCH).await > 0 {
-        let mut flushed = Vec::new();
-        {
-            let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
+/// Sums up.
+struct Adder {
+    state: Arc<Mutex<State>>,
+    #[cfg(feature = "redis")]
+    outbox: Option<shared::Outbox>,
+    #[cfg(feature = "redis")]
+    dropped: Arc<AtomicU64>,
+}
+
+impl Adder {
+    async fn run(mut self, mut told: mpsc::Receiver<Told>) {
+        let mut batch = Vec::with_capacity(BATCH);
+        while self.next(&mut told, &mut batch).await {
+            let mut flushed = Vec::new();
             for told in batch.drain(..) {
                 match told {
-                    Told::Noted(noted) => state.add(*noted),
+                    Told::Noted(noted) => self.add(*noted),
                     Told::Flush(done) => flushed.push(done),
                 }
             }
+            self.send(!flushed.is_empty()).await;
+            for done in flushed {
+                // Whoever asked may have left.
+                let _ = done.send(());
+            }
+            tokio::task::consume_budget().await;
         }
-        for done in flushed {
-            // Whoever asked may have left.
-            let _ = done.send(());
+        self.send(true).await;
+    }
+
+    /// Waits for more to do; no longer than records may wait to be sent. Says whether more may come.
+    async fn next(&self, told: &mut mpsc::Receiver<Told>, batch: &mut Vec<Told>) -> bool {
+        #[cfg(feature = "redis")]
+        if self.outbox.as_ref().is_some_and(|outbox| !outbox.is_empty()) {
+            return match tokio::time::timeout(shared::WAIT, told.recv_many(batch, BATCH)).await {
+                Ok(count) => count > 0,
+                Err(_) => {
+                    let (done, _) = oneshot::channel();
+                    batch.push(Told::Flush(done));
+                    true
+                }
+            };
         }
-        tokio::task::consume_budget().await;
+        told.recv_many(batch, BATCH).await > 0
+    }
+
+    fn add(&mut self, noted: Noted) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.add(&noted);
+        #[cfg(feature = "redis")]
+        if let Some(outbox) = &mut self.outbox {
+            outbox.add(&noted, &state.rollups);
+        }
+    }
+
+    /// Sends to Redis what is due, or all there is.
+    #[cfg_attr(not(feature = "redis"), allow(clippy::unused_async, unused_variables, reason = "there is nothing to send to"))]
+    async fn send(&mut self, all: bool) {
+        #[cfg(feature = "redis")]
+        if let Some(outbox) = &mut self.outbox
+            && (all || outbox.is_due())
+        {
+            self.dropped.fetch_add(outbox.send().await, Relaxed);
+        }
     }
 }
 
 impl State {
-    fn add(&mut self, noted: Noted) {
+    fn add(&mut self, noted: &Noted) {
         self.rollups.add(noted.at, &noted.rollup);
-        if let Some(recent) = noted.recent {
+        if let Some(recent) = noted.recent.clone() {
             if self.newest.len() >= self.recent {
                 self.newest.pop_front();
             }
@@ -300,8 +420,8 @@ impl Recent {
             provider: record.provider.clone(),
             model: record.model.clone(),
             route: label(&record.labels, "route").map(str::to_owned),
-            outcome: record.outcome.label(),
-            reason: record.outcome.reason(),
+            outcome: record.outcome.label().into(),
+            reason: record.outcome.reason().into(),
             status: record.status.map(|status| status.as_u16()),
             response_time: record.timings.total,
             billed: record.billed,

@@ -1,4 +1,5 @@
 use std::{
+    borrow::Cow,
     collections::BTreeMap,
     time::{Duration, SystemTime},
 };
@@ -80,6 +81,14 @@ impl Totals {
         }
     }
 
+    #[cfg(feature = "redis")]
+    fn add_named(&mut self, name: &str, by: u64) {
+        if let Some(place) = NAMES.iter().position(|known| *known == name) {
+            let sum = &mut *self.all_mut()[place];
+            *sum = sum.saturating_add(by);
+        }
+    }
+
     fn all_mut(&mut self) -> [&mut u64; 18] {
         let Self {
             requests,
@@ -123,6 +132,11 @@ impl Totals {
         ]
     }
 }
+
+/// The names of [`Totals`] in a store, in the order of `all_mut`. They are short, for there are many.
+#[cfg(feature = "redis")]
+const NAMES: [&str; 18] =
+    ["n", "hit", "stale", "coal", "miss", "byp", "unan", "fail", "refr", "by", "unpr", "bill", "save", "us", "in", "out", "rin", "rout"];
 
 /// How long requests took. The value of each is known within 1 %.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -176,7 +190,7 @@ pub(super) struct Rollup {
     pub(super) totals: Totals,
     hit_latency: Latency,
     miss_latency: Latency,
-    outcomes: BTreeMap<(&'static str, &'static str), u64>,
+    outcomes: BTreeMap<(Cow<'static, str>, Cow<'static, str>), u64>,
     groups: BTreeMap<String, BTreeMap<String, Totals>>,
 }
 
@@ -221,7 +235,7 @@ impl Noted {
         let labelled = labels.iter().map(|name| (name.as_str(), label(&record.labels, name)));
         let mut rollup = Rollup { totals, ..Rollup::default() };
         rollup.group(named.into_iter().chain(labelled));
-        rollup.outcomes.insert((record.outcome.label(), record.outcome.reason()), 1);
+        rollup.outcomes.insert((record.outcome.label().into(), record.outcome.reason().into()), 1);
         let latency = Latency::of(record.timings.total);
         match record.outcome {
             Outcome::Hit | Outcome::Revalidated | Outcome::Stale(_) | Outcome::Collapsed => rollup.hit_latency = latency,
@@ -262,7 +276,7 @@ impl Rollup {
         self.hit_latency.add(&other.hit_latency);
         self.miss_latency.add(&other.miss_latency);
         for (outcome, count) in &other.outcomes {
-            *self.outcomes.entry(*outcome).or_default() += count;
+            *self.outcomes.entry(outcome.clone()).or_default() += count;
         }
         let mut values = self.groups.values().map(BTreeMap::len).sum::<usize>();
         for (dimension, others) in &other.groups {
@@ -283,11 +297,76 @@ impl Rollup {
         }
     }
 
+    /// The same, with values that `known` does not tell apart as `other`.
+    #[cfg(feature = "redis")]
+    pub(super) fn within(&self, known: &Self) -> Self {
+        let mut groups = BTreeMap::<String, BTreeMap<String, Totals>>::new();
+        for (dimension, values) in &self.groups {
+            let group = groups.entry(dimension.clone()).or_default();
+            for (value, totals) in values {
+                let is_known = known.groups.get(dimension).is_some_and(|known| known.contains_key(value));
+                group.entry(if is_known { value.clone() } else { OTHER.to_owned() }).or_default().add(totals);
+            }
+        }
+        Self { groups, ..self.clone() }
+    }
+
+    /// What it adds up, as names and numbers; the way back is [`add_field`](Self::add_field).
+    #[cfg(feature = "redis")]
+    pub(super) fn fields(&self) -> Vec<(String, u64)> {
+        let totals = |totals: &Totals, before: &str| -> Vec<_> {
+            let mut totals = *totals;
+            let numbered = totals.all_mut().into_iter().enumerate().filter(|(_, sum)| **sum > 0);
+            numbered.map(|(place, sum)| (format!("{before}{}", NAMES[place]), *sum)).collect()
+        };
+        let mut fields = totals(&self.totals, "t\0");
+        for (kind, latency) in [("h", &self.hit_latency), ("m", &self.miss_latency)] {
+            fields.extend(latency.buckets.iter().map(|(bucket, count)| (format!("{kind}\0{bucket}"), *count)));
+        }
+        fields.extend(self.outcomes.iter().map(|((outcome, reason), count)| (format!("o\0{outcome}\0{reason}"), *count)));
+        for (dimension, values) in &self.groups {
+            for (value, sums) in values {
+                fields.extend(totals(sums, &format!("g\0{dimension}\0{value}\0")));
+            }
+        }
+        fields
+    }
+
+    /// Adds what a field of another says; one that says nothing adds nothing.
+    #[cfg(feature = "redis")]
+    pub(super) fn add_field(&mut self, field: &str, by: u64) {
+        let Some((kind, rest)) = field.split_once('\0') else { return };
+        match kind {
+            "t" => self.totals.add_named(rest, by),
+            "h" | "m" => {
+                let latency = if kind == "h" { &mut self.hit_latency } else { &mut self.miss_latency };
+                if let Ok(bucket) = rest.parse() {
+                    *latency.buckets.entry(bucket).or_default() += by;
+                }
+            }
+            "o" => {
+                if let Some((outcome, reason)) = rest.split_once('\0') {
+                    *self.outcomes.entry((outcome.to_owned().into(), reason.to_owned().into())).or_default() += by;
+                }
+            }
+            "g" => {
+                // Values may be anything; what is around them is not.
+                if let Some((dimension, rest)) = rest.split_once('\0')
+                    && let Some((value, name)) = rest.rsplit_once('\0')
+                {
+                    let group = self.groups.entry(dimension.to_owned()).or_default();
+                    group.entry(value.to_owned()).or_default().add_named(name, by);
+                }
+            }
+            _ => {}
+        }
+    }
+
     pub(super) fn into_period(self) -> Period {
         let Self { totals, hit_latency, miss_latency, outcomes, groups } = self;
         let mut by_outcome = BTreeMap::<String, u64>::new();
         for ((outcome, reason), count) in outcomes {
-            *by_outcome.entry(outcome.to_owned()).or_default() += count;
+            *by_outcome.entry(outcome.clone().into_owned()).or_default() += count;
             if !reason.is_empty() {
                 *by_outcome.entry(format!("{outcome}/{reason}")).or_default() += count;
             }
@@ -299,7 +378,7 @@ impl Rollup {
             })
             .collect();
         groups.sort_by(|a, b| (&a.dimension, b.totals.requests, &a.value).cmp(&(&b.dimension, a.totals.requests, &b.value)));
-        Period { totals, hit_latency, miss_latency, by_outcome: by_outcome.into_iter().collect(), groups }
+        Period { totals, hit_latency, miss_latency, by_outcome: by_outcome.into_iter().collect(), groups, shared: false }
     }
 }
 
@@ -328,6 +407,28 @@ mod tests {
         }
         assert_eq!(Latency::default().quantile(0.5), None);
         assert_eq!(Latency::of(Duration::MAX).count(), 1);
+    }
+
+    #[cfg(feature = "redis")]
+    #[test]
+    fn fields_add_up_to_what_they_were_made_of() {
+        let mut sum = Rollup { totals: Totals { requests: 3, output_tokens: u64::MAX, ..Totals::default() }, ..Rollup::default() };
+        sum.group([("model", Some("a\0b")), ("route", Some("")), ("provider", None)].into_iter());
+        sum.outcomes.insert(("bypass".into(), "range".into()), 2);
+        sum.outcomes.insert(("hit".into(), "".into()), 1);
+        (sum.hit_latency, sum.miss_latency) = (Latency::of(Duration::from_millis(3)), Latency::of(Duration::from_secs(9)));
+        let mut back = Rollup::default();
+        for (field, by) in sum.fields() {
+            back.add_field(&field, by);
+        }
+        for nonsense in ["", "t", "t\0x", "h\0x", "o\0x", "g\0x", "g\0x\0y", "z\0y"] {
+            back.add_field(nonsense, 7);
+        }
+        assert_eq!(back.totals, sum.totals);
+        assert_eq!(
+            (back.hit_latency, back.miss_latency, back.outcomes, back.groups),
+            (sum.hit_latency, sum.miss_latency, sum.outcomes, sum.groups)
+        );
     }
 
     #[test]

@@ -15,7 +15,7 @@ pub(super) struct Rollups {
 }
 
 /// In minutes. A day, and the hour that has just begun.
-const MINUTES: u64 = 25 * 60;
+pub(super) const KEPT_MINUTES: u64 = 25 * 60;
 
 /// How many slices there may be.
 const SLICES: u64 = 1000;
@@ -31,7 +31,7 @@ impl Rollups {
         self.hours.entry(minute / 60).or_default().add(rollup);
         // Counted back from the newest, whatever the clock did.
         while let Some((first, last)) = ends(&self.minutes)
-            && last - first >= MINUTES
+            && last - first >= KEPT_MINUTES
         {
             self.minutes.remove(&first);
         }
@@ -44,23 +44,61 @@ impl Rollups {
 
     pub(super) fn period(&self, range: &Range<SystemTime>) -> Rollup {
         let mut sum = Rollup::default();
-        let minutes = minute(range.start)..minute_after(range.end);
-        if minutes.is_empty() {
-            return sum;
-        }
-        // The first hour of which there are all minutes.
-        let fine = ends(&self.minutes).map_or(u64::MAX, |(_, last)| (last + 1).saturating_sub(MINUTES).div_ceil(60));
-        for (hour, rollup) in self.hours.range(minutes.start / 60..minutes.end.div_ceil(60)) {
-            let whole = hour * 60..hour * 60 + 60;
-            if *hour < fine || (minutes.start <= whole.start && whole.end <= minutes.end) {
+        let Some((first, last)) = ends(&self.hours) else { return sum };
+        let range = range.start.max(time(first * 60))..range.end.min(time((last + 1) * 60));
+        let fine = ends(&self.minutes).map_or(u64::MAX, |(_, last)| fine_from(last));
+        for part in parts(&range, fine) {
+            let rollup = match part {
+                Part::Minute(minute) => self.minutes.get(&minute),
+                Part::Hour(hour) => self.hours.get(&hour),
+            };
+            if let Some(rollup) = rollup {
                 sum.add(rollup);
-            } else {
-                let part = whole.start.max(minutes.start)..whole.end.min(minutes.end);
-                self.minutes.range(part).for_each(|(_, rollup)| sum.add(rollup));
             }
         }
         sum
     }
+
+    /// What is to be added to an hour, with no more values than this tells apart.
+    #[cfg(feature = "redis")]
+    pub(super) fn bounded(&self, hour: u64, rollup: &Rollup) -> Rollup {
+        self.hours.get(&hour).map_or_else(|| rollup.clone(), |known| rollup.within(known))
+    }
+}
+
+/// What is summed up on its own.
+#[derive(Clone, Copy)]
+pub(super) enum Part {
+    Minute(u64),
+    Hour(u64),
+}
+
+#[cfg(feature = "redis")]
+impl Part {
+    /// Its name in a store.
+    pub(super) fn name(self) -> String {
+        match self {
+            Self::Minute(minute) => format!("m:{minute}"),
+            Self::Hour(hour) => format!("h:{hour}"),
+        }
+    }
+}
+
+/// The first hour of which there are all minutes, if this is the last minute.
+pub(super) fn fine_from(last: u64) -> u64 {
+    (last + 1).saturating_sub(KEPT_MINUTES).div_ceil(60)
+}
+
+/// The parts that make up a period: whole hours where that is right, or where there is nothing else.
+pub(super) fn parts(range: &Range<SystemTime>, fine: u64) -> impl Iterator<Item = Part> + use<> {
+    let minutes = minute(range.start)..minute_after(range.end);
+    let hours = if minutes.is_empty() { 0..0 } else { minutes.start / 60..minutes.end.div_ceil(60) };
+    hours.flat_map(move |hour| {
+        let whole = hour * 60..hour * 60 + 60;
+        let is_whole = hour < fine || (minutes.start <= whole.start && whole.end <= minutes.end);
+        let part = if is_whole { 0..0 } else { whole.start.max(minutes.start)..whole.end.min(minutes.end) };
+        is_whole.then_some(Part::Hour(hour)).into_iter().chain(part.map(Part::Minute))
+    })
 }
 
 /// The slices of a period, each `step` long.
@@ -75,7 +113,7 @@ fn ends<T>(map: &BTreeMap<u64, T>) -> Option<(u64, u64)> {
     Some((*map.first_key_value()?.0, *map.last_key_value()?.0))
 }
 
-fn minute(at: SystemTime) -> u64 {
+pub(super) fn minute(at: SystemTime) -> u64 {
     seconds(at) / 60
 }
 

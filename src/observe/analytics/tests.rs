@@ -89,7 +89,7 @@ async fn a_period_sums_up_what_happened_in_it() {
     assert_eq!(series, [(at(9, 59, 0), 0), (at(10, 0, 0), 2), (at(10, 1, 0), 1)]);
 
     let recent = analytics.recent(2).await;
-    assert_eq!((recent[0].outcome, recent[0].reason, recent.len()), ("bypass", "range", 2));
+    assert_eq!((&*recent[0].outcome, &*recent[0].reason, recent.len()), ("bypass", "range", 2));
     assert_eq!(
         (recent[1].request_id.as_deref(), recent[1].route.as_deref(), recent[1].saved),
         (Some("second"), Some("chat"), Some(NanoUsd(400)))
