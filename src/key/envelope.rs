@@ -48,6 +48,8 @@ pub enum Field {
     Primary = 15,
     /// When the index of variants began that a variant belongs to.
     Epoch = 16,
+    /// What a rule of the operator's adds.
+    Rule = 17,
 }
 
 /// An envelope that has its domain and namespace, and takes the fields of one request after another.
@@ -177,7 +179,7 @@ mod tests {
 
     use super::*;
 
-    const FIELDS: [Field; 14] = [
+    const FIELDS: [Field; 15] = [
         Field::Method,
         Field::Scheme,
         Field::Authority,
@@ -189,6 +191,7 @@ mod tests {
         Field::JsonBody,
         Field::RawBody,
         Field::Extra,
+        Field::Rule,
         Field::Slot,
         Field::Primary,
         Field::Namespace,

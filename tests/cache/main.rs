@@ -96,6 +96,13 @@ pub async fn until_flown<P: tower_response_cache::Policy>(handle: &tower_respons
     panic!("an upstream call never ended");
 }
 
+/// Lets tasks in the background get as far as they can without the test.
+pub async fn calm() {
+    for _ in 0..1000 {
+        tokio::task::yield_now().await;
+    }
+}
+
 /// Lets tasks in the background run until a condition holds. The bound is a guard against hanging, not a measurement.
 pub async fn until(condition: impl Fn() -> bool) {
     for _ in 0..100_000 {

@@ -1,9 +1,6 @@
 //! What observers are told, and what is never told.
 
-use std::{
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::sync::{Arc, Mutex};
 
 use http::HeaderValue;
 use http_body_util::BodyExt;
@@ -165,7 +162,7 @@ async fn secrets_reach_neither_records_nor_debug_output() {
         log.text.lock().unwrap().push_str(&format!("{:?} {:?}", answer.extensions(), answer.headers()["cache-status"]));
         log.text.lock().unwrap().push_str(&format!("{:?}", answer.body()));
         read(answer).await;
-        tokio::time::sleep(Duration::from_millis(5)).await;
+        crate::calm().await;
     }
     let debug = format!("{layer:?} {handle:?} {:?}", handle.stats().await);
     assert!(!log.text.lock().unwrap().contains(CANARY) && !debug.contains(CANARY));
