@@ -192,6 +192,8 @@ impl Analytics {
         let mut series = Vec::new();
         for slice in rollups::slices(&range, step) {
             series.push((slice.start, self.summed(&slice).await));
+            // Each takes its time where there is much to add up: others get theirs in between.
+            tokio::task::yield_now().await;
         }
         series
     }
@@ -336,8 +338,8 @@ impl Adder {
             let mut flushed = Vec::new();
             for told in batch.drain(..) {
                 match told {
-                    Told::Request(record) => self.add(Noted::request(&record, &self.labels)),
-                    Told::Refresh(fill) => self.add(Noted::refresh(&fill)),
+                    Told::Request(record) => self.request(&record),
+                    Told::Refresh(fill) => self.add(Noted::refresh(&fill), None),
                     Told::Flush(done) => flushed.push(done),
                 }
             }
@@ -377,13 +379,20 @@ impl Adder {
         count > 0
     }
 
-    fn add(&mut self, noted: Noted) {
+    fn request(&mut self, record: &RequestRecord) {
+        let labels = std::mem::take(&mut self.labels);
+        self.add(Noted::request(record, &labels), Some(Recent::of(record)));
+        self.labels = labels;
+    }
+
+    fn add(&mut self, noted: Noted<'_>, recent: Option<Recent>) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.add(&noted);
+        state.rollups.note(&noted);
         #[cfg(feature = "redis")]
         if let Some(outbox) = &mut self.outbox {
-            outbox.add(&noted, &state.rollups);
+            outbox.add(noted, recent.as_ref(), &state.rollups);
         }
+        state.keep(recent);
     }
 
     /// Sends to Redis what is due, or all there is.
@@ -399,9 +408,8 @@ impl Adder {
 }
 
 impl State {
-    fn add(&mut self, noted: &Noted) {
-        self.rollups.add(noted.at, &noted.rollup);
-        if let Some(recent) = noted.recent.clone() {
+    fn keep(&mut self, recent: Option<Recent>) {
+        if let Some(recent) = recent {
             if self.newest.len() >= self.recent {
                 self.newest.pop_front();
             }
