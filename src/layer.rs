@@ -283,6 +283,11 @@ impl fmt::Debug for Settings {
 
 impl<St, P> Shared<St, P> {
     pub(crate) fn sink(&self) -> Sink {
-        Sink { counters: Arc::clone(&self.core.counters), settings: Arc::clone(&self.settings) }
+        Sink {
+            counters: Arc::clone(&self.core.counters),
+            settings: Arc::clone(&self.settings),
+            #[cfg(feature = "tracing")]
+            span: tracing::Span::current(),
+        }
     }
 }

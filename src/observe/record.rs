@@ -137,6 +137,9 @@ pub(super) enum Part {
 pub(crate) struct Sink {
     pub(crate) counters: Arc<Counters>,
     pub(crate) settings: Arc<Settings>,
+    /// The span in which the request came.
+    #[cfg(feature = "tracing")]
+    pub(crate) span: tracing::Span,
 }
 
 impl Sink {
@@ -149,6 +152,9 @@ impl Sink {
         let asked = |record: &RequestRecord, name| label(&record.labels, name).map(str::to_owned);
         record.model = record.model.take().or_else(|| asked(record, "model"));
         record.provider = record.provider.take().or_else(|| asked(record, "provider"));
+        // The body may be read, and the upstream call end, elsewhere.
+        #[cfg(feature = "tracing")]
+        let _in = self.span.enter();
         self.tell(&Event::Request(record));
     }
 

@@ -1,6 +1,6 @@
 //! Adapters from what observers are told to what others read.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
 use tower::Layer;
@@ -9,15 +9,16 @@ use tower_response_cache::{
     cost::Call,
     entry::Usage,
     inspect::{Findings, Inspect, Inspector},
-    observe::{Channel, MetricsObserver, Told},
+    observe::{Channel, MetricsObserver, Told, TracingObserver},
     status::Outcome,
     store::Memory,
 };
+use tracing::{Instrument, field::Empty};
 
 use crate::{
     ask, layer,
     origin::{Origin, text},
-    post, until,
+    post, read, send, until,
 };
 
 fn shown(snapshotter: &Snapshotter) -> Vec<(String, DebugValue)> {
@@ -105,6 +106,51 @@ async fn the_metrics_facade_gets_requests_money_and_tokens_under_documented_name
     assert_eq!(samples(&all, usage), [7.0]);
     assert_eq!(samples(&all, "gen_ai.client.operation.duration gen_ai.provider.name=p gen_ai.response.model=m/a").len(), 1);
     assert!(all.iter().all(|(line, _)| !line.contains("m/c") && !line.contains("m/d")));
+}
+
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Log {
+    fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(line);
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn the_span_of_a_request_gets_what_it_declares_although_the_body_is_read_elsewhere() {
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt().with_ansi(false).without_time().with_writer(move || writer.clone()).finish();
+    let _default = tracing::subscriber::set_default(subscriber);
+    let policy = ApiPolicy::new(Sharing::Shared).inspector(Says("m"));
+    let cache = CacheLayer::new(Memory::new(1 << 20), policy)
+        .cost(|_: &Call<'_>| Some(NanoUsd(250_000_000)))
+        .observer(TracingObserver)
+        .layer(Origin::new(|_| async { Ok(text("answer")) }));
+    for _ in 0..2 {
+        let span = tracing::info_span!(
+            "http",
+            cache.outcome = Empty,
+            cache.saved_usd = Empty,
+            gen_ai.response.model = Empty,
+            gen_ai.usage.output_tokens = Empty
+        );
+        let answer = send(&cache, post("/a", "")).instrument(span.clone()).await;
+        read(answer).await;
+        tokio::task::yield_now().await;
+    }
+    let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    let lines: Vec<_> = text.lines().filter(|line| line.contains("tower_response_cache: request")).collect();
+    assert_eq!(lines.len(), 2, "{text}");
+    assert!(lines[0].contains(r#"http{cache.outcome="miss" gen_ai.response.model="m/a" gen_ai.usage.output_tokens=7}"#), "{text}");
+    assert!(lines[1].contains(r#"http{cache.outcome="hit" cache.saved_usd=0.25 gen_ai.response.model="m/a"}"#), "{text}");
+    assert!(lines[0].contains("billed_usd=0.25") && lines[1].contains("billed_usd=0.0 saved_usd=0.25"), "{text}");
 }
 
 #[tokio::test]

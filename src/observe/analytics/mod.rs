@@ -19,7 +19,10 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    sync::{Notify, mpsc, oneshot},
+    time::timeout,
+};
 
 pub use self::rollup::{Latency, Totals};
 use self::{
@@ -56,8 +59,8 @@ pub struct Analytics {
 struct Inner {
     queue: mpsc::Sender<Told>,
     state: Arc<Mutex<State>>,
+    hurry: Arc<Notify>,
     dropped: Arc<AtomicU64>,
-    labels: Vec<String>,
     #[cfg(feature = "redis")]
     keep: Duration,
     #[cfg(feature = "redis")]
@@ -66,7 +69,8 @@ struct Inner {
 
 /// What is told to the task that sums up.
 enum Told {
-    Noted(Box<Noted>),
+    Request(Box<RequestRecord>),
+    Refresh(Box<FillRecord>),
     Flush(oneshot::Sender<()>),
 }
 
@@ -188,6 +192,8 @@ impl Analytics {
         let mut series = Vec::new();
         for slice in rollups::slices(&range, step) {
             series.push((slice.start, self.summed(&slice).await));
+            // Each takes its time where there is much to add up: others get theirs in between.
+            tokio::task::yield_now().await;
         }
         series
     }
@@ -213,6 +219,7 @@ impl Analytics {
     pub async fn flush(&self) {
         let (done, wait) = oneshot::channel();
         if self.inner.queue.send(Told::Flush(done)).await.is_ok() {
+            self.inner.hurry.notify_one();
             // The runtime of the task may be gone: then what there is, is all.
             let _ = wait.await;
         }
@@ -278,12 +285,14 @@ impl Builder {
             redis,
         } = self;
         let keep = keep.max(Duration::from_secs(86_400));
-        let dropped = Arc::<AtomicU64>::default();
+        let (hurry, dropped) = (Arc::<Notify>::default(), Arc::<AtomicU64>::default());
         let (queue, told) = mpsc::channel(queue);
         let state = State { rollups: Rollups::new(keep), newest: std::collections::VecDeque::new(), recent };
         let state = Arc::new(Mutex::new(state));
         let adder = Adder {
             state: Arc::clone(&state),
+            labels,
+            hurry: Arc::clone(&hurry),
             #[cfg(feature = "redis")]
             outbox: redis.clone().map(|(redis, records, age)| shared::Outbox::new(redis, records, age, keep)),
             #[cfg(feature = "redis")]
@@ -293,8 +302,8 @@ impl Builder {
         let inner = Inner {
             queue,
             state,
+            hurry,
             dropped,
-            labels,
             #[cfg(feature = "redis")]
             keep,
             #[cfg(feature = "redis")]
@@ -304,12 +313,18 @@ impl Builder {
     }
 }
 
+/// So long a record may wait to be summed up, if nobody asks.
+const LULL: Duration = Duration::from_millis(20);
+
 /// So many records are summed up at a time before others get their turn.
 const BATCH: usize = 256;
 
 /// Sums up.
 struct Adder {
     state: Arc<Mutex<State>>,
+    labels: Vec<String>,
+    /// Somebody waits.
+    hurry: Arc<Notify>,
     #[cfg(feature = "redis")]
     outbox: Option<shared::Outbox>,
     #[cfg(feature = "redis")]
@@ -323,7 +338,8 @@ impl Adder {
             let mut flushed = Vec::new();
             for told in batch.drain(..) {
                 match told {
-                    Told::Noted(noted) => self.add(*noted),
+                    Told::Request(record) => self.request(&record),
+                    Told::Refresh(fill) => self.add(Noted::refresh(&fill), None),
                     Told::Flush(done) => flushed.push(done),
                 }
             }
@@ -341,25 +357,42 @@ impl Adder {
     async fn next(&self, told: &mut mpsc::Receiver<Told>, batch: &mut Vec<Told>) -> bool {
         #[cfg(feature = "redis")]
         if self.outbox.as_ref().is_some_and(|outbox| !outbox.is_empty()) {
-            return match tokio::time::timeout(shared::WAIT, told.recv_many(batch, BATCH)).await {
-                Ok(count) => count > 0,
+            match timeout(shared::WAIT, told.recv_many(batch, BATCH)).await {
+                Ok(count) => return self.pause(count).await,
                 Err(_) => {
                     let (done, _) = oneshot::channel();
                     batch.push(Told::Flush(done));
-                    true
+                    return true;
                 }
-            };
+            }
         }
-        told.recv_many(batch, BATCH).await > 0
+        let count = told.recv_many(batch, BATCH).await;
+        self.pause(count).await
     }
 
-    fn add(&mut self, noted: Noted) {
+    /// Lets more come together, for to be woken by every record would cost whoever tells it more than all the rest.
+    async fn pause(&self, count: usize) -> bool {
+        if (1..BATCH).contains(&count) {
+            // Either is fine.
+            let _ = timeout(LULL, self.hurry.notified()).await;
+        }
+        count > 0
+    }
+
+    fn request(&mut self, record: &RequestRecord) {
+        let labels = std::mem::take(&mut self.labels);
+        self.add(Noted::request(record, &labels), Some(Recent::of(record)));
+        self.labels = labels;
+    }
+
+    fn add(&mut self, noted: Noted<'_>, recent: Option<Recent>) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.add(&noted);
+        state.rollups.note(&noted);
         #[cfg(feature = "redis")]
         if let Some(outbox) = &mut self.outbox {
-            outbox.add(&noted, &state.rollups);
+            outbox.add(noted, recent.as_ref(), &state.rollups);
         }
+        state.keep(recent);
     }
 
     /// Sends to Redis what is due, or all there is.
@@ -375,9 +408,8 @@ impl Adder {
 }
 
 impl State {
-    fn add(&mut self, noted: &Noted) {
-        self.rollups.add(noted.at, &noted.rollup);
-        if let Some(recent) = noted.recent.clone() {
+    fn keep(&mut self, recent: Option<Recent>) {
+        if let Some(recent) = recent {
             if self.newest.len() >= self.recent {
                 self.newest.pop_front();
             }
@@ -403,12 +435,11 @@ impl Observer for Analytics {
             self.inner.dropped.fetch_add(1, Relaxed);
             return;
         };
-        let noted = match event {
-            Event::Request(record) => Noted::request(record, &self.inner.labels),
-            Event::Fill(fill) => Noted::refresh(fill),
-            Event::Trouble(_) => return,
-        };
-        place.send(Told::Noted(Box::new(noted)));
+        match event {
+            Event::Request(record) => place.send(Told::Request(Box::new((*record).clone()))),
+            Event::Fill(fill) => place.send(Told::Refresh(Box::new((*fill).clone()))),
+            Event::Trouble(_) => {}
+        }
     }
 }
 
@@ -433,7 +464,7 @@ impl Recent {
 
 impl fmt::Debug for Analytics {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Analytics").field("labels", &self.inner.labels).field("dropped", &self.dropped()).finish_non_exhaustive()
+        f.debug_struct("Analytics").field("dropped", &self.dropped()).finish_non_exhaustive()
     }
 }
 

@@ -6,7 +6,7 @@ use std::{
 
 use hdrhistogram::Histogram;
 
-use super::{FillRecord, Group, Period, Recent, RequestRecord};
+use super::{FillRecord, Group, Period, RequestRecord};
 use crate::{cost::NanoUsd, entry::Usage, observe::Ending, options::label, status::Outcome};
 
 /// Sums. Each is exact, saturates, and adds up over processes.
@@ -172,6 +172,7 @@ impl Latency {
         }
     }
 
+    #[cfg(test)]
     fn of(time: Duration) -> Self {
         let micros = u64::try_from(time.as_micros()).unwrap_or(LONGEST).min(LONGEST);
         Self { buckets: BTreeMap::from([(bucket(micros), 1)]) }
@@ -203,24 +204,35 @@ const VALUE_LEN: usize = 128;
 const OTHER: &str = "other";
 
 /// What is noted of a request, or of a call in the background.
-pub(super) struct Noted {
+pub(super) struct Noted<'a> {
     pub(super) at: SystemTime,
-    pub(super) rollup: Rollup,
-    pub(super) recent: Option<Recent>,
+    totals: Totals,
+    outcome: Option<(&'static str, &'static str)>,
+    latency: Option<Answered>,
+    /// Of each dimension, the value.
+    values: Vec<(&'a str, &'a str)>,
 }
 
-impl Noted {
-    pub(super) fn request(record: &RequestRecord, labels: &[String]) -> Self {
+/// Who answered, and within how many microseconds, as a bucket.
+enum Answered {
+    Cache(u32),
+    Upstream(u32),
+}
+
+impl<'a> Noted<'a> {
+    pub(super) fn request(record: &'a RequestRecord, labels: &'a [String]) -> Self {
         let mut totals = Totals { requests: 1, bytes: record.bytes, ..Totals::default() };
         let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
-        match record.outcome {
-            Outcome::Hit | Outcome::Revalidated => totals.hits = 1,
-            Outcome::Stale(_) => totals.stale = 1,
-            Outcome::Collapsed => totals.coalesced = 1,
-            Outcome::Miss(_) => totals.misses = 1,
-            Outcome::Bypass(_) => totals.bypassed = 1,
-            _ => totals.unanswered = 1,
-        }
+        let took = bucket(micros(record.timings.total).min(LONGEST));
+        let (count, latency) = match record.outcome {
+            Outcome::Hit | Outcome::Revalidated => (&mut totals.hits, Some(Answered::Cache(took))),
+            Outcome::Stale(_) => (&mut totals.stale, Some(Answered::Cache(took))),
+            Outcome::Collapsed => (&mut totals.coalesced, Some(Answered::Cache(took))),
+            Outcome::Miss(_) => (&mut totals.misses, Some(Answered::Upstream(took))),
+            Outcome::Bypass(_) => (&mut totals.bypassed, None),
+            _ => (&mut totals.unanswered, None),
+        };
+        *count = 1;
         totals.failed = u64::from(record.ending == Ending::Failed);
         let cost = if totals.hits + totals.stale + totals.coalesced > 0 { record.saved } else { record.billed };
         totals.unpriced = u64::from(cost.is_none() && totals.unanswered == 0);
@@ -233,27 +245,37 @@ impl Noted {
         let named =
             [("model", record.model.as_deref()), ("provider", record.provider.as_deref()), ("route", label(&record.labels, "route"))];
         let labelled = labels.iter().map(|name| (name.as_str(), label(&record.labels, name)));
-        let mut rollup = Rollup { totals, ..Rollup::default() };
-        rollup.group(named.into_iter().chain(labelled));
-        rollup.outcomes.insert((record.outcome.label().into(), record.outcome.reason().into()), 1);
-        let latency = Latency::of(record.timings.total);
-        match record.outcome {
-            Outcome::Hit | Outcome::Revalidated | Outcome::Stale(_) | Outcome::Collapsed => rollup.hit_latency = latency,
-            Outcome::Miss(_) => rollup.miss_latency = latency,
-            _ => {}
-        }
-        Self { at: record.at, rollup, recent: Some(Recent::of(record)) }
+        let values = named.into_iter().chain(labelled).filter_map(|(dimension, value)| Some((dimension, cut(value?)))).collect();
+        let outcome = Some((record.outcome.label(), record.outcome.reason()));
+        Self { at: record.at, totals, outcome, latency, values }
     }
 
     /// A call in the background, which belongs to no request.
-    pub(super) fn refresh(fill: &FillRecord) -> Self {
+    pub(super) fn refresh(fill: &'a FillRecord) -> Self {
         let (input_tokens, output_tokens) = tokens(fill.usage);
         let billed_nanos = fill.cost.unwrap_or_default().0;
         let totals = Totals { refreshes: 1, billed_nanos, input_tokens, output_tokens, ..Totals::default() };
-        let mut rollup = Rollup { totals, ..Rollup::default() };
-        rollup.group([("model", fill.model.as_deref()), ("provider", fill.provider.as_deref())].into_iter());
-        Self { at: fill.at, rollup, recent: None }
+        let named = [("model", fill.model.as_deref()), ("provider", fill.provider.as_deref())];
+        let values = named.into_iter().filter_map(|(dimension, value)| Some((dimension, cut(value?)))).collect();
+        Self { at: fill.at, totals, outcome: None, latency: None, values }
     }
+
+    /// The same, with values that `known` does not tell apart as `other`.
+    #[cfg(feature = "redis")]
+    pub(super) fn within(mut self, known: &Rollup) -> Self {
+        for (dimension, value) in &mut self.values {
+            if !known.groups.get(*dimension).is_some_and(|known| known.contains_key(*value)) {
+                *value = OTHER;
+            }
+        }
+        self
+    }
+}
+
+/// The beginning of a value that a caller may have made as long as a body.
+fn cut(value: &str) -> &str {
+    let end = (0..=value.len().min(VALUE_LEN)).rev().find(|at| value.is_char_boundary(*at)).unwrap_or(0);
+    &value[..end]
 }
 
 fn tokens(usage: Option<Usage>) -> (u64, u64) {
@@ -261,14 +283,29 @@ fn tokens(usage: Option<Usage>) -> (u64, u64) {
 }
 
 impl Rollup {
-    fn group<'a>(&mut self, values: impl Iterator<Item = (&'a str, Option<&'a str>)>) {
-        for (dimension, value) in values {
-            if let Some(value) = value {
-                let end = (0..=value.len().min(VALUE_LEN)).rev().find(|at| value.is_char_boundary(*at)).unwrap_or(0);
-                let value = &value[..end];
-                self.groups.entry(dimension.to_owned()).or_default().insert(value.to_owned(), self.totals);
-            }
+    pub(super) fn note(&mut self, noted: &Noted<'_>) {
+        self.totals.add(&noted.totals);
+        match noted.latency {
+            Some(Answered::Cache(bucket)) => *self.hit_latency.buckets.entry(bucket).or_default() += 1,
+            Some(Answered::Upstream(bucket)) => *self.miss_latency.buckets.entry(bucket).or_default() += 1,
+            None => {}
         }
+        if let Some((outcome, reason)) = noted.outcome {
+            *self.outcomes.entry((Cow::Borrowed(outcome), Cow::Borrowed(reason))).or_default() += 1;
+        }
+        for (dimension, value) in &noted.values {
+            self.add_to(dimension, value, &noted.totals);
+        }
+    }
+
+    /// Adds to one value, if that can be told apart, or to all others.
+    fn add_to(&mut self, dimension: &str, value: &str, totals: &Totals) {
+        if let Some(known) = self.groups.get_mut(dimension).and_then(|group| group.get_mut(value)) {
+            return known.add(totals);
+        }
+        let is_full = self.groups.values().map(BTreeMap::len).sum::<usize>() >= VALUES;
+        let group = self.groups.entry(dimension.to_owned()).or_default();
+        group.entry(if is_full { OTHER } else { value }.to_owned()).or_default().add(totals);
     }
 
     pub(super) fn add(&mut self, other: &Self) {
@@ -278,37 +315,11 @@ impl Rollup {
         for (outcome, count) in &other.outcomes {
             *self.outcomes.entry(outcome.clone()).or_default() += count;
         }
-        let mut values = self.groups.values().map(BTreeMap::len).sum::<usize>();
         for (dimension, others) in &other.groups {
-            if !self.groups.contains_key(dimension) {
-                self.groups.insert(dimension.clone(), BTreeMap::new());
-            }
-            let Some(group) = self.groups.get_mut(dimension) else { continue };
             for (value, totals) in others {
-                if let Some(known) = group.get_mut(value) {
-                    known.add(totals);
-                } else if values < VALUES {
-                    values += 1;
-                    group.insert(value.clone(), *totals);
-                } else {
-                    group.entry(OTHER.to_owned()).or_default().add(totals);
-                }
+                self.add_to(dimension, value, totals);
             }
         }
-    }
-
-    /// The same, with values that `known` does not tell apart as `other`.
-    #[cfg(feature = "redis")]
-    pub(super) fn within(&self, known: &Self) -> Self {
-        let mut groups = BTreeMap::<String, BTreeMap<String, Totals>>::new();
-        for (dimension, values) in &self.groups {
-            let group = groups.entry(dimension.clone()).or_default();
-            for (value, totals) in values {
-                let is_known = known.groups.get(dimension).is_some_and(|known| known.contains_key(value));
-                group.entry(if is_known { value.clone() } else { OTHER.to_owned() }).or_default().add(totals);
-            }
-        }
-        Self { groups, ..self.clone() }
     }
 
     /// What it adds up, as names and numbers; the way back is [`add_field`](Self::add_field).
@@ -413,7 +424,9 @@ mod tests {
     #[test]
     fn fields_add_up_to_what_they_were_made_of() {
         let mut sum = Rollup { totals: Totals { requests: 3, output_tokens: u64::MAX, ..Totals::default() }, ..Rollup::default() };
-        sum.group([("model", Some("a\0b")), ("route", Some("")), ("provider", None)].into_iter());
+        for (dimension, value) in [("model", "a\0b"), ("route", "")] {
+            sum.add_to(dimension, value, &sum.totals.clone());
+        }
         sum.outcomes.insert(("bypass".into(), "range".into()), 2);
         sum.outcomes.insert(("hit".into(), "".into()), 1);
         (sum.hit_latency, sum.miss_latency) = (Latency::of(Duration::from_millis(3)), Latency::of(Duration::from_secs(9)));
@@ -435,10 +448,10 @@ mod tests {
     fn what_is_told_apart_is_bounded_and_the_rest_is_summed_up() {
         let mut sum = Rollup::default();
         for i in 0..1000 {
-            let mut one = Rollup { totals: Totals { requests: 1, ..Totals::default() }, ..Rollup::default() };
-            let value = format!("v{i:04}");
-            one.group([("a", Some(value.as_str())), ("b", Some("é".repeat(500).as_str()))].into_iter());
-            sum.add(&one);
+            let (value, long) = (format!("v{i:04}"), "é".repeat(500));
+            let totals = Totals { requests: 1, ..Totals::default() };
+            let values = vec![("a", value.as_str()), ("b", cut(&long))];
+            sum.note(&Noted { at: SystemTime::now(), totals, outcome: None, latency: None, values });
         }
         let period = sum.into_period();
         assert!(period.groups.len() <= VALUES + 2);

@@ -4,7 +4,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use super::rollup::Rollup;
+use super::rollup::{Noted, Rollup};
 
 /// Sums by minute, for a day, and by hour, for longer.
 pub(super) struct Rollups {
@@ -25,10 +25,10 @@ impl Rollups {
         Self { minutes: BTreeMap::new(), hours: BTreeMap::new(), keep: (keep.as_secs() / 3600).max(24) }
     }
 
-    pub(super) fn add(&mut self, at: SystemTime, rollup: &Rollup) {
-        let minute = minute(at);
-        self.minutes.entry(minute).or_default().add(rollup);
-        self.hours.entry(minute / 60).or_default().add(rollup);
+    pub(super) fn note(&mut self, noted: &Noted<'_>) {
+        let minute = minute(noted.at);
+        self.minutes.entry(minute).or_default().note(noted);
+        self.hours.entry(minute / 60).or_default().note(noted);
         // Counted back from the newest, whatever the clock did.
         while let Some((first, last)) = ends(&self.minutes)
             && last - first >= KEPT_MINUTES
@@ -59,10 +59,13 @@ impl Rollups {
         sum
     }
 
-    /// What is to be added to an hour, with no more values than this tells apart.
+    /// What was noted, with no more values than its hour tells apart.
     #[cfg(feature = "redis")]
-    pub(super) fn bounded(&self, hour: u64, rollup: &Rollup) -> Rollup {
-        self.hours.get(&hour).map_or_else(|| rollup.clone(), |known| rollup.within(known))
+    pub(super) fn bounded<'a>(&self, noted: Noted<'a>) -> Noted<'a> {
+        match self.hours.get(&(minute(noted.at) / 60)) {
+            Some(known) => noted.within(known),
+            None => noted,
+        }
     }
 }
 

@@ -61,12 +61,11 @@ impl Outbox {
     }
 
     /// `own` has it already: what that does not tell apart is not told apart here either, so that hashes are bounded, too.
-    pub(super) fn add(&mut self, noted: &Noted, own: &Rollups) {
-        let minute = minute(noted.at);
-        self.minutes.entry(minute).or_default().add(&own.bounded(minute / 60, &noted.rollup));
+    pub(super) fn add(&mut self, noted: Noted<'_>, recent: Option<&Recent>, own: &Rollups) {
+        self.minutes.entry(minute(noted.at)).or_default().note(&own.bounded(noted));
         self.noted += 1;
         self.since.get_or_insert_with(Instant::now);
-        if let Some(recent) = noted.recent.as_ref().filter(|_| self.records > 0) {
+        if let Some(recent) = recent.filter(|_| self.records > 0) {
             if self.newest.len() >= self.records.min(BATCH) {
                 self.newest.pop_front();
             }
