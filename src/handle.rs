@@ -212,7 +212,7 @@ where
     /// What the cache did since it was made, and what its store holds.
     pub async fn stats(&self) -> Stats {
         let usage = self.shared.attempt("usage", self.shared.core.store.usage()).await;
-        self.shared.core.counters.stats(usage)
+        self.shared.core.counters.stats(usage, self.shared.core.store.health())
     }
 
     /// Ends the cache: requests from now on pass through, upstream calls under way are finished and stored, and what is not done

@@ -146,6 +146,21 @@ async fn stats(State(cache): State<Cache>) -> Json<Value> {
         "saved_usd": stats.saved.as_usd(),
         "unpriced": stats.unpriced,
         "store_answers": stats.store.is_some(),
+        "redis": stats.health.map(|health| json!({
+            "link": health.link,
+            "last_error": health.last_error,
+            "outages": health.outages,
+            "dials": health.dials,
+            "rejected": health.rejected,
+            "refused": health.refused,
+            "memory_tier": health.tier.map(|tier| json!({
+                "tracked": tier.tracked,
+                "hits": tier.hits,
+                "flushes": tier.flushes,
+                "entries": tier.entries,
+                "bytes": tier.bytes,
+            })),
+        })),
     }))
 }
 

@@ -100,6 +100,26 @@ pub(crate) struct Args {
     #[arg(long, env = "REDIS_URL", value_name = "URL", hide_env_values = true, help_heading = "Store")]
     pub(crate) redis_url: Option<String>,
 
+    /// What all names in Redis begin with: routers with different ones share nothing
+    #[arg(long, env = "ROUTER_NAMESPACE", value_name = "NAME", default_value = "trc", help_heading = "Store")]
+    pub(crate) namespace: String,
+
+    /// Trusts a Redis behind TLS whose certificate the one in this file (PEM) has signed, instead of those that the system trusts
+    #[arg(long, env = "REDIS_CA_FILE", value_name = "PATH", help_heading = "Store")]
+    pub(crate) redis_ca: Option<PathBuf>,
+
+    /// Shows Redis the certificate in this file (PEM)
+    #[arg(long, env = "REDIS_CERT_FILE", value_name = "PATH", requires = "redis_key", help_heading = "Store")]
+    pub(crate) redis_cert: Option<PathBuf>,
+
+    /// Where the key of that certificate is (PEM)
+    #[arg(long, env = "REDIS_KEY_FILE", value_name = "PATH", requires = "redis_cert", help_heading = "Store")]
+    pub(crate) redis_key: Option<PathBuf>,
+
+    /// Seals what is kept in Redis with keys as in 2:64-HEX-DIGITS,1:64-HEX-DIGITS: the first seals, all open
+    #[arg(long, env = "REDIS_SEAL_KEYS", value_name = "KEYS", hide_env_values = true, help_heading = "Store")]
+    pub(crate) redis_seal_keys: Option<String>,
+
     /// How much memory answers may take in front of Redis, where each is kept that is read, for as long as Redis tells of no change; 0 for none
     #[arg(long, env = "ROUTER_MEMORY_TIER", value_name = "BYTES", default_value = "64MiB", value_parser = bytes, help_heading = "Store")]
     pub(crate) memory_tier: u64,

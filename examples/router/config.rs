@@ -1,10 +1,21 @@
 //! What the router runs with: the command line, the environment, the file, the defaults, in this order.
 
-use std::{collections::BTreeMap, net::SocketAddr, path::Path, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use serde::Deserialize;
-use tower_response_cache::llm::LlmPrices;
+use tower_response_cache::{
+    entry::record::SealKeys,
+    key::Key,
+    llm::LlmPrices,
+    store::{Redis, RedisBuilder},
+};
 
 use super::{
     app::StartError,
@@ -52,7 +63,7 @@ pub(crate) enum Place {
     },
     /// With memory in front of it, unless that is 0.
     Redis {
-        url: String,
+        builder: Box<RedisBuilder>,
         max_connections: usize,
         memory_tier: u64,
     },
@@ -113,11 +124,23 @@ impl Settings {
             max_request: usize::try_from(args.max_request).unwrap_or(usize::MAX),
             max_response: usize::try_from(args.max_response).unwrap_or(usize::MAX),
             store: match args.redis_url.filter(|url| !url.is_empty()) {
-                Some(url) => Place::Redis {
-                    url,
-                    max_connections: usize::try_from(args.redis_max_connections).unwrap_or(usize::MAX),
-                    memory_tier: args.memory_tier,
-                },
+                Some(url) => {
+                    let max_connections = usize::try_from(args.redis_max_connections).unwrap_or(usize::MAX);
+                    let mut builder = Redis::builder(url).prefix(args.namespace).max_connections(max_connections);
+                    let read = |path: &PathBuf| {
+                        std::fs::read(path).map_err(|error| StartError::usage(format!("cannot read {}: {error}", path.display())))
+                    };
+                    if let Some(path) = &args.redis_ca {
+                        builder = builder.tls_root(read(path)?);
+                    }
+                    if let (Some(certificate), Some(key)) = (&args.redis_cert, &args.redis_key) {
+                        builder = builder.tls_identity(read(certificate)?, read(key)?);
+                    }
+                    if let Some(keys) = args.redis_seal_keys.as_deref().filter(|keys| !keys.is_empty()) {
+                        builder = builder.seal(seal_keys(keys)?);
+                    }
+                    Place::Redis { builder: Box::new(builder), max_connections, memory_tier: args.memory_tier }
+                }
                 None => Place::Memory { bytes: args.memory },
             },
         })
@@ -240,6 +263,24 @@ fn expand(text: &str) -> Result<String, String> {
     Ok(expanded)
 }
 
+/// Keys as in `2:HEX,1:HEX`. What is wrong with them is said without them.
+fn seal_keys(text: &str) -> Result<SealKeys, StartError> {
+    let wrong = || StartError::usage("REDIS_SEAL_KEYS is id:64-hex-digits, and more after commas, with an id of its own for each key");
+    let mut keys: Option<SealKeys> = None;
+    let mut ids = Vec::new();
+    for part in text.split(',') {
+        let (id, digits) = part.trim().split_once(':').ok_or_else(wrong)?;
+        let id = id.parse().ok().filter(|id: &u32| !ids.contains(id)).ok_or_else(wrong)?;
+        let key = *digits.parse::<Key>().map_err(|_| wrong())?.as_bytes();
+        ids.push(id);
+        keys = Some(match keys {
+            None => SealKeys::new(id, key),
+            Some(keys) => keys.and(id, key),
+        });
+    }
+    keys.ok_or_else(wrong)
+}
+
 fn sharing(text: Option<&str>) -> Result<Shared, StartError> {
     match text.unwrap_or("per-credential") {
         "per-credential" => Ok(Shared::PerCredential),
@@ -291,6 +332,16 @@ mod tests {
         assert_eq!(settings.sharing, Shared::All);
         let settings = read(file, &["--sharing", "header:X-Tenant"]).unwrap_or_else(|error| panic!("{error}"));
         assert_eq!((settings.listen.port(), settings.sharing), (1, Shared::Header(HeaderName::from_static("x-tenant"))));
+    }
+
+    #[test]
+    fn keys_that_seal_are_taken_in_order_and_never_shown() {
+        let [one, two] = ["1".repeat(64), "ab".repeat(32)];
+        assert!(format!("{:?}", seal_keys(&format!("7:{one}, 2:{two}")).unwrap_or_else(|error| panic!("{error}"))).contains("[7, 2]"));
+        for wrong in ["", "7", &one, &format!("x:{one}"), &format!("7:{one}1"), &format!("7:{one},7:{two}"), &format!("7:{one},")] {
+            let error = seal_keys(wrong).err().unwrap_or_else(|| panic!("taken: {wrong}")).to_string();
+            assert!(error.contains("REDIS_SEAL_KEYS") && !error.contains("1111"), "{error}");
+        }
     }
 
     #[test]

@@ -19,14 +19,14 @@ use super::{
 pub(crate) fn open(settings: &Settings) -> Result<(BoxStore, Option<Redis>), StartError> {
     match &settings.store {
         Place::Memory { bytes } => Ok((BoxStore::new(Memory::new(*bytes)), None)),
-        Place::Redis { url, max_connections, memory_tier } => {
+        Place::Redis { builder, memory_tier, .. } => {
             // Nothing is connected yet: a Redis that is down stops nobody.
-            let store = Redis::builder(url)
-                .max_connections(*max_connections)
+            let store = (**builder)
+                .clone()
                 .max_record(settings.max_response.saturating_add(HEADS))
                 .fill_bound(settings.upstream_timeout.unwrap_or_default().max(LEAST_FILL).saturating_mul(2))
                 .build();
-            let redis = store.map_err(|error| StartError::usage(format!("REDIS_URL or REDIS_MAX_CONNECTIONS: {error}")))?;
+            let redis = store.map_err(|error| StartError::usage(format!("Redis, as REDIS_URL and what belongs to it say: {error}")))?;
             let store = match *memory_tier {
                 0 => BoxStore::new(redis.clone()),
                 bytes => BoxStore::new(Tiered::new(redis.clone(), bytes)),

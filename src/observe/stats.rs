@@ -4,7 +4,12 @@ use std::{
 };
 
 use super::RequestRecord;
-use crate::{cost::NanoUsd, policy::Bypass, status::Outcome, store::StoreUsage};
+use crate::{
+    cost::NanoUsd,
+    policy::Bypass,
+    status::Outcome,
+    store::{Health, StoreUsage},
+};
 
 /// What a cache did since it was made, and what its store holds.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -48,6 +53,8 @@ pub struct Stats {
     pub unpriced: u64,
     /// What the store holds; `None` if it could not say.
     pub store: Option<StoreUsage>,
+    /// How the store does; `None` if it has nothing to tell.
+    pub health: Option<Health>,
 }
 
 impl Stats {
@@ -120,7 +127,7 @@ impl Counters {
         self.bytes.add(record.bytes);
     }
 
-    pub(crate) fn stats(&self, store: Option<StoreUsage>) -> Stats {
+    pub(crate) fn stats(&self, store: Option<StoreUsage>, health: Option<Health>) -> Stats {
         let bypassed = Bypass::ALL.iter().map(|reason| (reason.label(), self.bypassed[*reason as usize].value()));
         Stats {
             hits: self.hits.value(),
@@ -142,6 +149,7 @@ impl Counters {
             saved: NanoUsd(self.saved_nanos.value()),
             unpriced: self.unpriced.value(),
             store,
+            health,
         }
     }
 }

@@ -1,6 +1,6 @@
 use std::{fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
 
-use super::{Claim, Generation, Listing, Lookup, Selection, Store, StoreUsage, Token};
+use super::{Claim, Generation, Health, Listing, Lookup, Selection, Store, StoreUsage, Token};
 use crate::{entry::Record, error::Error, key::Key};
 
 /// A store chosen at run time. Costs one allocation per operation; clones share the store.
@@ -65,6 +65,10 @@ impl Store for BoxStore {
         self.0.usage().await
     }
 
+    fn health(&self) -> Option<Health> {
+        self.0.health()
+    }
+
     async fn shutdown(&self) {
         self.0.shutdown().await;
     }
@@ -85,6 +89,7 @@ trait DynStore: Send + Sync {
     fn remove_where<'a>(&'a self, selection: &'a Selection) -> Operation<'a, Result<u64, Error>>;
     fn cleanup(&self) -> Operation<'_, Result<u64, Error>>;
     fn usage(&self) -> Operation<'_, Result<StoreUsage, Error>>;
+    fn health(&self) -> Option<Health>;
     fn shutdown(&self) -> Operation<'_, ()>;
 }
 
@@ -134,6 +139,10 @@ where
 
     fn usage(&self) -> Operation<'_, Result<StoreUsage, Error>> {
         Box::pin(Store::usage(self))
+    }
+
+    fn health(&self) -> Option<Health> {
+        Store::health(self)
     }
 
     fn shutdown(&self) -> Operation<'_, ()> {

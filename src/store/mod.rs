@@ -24,7 +24,7 @@ pub use memory::Memory;
 #[cfg(feature = "redis")]
 pub use redis::{LinkState, LinkStatus, Redis, RedisBuilder};
 #[cfg(all(feature = "redis", feature = "memory"))]
-pub use tiered::{TierStatus, Tiered};
+pub use tiered::Tiered;
 
 use crate::{
     entry::{Metadata, Record},
@@ -147,6 +147,11 @@ pub trait Store: Send + Sync + 'static {
     /// If the store cannot answer in time.
     fn usage(&self) -> impl Future<Output = Result<StoreUsage, Error>> + Send {
         ready(Ok(StoreUsage::default()))
+    }
+
+    /// How the store does, without asking it. The default has nothing to tell.
+    fn health(&self) -> Option<Health> {
+        None
     }
 
     /// Ends connections and tasks of the store. Later operations may fail.
@@ -276,6 +281,42 @@ impl Listing {
             Record::Variants(_) => None,
         }
     }
+}
+
+/// How a store outside of this process does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Health {
+    /// Do operations get through? `closed`: they do; `open`: they fail at once; `probing`: they fail at once, while a probe is on its way.
+    pub link: &'static str,
+    /// What went wrong last, in one word; `None` if nothing did.
+    pub last_error: Option<&'static str>,
+    /// How often operations began to fail at once.
+    pub outages: u64,
+    /// Attempts at a connection.
+    pub dials: u64,
+    /// Operations that failed at once because too much was on its way.
+    pub rejected: u64,
+    /// Records that the store refused to take.
+    pub refused: u64,
+    /// The memory in front of it, if there is any.
+    pub tier: Option<TierStatus>,
+}
+
+/// How the memory in front of a store does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TierStatus {
+    /// Does word of changes come? If not, records are kept for a second only.
+    pub tracked: bool,
+    /// Look-ups that were answered from memory.
+    pub hits: u64,
+    /// How often all of it was dropped.
+    pub flushes: u64,
+    /// How many records it holds.
+    pub entries: u64,
+    /// Bytes that they take, overhead included.
+    pub bytes: u64,
 }
 
 /// What a store holds.

@@ -23,7 +23,7 @@ use std::{
 use quick_cache::{DefaultHashBuilder, OptionsBuilder, Weighter, sync::Cache};
 
 use super::{
-    Claim, Generation, Listing, Lookup, Redis, Selection, Store, StoreUsage, Token,
+    Claim, Generation, Health, Listing, Lookup, Redis, Selection, Store, StoreUsage, TierStatus, Token,
     redis::{Change, Listener},
 };
 use crate::{entry::Record, error::Error, key::Key};
@@ -46,22 +46,6 @@ pub struct Tiered {
     redis: Redis,
     tier: Arc<Tier>,
     heartbeat: Duration,
-}
-
-/// How the memory in front of Redis does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct TierStatus {
-    /// Does word of changes come? If not, records are kept for a second only.
-    pub tracked: bool,
-    /// Look-ups that were answered from memory.
-    pub hits: u64,
-    /// How often all of it was dropped.
-    pub flushes: u64,
-    /// How many records it holds.
-    pub entries: u64,
-    /// Bytes that they take, overhead included.
-    pub bytes: u64,
 }
 
 impl Tiered {
@@ -173,6 +157,10 @@ impl Store for Tiered {
 
     async fn usage(&self) -> Result<StoreUsage, Error> {
         self.redis.usage().await
+    }
+
+    fn health(&self) -> Option<Health> {
+        self.redis.health().map(|health| Health { tier: Some(self.status()), ..health })
     }
 
     async fn shutdown(&self) {

@@ -111,6 +111,8 @@ async fn a_redis_that_is_absent_or_swallows_all_fails_no_request_and_soon_is_not
         }
         let status = store.status();
         assert!(status.opened == 1 && status.dials - dials < 10, "{status:?}");
+        let health = store.health().unwrap();
+        assert!(health.link != "closed" && health.last_error.is_some() && health.outages == 1, "{health:?}");
         store.shutdown().await;
     }
 }

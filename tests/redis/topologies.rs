@@ -1,12 +1,13 @@
 //! Wherever Redis is, the store finds it, and goes after it when it moves.
 
-use tower_response_cache::store::{LinkState, Store};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+use tower_response_cache::store::{LinkState, Redis, Store, Tiered};
 
 use crate::{
     fill, key,
     outages::{Load, cache, impatient},
     patient, record,
-    server::Fleet,
+    server::{Fleet, Server, free_port},
     stored,
 };
 
@@ -59,4 +60,86 @@ async fn a_service_that_no_sentinel_knows_is_an_outage_and_not_a_secret_told() {
     let error = store.get(&key(1)).await.unwrap_err();
     assert!(error.is_unavailable(), "{error}");
     assert!(!format!("{error:?} {store:?}").contains("canary"));
+}
+
+/// An authority of its own making.
+struct Authority {
+    pem: String,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+impl Authority {
+    fn new() -> Self {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(Vec::<String>::new()).unwrap();
+        // Another name than those it signs: a certificate that its own subject issued would be taken for self-signed.
+        params.distinguished_name.push(DnType::CommonName, "authority");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let pem = params.self_signed(&key).unwrap().pem();
+        Self { pem, issuer: Issuer::new(params, key) }
+    }
+
+    /// A certificate for this machine, and its key.
+    fn issue(&self) -> (String, String) {
+        let key = KeyPair::generate().unwrap();
+        let params = CertificateParams::new(vec!["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
+        (params.signed_by(&key, &self.issuer).unwrap().pem(), key.serialize_pem())
+    }
+}
+
+#[tokio::test]
+async fn over_tls_each_side_believes_only_certificates_of_those_it_trusts() {
+    let (ours, theirs) = (Authority::new(), Authority::new());
+    let directory = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| {
+        let path = directory.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let (certificate, key_of_server) = ours.issue();
+    let port = free_port().to_string();
+    let files = [file("server.pem", &certificate), file("server.key", &key_of_server), file("ca.pem", &ours.pem)];
+    let names = ["--tls-cert-file", "--tls-key-file", "--tls-ca-cert-file"];
+    let mut arguments = vec!["--tls-port", &port, "--tls-auth-clients", "yes"];
+    arguments.extend(names.iter().zip(&files).flat_map(|(name, file)| [*name, file.as_str()]));
+    let _server = Server::start_with(&arguments);
+    let url = format!("rediss://127.0.0.1:{port}/0");
+
+    let (certificate, proof) = ours.issue();
+    let trusted = patient(&url).tls_root(ours.pem.clone()).tls_identity(certificate.clone(), proof.clone()).build().unwrap();
+    assert!(fill(&trusted, &key(1), record("in private")).await);
+    let tiered = Tiered::new(trusted, 1 << 20);
+    assert!(tiered.get(&key(1)).await.unwrap().record.is_some());
+    crate::until(async || tiered.status().tracked).await;
+
+    let (foreign, foreign_proof) = theirs.issue();
+    let impostors = [
+        ("a server that nobody vouches for", patient(&url).tls_identity(certificate.clone(), proof.clone())),
+        ("a server that another vouches for", patient(&url).tls_root(theirs.pem.clone()).tls_identity(certificate, proof)),
+        ("a client that shows nothing", patient(&url).tls_root(ours.pem.clone())),
+        ("a client that another vouches for", patient(&url).tls_root(ours.pem.clone()).tls_identity(foreign, foreign_proof)),
+    ];
+    for (what, builder) in impostors {
+        let store = builder.build().unwrap();
+        assert!(store.get(&key(1)).await.is_err(), "{what}");
+        store.shutdown().await;
+    }
+    // Requests pass all the same.
+    let store = impatient(&url).tls_root(theirs.pem).build().unwrap();
+    let cache = cache(&store);
+    crate::until(async || {
+        crate::ask(&cache, crate::post("/")).await;
+        store.status().state != LinkState::Closed
+    })
+    .await;
+}
+
+#[test]
+fn certificates_that_are_none_or_for_no_tls_are_said_at_once_and_keys_are_not_shown() {
+    for (url, root) in [("rediss://localhost", "canary"), ("redis://localhost", &*Authority::new().pem)] {
+        let builder = Redis::builder(url).tls_root(root).tls_identity("canary", "canary");
+        assert!(!format!("{builder:?}").contains("canary"));
+        let error = builder.build().unwrap_err();
+        assert!(error.is_config() && !format!("{error:?}").contains("canary"), "{url}");
+    }
 }

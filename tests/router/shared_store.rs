@@ -114,6 +114,7 @@ async fn without_its_redis_it_serves_all_the_same_and_says_so() {
     router.logged("the store does not answer").await;
     let stats = router.stats().await;
     assert!(stats["store_errors"].as_u64().unwrap() > 0 && stats["memory_human"].is_null(), "{stats}");
+    assert!(stats["redis"]["last_error"] == "lost" && stats["redis"]["memory_tier"]["tracked"] == false, "{stats}");
     router.signal("TERM");
     let (status, log) = router.end().await;
     assert!(status.success(), "{log}");

@@ -66,6 +66,25 @@ impl Endpoint {
         self
     }
 
+    /// With certificates to trust, and perhaps one to show.
+    ///
+    /// # Errors
+    ///
+    /// [Config](Error::is_config), if they are none, or the URL is not one of TLS.
+    #[cfg(feature = "redis-tls")]
+    pub(super) fn with_certificates(self, certificates: &redis::TlsCertificates) -> Result<Self, Error> {
+        let with = |info: ConnectionInfo| {
+            let client = Client::build_with_tls(info, certificates.clone());
+            let refused = |_| Error::config("certificates for redis are PEM, and for a URL that says TLS: rediss:// or rediss-sentinel://");
+            client.map_err(refused).map(|client| client.get_connection_info().clone())
+        };
+        let sentinels = match self.sentinels {
+            None => None,
+            Some(Sentinels { at, service }) => Some(Sentinels { at: at.into_iter().map(with).collect::<Result<_, _>>()?, service }),
+        };
+        Ok(Self { server: with(self.server)?, sentinels })
+    }
+
     pub(super) async fn connect(&self, config: &AsyncConnectionConfig) -> Result<MultiplexedConnection, Fault> {
         let Some(sentinels) = &self.sentinels else { return open(self.server.clone(), config).await };
         // A sentinel that is cut off knows an old primary: whichever leads to one that says it is primary, first.

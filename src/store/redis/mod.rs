@@ -72,7 +72,7 @@ use self::{
     settings::Deadlines,
     tags::Member,
 };
-use super::{Claim, Generation, Listing, Lookup, Selection, Store, StoreUsage, Token};
+use super::{Claim, Generation, Health, Listing, Lookup, Selection, Store, StoreUsage, Token};
 use crate::{
     clock::Clock,
     entry::{Record, record::Codec},
@@ -338,6 +338,16 @@ impl Store for Redis {
             }
         }
         Ok(usage)
+    }
+
+    fn health(&self) -> Option<Health> {
+        let LinkStatus { state, last_error, opened, dials, rejected, .. } = self.status();
+        let link = match state {
+            LinkState::Closed => "closed",
+            LinkState::Open => "open",
+            LinkState::Probing => "probing",
+        };
+        Some(Health { link, last_error, outages: opened, dials, rejected, refused: self.refused_writes(), tier: None })
     }
 
     async fn shutdown(&self) {

@@ -19,6 +19,8 @@ use crate::{
 #[must_use]
 pub struct RedisBuilder {
     url: String,
+    #[cfg(feature = "redis-tls")]
+    certificates: Option<redis::TlsCertificates>,
     prefix: String,
     deadlines: Deadlines,
     breaker_threshold: u32,
@@ -47,6 +49,8 @@ impl RedisBuilder {
     pub(super) fn new(url: impl Into<String>) -> Self {
         Self {
             url: url.into(),
+            #[cfg(feature = "redis-tls")]
+            certificates: None,
             prefix: "trc".to_owned(),
             deadlines: Deadlines {
                 read: Duration::from_millis(100),
@@ -87,6 +91,21 @@ impl RedisBuilder {
                 _ => Err(Error::config("REDIS_MAX_CONNECTIONS is not a number above 0")),
             },
         }
+    }
+
+    /// Trusts servers whose certificates this one has signed, in PEM, instead of those that the system trusts. For a URL that says TLS.
+    #[cfg(feature = "redis-tls")]
+    pub fn tls_root(mut self, certificate: impl Into<Vec<u8>>) -> Self {
+        self.certificates.get_or_insert(NO_CERTIFICATES).root_cert = Some(certificate.into());
+        self
+    }
+
+    /// Shows servers this certificate and proves it with the key, both in PEM: mutual TLS. Default: none.
+    #[cfg(feature = "redis-tls")]
+    pub fn tls_identity(mut self, certificate: impl Into<Vec<u8>>, key: impl Into<Vec<u8>>) -> Self {
+        let identity = redis::ClientTlsConfig { client_cert: certificate.into(), client_key: key.into() };
+        self.certificates.get_or_insert(NO_CERTIFICATES).client_tls = Some(identity);
+        self
     }
 
     /// Sets what all keys in Redis begin with; caches with different prefixes share nothing. No braces. Default: `trc`.
@@ -202,6 +221,8 @@ impl RedisBuilder {
     pub fn build(self) -> Result<Redis, Error> {
         let Self {
             url,
+            #[cfg(feature = "redis-tls")]
+            certificates,
             prefix,
             deadlines,
             breaker_threshold,
@@ -218,6 +239,11 @@ impl RedisBuilder {
         } = self;
         let names = Names::new(&prefix)?;
         let endpoint = Endpoint::parse(&url)?;
+        #[cfg(feature = "redis-tls")]
+        let endpoint = match certificates {
+            Some(certificates) => endpoint.with_certificates(&certificates)?,
+            None => endpoint,
+        };
         let codec = Codec::new(max_record).compression(compression);
         #[cfg(feature = "seal")]
         let codec = match seal {
@@ -249,6 +275,9 @@ impl RedisBuilder {
         Ok(Redis::of(inner))
     }
 }
+
+#[cfg(feature = "redis-tls")]
+const NO_CERTIFICATES: redis::TlsCertificates = redis::TlsCertificates { client_tls: None, root_cert: None };
 
 impl fmt::Debug for RedisBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
