@@ -111,6 +111,7 @@ where
         let mut metadata = Metadata {
             model: findings.model,
             usage: findings.usage,
+            service_tier: findings.service_tier,
             upstream_request_id: storing.upstream_request_id,
             cached_at: Some(moment.now),
             ..Metadata::of(&options)

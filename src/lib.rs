@@ -64,6 +64,9 @@
 mod body;
 pub mod clock;
 pub mod convert;
+pub mod cost;
+#[cfg(feature = "dashboard")]
+pub mod dashboard;
 pub mod entry;
 mod error;
 pub mod explain;
@@ -89,6 +92,7 @@ pub mod store;
 
 pub use body::{RequestBody, ResponseBody};
 pub use clock::Clock;
+pub use cost::{CostModel, NanoUsd};
 pub use error::{BoxError, Error};
 pub use future::ResponseFuture;
 pub use handle::Handle;

@@ -10,13 +10,18 @@ use hyper_util::service::TowerToHyperService;
 use tokio::{net::TcpListener, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::Layer as _;
-use tower_response_cache::{ApiPolicy, CacheLayer, Handle, observe::TracingObserver, store::BoxStore};
+use tower_response_cache::{
+    ApiPolicy, CacheLayer, Handle,
+    observe::{TracingObserver, analytics::Analytics},
+    store::BoxStore,
+};
 
 use super::{
     admin,
     client::Client,
     config::{Settings, Shared},
     gateway::Gateway,
+    metrics::Metrics,
     server, store,
 };
 
@@ -43,10 +48,15 @@ impl App {
             _ => None,
         };
         let client = Client::new(&settings, tenant)?;
+        let analytics = Analytics::builder().keep(settings.metrics_ttl).spawn();
+        let metrics = Metrics::new();
         // An answer that takes minutes is paid for: who asks for the same waits for it as long as the one who asked first.
         let layer = CacheLayer::new(store::open(&settings)?, store::policy(&settings))
             .patience(settings.upstream_timeout.unwrap_or(PATIENCE))
-            .observer(TracingObserver);
+            .cost(settings.prices)
+            .observer(TracingObserver)
+            .observer(analytics.clone())
+            .observer(metrics.observer());
         let handle = layer.handle();
 
         let listener = listen(settings.listen, "--listen").await?;
@@ -64,10 +74,12 @@ impl App {
 
         let (stop, connections) = (CancellationToken::new(), TaskTracker::new());
         let gateway = Gateway::new(layer.layer(client), settings.directory, settings.max_request);
-        let admin_router = TowerToHyperService::new(admin::router(handle.clone(), settings.admin_token.as_deref()));
+        let admin_router =
+            TowerToHyperService::new(admin::router(handle.clone(), analytics, metrics.clone(), settings.admin_token.as_deref()));
         // The accepting tasks count as well: when all have ended, nothing listens.
         connections.spawn(server::serve(listener, gateway, stop.clone(), connections.clone()));
         connections.spawn(server::serve(admin_listener, admin_router, stop.clone(), connections.clone()));
+        tokio::spawn(stop.clone().run_until_cancelled_owned(metrics.keep_up()));
         tokio::spawn({
             let handle = handle.clone();
             async move {

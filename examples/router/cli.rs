@@ -72,9 +72,13 @@ pub(crate) struct Args {
     #[arg(long, env = "CACHE_DEFAULT_TTL", value_name = "SECONDS", default_value_t = 3600, help_heading = "Cache")]
     pub(crate) default_ttl: u64,
 
-    /// How long records of requests are kept, in seconds. Checked, and without effect so far: the router keeps none
-    #[arg(long, env = "CACHE_METRICS_TTL", value_name = "SECONDS", default_value_t = 86_400, help_heading = "Cache")]
+    /// For how long sums of requests are kept by the hour, in seconds, a day at least; for the dashboard and /cache/metrics
+    #[arg(long, env = "CACHE_METRICS_TTL", value_name = "SECONDS", default_value_t = 86_400, help_heading = "Cost")]
     pub(crate) metrics_ttl: u64,
+
+    /// Prices of models, in the format of LiteLLM's model_prices_and_context_window.json; they go before those that are built in
+    #[arg(long, env = "ROUTER_PRICES", value_name = "FILE", help_heading = "Cost")]
+    pub(crate) prices: Option<PathBuf>,
 
     /// The longest request body that is cached, in bytes or with KiB, MiB, GiB; longer ones are streamed through
     #[arg(long, env = "ROUTER_MAX_REQUEST", value_name = "BYTES", default_value = "1MiB", value_parser = bytes, help_heading = "Cache")]

@@ -1,6 +1,10 @@
 use super::{Event, Observer};
+use crate::NanoUsd;
 
 /// Writes one `tracing` event per request (target `tower_response_cache`, level `INFO`), per fill (`DEBUG`), and per trouble with the store (`WARN`).
+///
+/// Fields that OpenTelemetry's semantic conventions for generative AI know have their names: `gen_ai.response.model`, `gen_ai.provider.name`,
+/// `gen_ai.usage.input_tokens` and `.output_tokens`, which are those of the upstream call that the request made.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct TracingObserver;
 
@@ -24,7 +28,15 @@ impl Observer for TracingObserver {
                 first_byte_us = record.timings.first_byte.map(micros),
                 total_us = micros(record.timings.total),
                 saved_us = record.saved_time.map(micros),
-                model = record.model.as_deref(),
+                gen_ai.response.model = record.model.as_deref(),
+                gen_ai.provider.name = record.provider.as_deref(),
+                gen_ai.usage.input_tokens = record.usage.map(|usage| usage.input()),
+                gen_ai.usage.output_tokens = record.usage.map(|usage| usage.output),
+                replayed_input_tokens = record.saved_usage.map(|usage| usage.input()),
+                replayed_output_tokens = record.saved_usage.map(|usage| usage.output),
+                billed_usd = record.billed.map(NanoUsd::as_usd),
+                saved_usd = record.saved.map(NanoUsd::as_usd),
+                original_request_id = record.original_request_id.as_deref(),
                 "request"
             ),
             Event::Fill(fill) => tracing::debug!(
@@ -36,6 +48,8 @@ impl Observer for TracingObserver {
                 bytes = fill.bytes,
                 first_byte_us = fill.first_byte.map(micros),
                 last_byte_us = micros(fill.last_byte),
+                gen_ai.response.model = fill.model.as_deref(),
+                cost_usd = fill.cost.map(NanoUsd::as_usd),
                 refresh = fill.refresh,
                 "fill"
             ),

@@ -331,7 +331,11 @@ pub async fn cleanup_leaves_what_lives<St: Store>(subject: &Subject<St>) {
 /// What the store says that it holds is what it holds; it need not say.
 pub async fn usage_counts_what_is_stored<St: Store>(subject: &Subject<St>) {
     let before = ok("usage", subject.store.usage().await);
-    subject.fill(10, |_| Vec::new()).await;
+    subject.fill(9, |_| Vec::new()).await;
+    // One that does not shrink, and that stands out from whatever else the store does with its memory.
+    let mut large = subject.entry("large", &[]);
+    large.body = Frames::from(Bytes::from((0..subject.large).map(|_| fastrand::u8(..)).collect::<Vec<_>>()));
+    subject.must_put(&any_key(), Record::Response(large.into())).await;
     let after = ok("usage", subject.store.usage().await);
     if let (Some(before), Some(after)) = (before.entries, after.entries) {
         assert_eq!(after - before, 10, "by how many entries the store says that it grew");
@@ -592,6 +596,7 @@ impl<St> Subject<St> {
                 upstream_time: Duration::from_millis(20),
                 upstream_first_byte: Duration::from_millis(10),
                 usage: Some(Usage { input_uncached: 1, output: 2, ..Usage::default() }),
+                service_tier: Some("flex".into()),
                 tags: tags.iter().map(|tag| (*tag).to_owned()).collect(),
                 labels: vec![("route".into(), format!("to-{text}"))],
                 upstream_request_id: None,

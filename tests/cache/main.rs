@@ -14,8 +14,11 @@ mod origin;
 #[path = "../support/store.rs"]
 mod store;
 
+mod adapters;
 mod answers;
 mod bodies;
+mod cost;
+mod dashboard;
 mod drops;
 mod explain;
 mod flights;

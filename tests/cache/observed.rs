@@ -104,10 +104,11 @@ async fn every_request_is_recorded_once_with_its_outcome() {
     let joined = send(&cache, post("/fed", "")).await;
     feed.send(data("some")).await.unwrap();
     drop(leader);
-    assert_eq!((log.last().outcome, log.last().ending), (Outcome::Miss(Miss::Absent), Ending::Dropped));
     feed.send(Err("reset".into())).await.unwrap();
     joined.into_body().collect().await.unwrap_err();
-    assert_eq!((log.last().outcome, log.last().ending, log.len()), (Outcome::Collapsed, Ending::Failed, 6));
+    until(|| log.len() == 6).await;
+    let both = log.requests.lock().unwrap()[4..].iter().map(|record| (record.outcome, record.ending)).collect::<Vec<_>>();
+    assert_eq!(both, [(Outcome::Miss(Miss::Absent), Ending::Dropped), (Outcome::Collapsed, Ending::Failed)]);
 
     let stats = handle.stats().await;
     assert_eq!((stats.hits, stats.misses, stats.coalesced, stats.stored), (1, 3, 1, 1));

@@ -29,6 +29,7 @@ mod removal;
 mod settings;
 mod tags;
 mod tiers;
+mod topologies;
 mod values;
 
 use std::{

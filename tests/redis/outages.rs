@@ -24,16 +24,16 @@ use crate::{
 };
 
 /// A store that does not wait for long.
-fn impatient(url: impl Into<String>) -> RedisBuilder {
+pub fn impatient(url: impl Into<String>) -> RedisBuilder {
     Redis::builder(url).prefix("t").read_deadline(Duration::from_millis(50)).write_deadline(Duration::from_millis(50))
 }
 
-fn cache(store: &Redis) -> Service {
+pub fn cache(store: &Redis) -> Service {
     tower::Layer::layer(&layer(store.clone()), Origin::signed())
 }
 
 /// Requests from several tasks until dropped, each of which has to be answered with what it asked for.
-struct Load {
+pub struct Load {
     stop: Arc<AtomicBool>,
     answered: Arc<AtomicU64>,
     hits: Arc<AtomicU64>,
@@ -41,7 +41,7 @@ struct Load {
 }
 
 impl Load {
-    fn on(cache: &Service) -> Self {
+    pub fn on(cache: &Service) -> Self {
         let (stop, answered, hits): (Arc<AtomicBool>, Arc<AtomicU64>, Arc<AtomicU64>) = Default::default();
         let tasks = (0..8)
             .map(|task| {
@@ -65,19 +65,19 @@ impl Load {
     }
 
     /// Waits for that many more answers.
-    async fn answers(&self, count: u64) {
+    pub async fn answers(&self, count: u64) {
         let so_far = self.answered.load(Ordering::SeqCst);
         crate::until(async || self.answered.load(Ordering::SeqCst) >= so_far + count).await;
     }
 
     /// Waits for that many more hits.
-    async fn hits(&self, count: u64) {
+    pub async fn hits(&self, count: u64) {
         let so_far = self.hits.load(Ordering::SeqCst);
         crate::until(async || self.hits.load(Ordering::SeqCst) >= so_far + count).await;
     }
 
     /// Ends it. Panics if any request failed.
-    async fn end(self) {
+    pub async fn end(self) {
         self.stop.store(true, Ordering::SeqCst);
         for task in self.tasks {
             task.await.unwrap();

@@ -132,6 +132,88 @@ impl Drop for Server {
     }
 }
 
+/// A primary, a replica, and three sentinels that watch them.
+pub struct Fleet {
+    pub primary: Server,
+    pub replica: Server,
+    sentinels: Vec<Sentinel>,
+}
+
+struct Sentinel {
+    child: Child,
+    port: u16,
+    _directory: TempDir,
+}
+
+impl Fleet {
+    pub fn start() -> Self {
+        let primary = Server::start();
+        let replica = Server::start_with(&["--replicaof", "127.0.0.1", &primary.port().to_string(), "--repl-diskless-sync-delay", "0"]);
+        let sentinels = (0..3).map(|_| Sentinel::start(primary.port())).collect();
+        let fleet = Self { primary, replica, sentinels };
+        let is_watched = |sentinel: &Sentinel| {
+            let know = |what: &str| -> usize {
+                let mut command = redis::cmd("SENTINEL");
+                command.arg(what).arg("main");
+                command.query::<Vec<redis::Value>>(&mut connect(sentinel.port).unwrap()).map_or(0, |known| known.len())
+            };
+            know("REPLICAS") == 1 && know("SENTINELS") == 2
+        };
+        let patience = Instant::now() + Duration::from_secs(30);
+        while !fleet.sentinels.iter().all(is_watched) || !fleet.replica.run::<String>(&["INFO", "replication"]).contains("link_status:up") {
+            assert!(Instant::now() < patience, "the sentinels never found each other");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        fleet
+    }
+
+    pub fn url(&self) -> String {
+        let at: Vec<String> = self.sentinels.iter().map(|sentinel| format!("127.0.0.1:{}", sentinel.port)).collect();
+        format!("redis-sentinel://{}/main/0", at.join(","))
+    }
+
+    /// Makes the replica the primary, while both are well.
+    pub fn fail_over(&self) {
+        let () = redis::cmd("SENTINEL").arg("FAILOVER").arg("main").query(&mut connect(self.sentinels[0].port).unwrap()).unwrap();
+    }
+
+    /// SIGSTOP to one of the sentinels.
+    pub fn freeze_a_sentinel(&self) {
+        kill_process(Pid::from_child(&self.sentinels[0].child), Signal::STOP).unwrap();
+    }
+}
+
+impl Sentinel {
+    fn start(watched: u16) -> Self {
+        for _ in 0..20 {
+            let (port, directory) = (free_port(), tempfile::tempdir().unwrap());
+            let settings = directory.path().join("sentinel.conf");
+            // Half a second of silence is death.
+            let text = format!(
+                "port {port}\nbind 127.0.0.1\nloglevel warning\nsentinel monitor main 127.0.0.1 {watched} 2\n\
+                 sentinel down-after-milliseconds main 500\nsentinel failover-timeout main 3000\n"
+            );
+            std::fs::write(&settings, text).unwrap();
+            let mut command = Command::new("redis-server");
+            command.arg(&settings).arg("--sentinel").current_dir(directory.path()).stdin(Stdio::null());
+            let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+            if is_up(port, &mut child) {
+                return Self { child, port, _directory: directory };
+            }
+            child.kill().ok();
+            child.wait().unwrap();
+        }
+        panic!("a sentinel does not come up");
+    }
+}
+
+impl Drop for Sentinel {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
 /// See [`Server::monitor`].
 pub struct Monitor {
     stream: TcpStream,

@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use redis::{AsyncConnectionConfig, Client, Cmd, Pipeline, RedisError, Value, aio::MultiplexedConnection};
+use redis::{AsyncConnectionConfig, Cmd, Pipeline, RedisError, Value, aio::MultiplexedConnection};
 use tokio::{
     sync::{Semaphore, watch},
     time::{Instant, sleep, timeout, timeout_at},
@@ -23,6 +23,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     breaker::{Breaker, LinkState},
+    endpoint::Endpoint,
     fault::Fault,
 };
 
@@ -92,7 +93,7 @@ const UNIT: usize = 1024;
 pub(super) const COPIES: usize = 3;
 
 struct Shared {
-    client: Client,
+    endpoint: Endpoint,
     limits: Limits,
     breaker: Breaker,
     reads: Connections,
@@ -139,7 +140,7 @@ struct Health {
 }
 
 impl Link {
-    pub(super) fn new(client: Client, limits: Limits) -> Self {
+    pub(super) fn new(endpoint: Endpoint, limits: Limits) -> Self {
         // Reads and bulk on two connections each, if there may be so many. With one, they share it.
         let slots = |count: usize| -> Vec<_> { (0..count).map(|_| Arc::new(Slot { state: Mutex::new(State::New) })).collect() };
         let reads = slots(if limits.connections >= 4 { 2 } else { 1 });
@@ -149,7 +150,7 @@ impl Link {
         };
         let connections = |slots| Connections { slots, next: AtomicUsize::new(0), operations: Semaphore::new(limits.operations) };
         let shared = Shared {
-            client,
+            endpoint,
             breaker: Breaker::new(limits.threshold),
             reads: connections(reads),
             bulk: connections(bulk),
@@ -351,10 +352,10 @@ impl Shared {
         self.dials.fetch_add(1, Ordering::Relaxed);
         // Our deadlines are around it: theirs are off.
         let config = AsyncConnectionConfig::new().set_connection_timeout(None).set_response_timeout(None);
-        let connecting = timeout(self.limits.dial, self.client.get_multiplexed_async_connection_with_config(&config));
+        let connecting = timeout(self.limits.dial, self.endpoint.connect(&config));
         match self.stop.run_until_cancelled(connecting).await {
             Some(Ok(Ok(connection))) => Ok(connection),
-            Some(Ok(Err(error))) => Err(Fault::of_error(&error)),
+            Some(Ok(Err(fault))) => Err(fault),
             Some(Err(_)) => Err(Fault::Timeout),
             None => Err(Fault::Lost),
         }

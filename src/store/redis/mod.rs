@@ -21,8 +21,17 @@
 //! `ACL SETUSER cache on >password ~trc:* +get +set +getrange +unlink +type +scan +zadd +zrem +zrange +zscan +pexpire
 //! +evalsha +script|load +dbsize +info`; to hear of changes, as memory in front of it (`Tiered`) and those who wait for
 //! another process do, `+client|tracking +ping` too. Without those two, memory is kept for a second and who waits asks from time to time.
+//! Behind Sentinel, `+role` as well.
+//!
+//! # Sentinel
+//!
+//! `redis-sentinel://[user:password@]host[:port],host[:port]/service[/database]` follows the primary of a service: whenever a connection is
+//! made, the sentinels are asked where it is, and what answers there has to say that it is a primary. User and password are for the servers;
+//! sentinels are asked without. Redis copies to replicas after it has answered, so a failover may undo what was written a moment before it:
+//! records, which are then made anew, and removals.
 
 mod breaker;
+mod endpoint;
 mod fault;
 mod frame;
 mod lease;
@@ -50,6 +59,7 @@ use tokio::time::Instant;
 pub(in crate::store) use self::tracking::{Change, Listener};
 pub use self::{breaker::LinkState, link::LinkStatus, settings::RedisBuilder};
 use self::{
+    endpoint::Endpoint,
     fault::Fault,
     frame::{Frame, Framed, Kind},
     link::{Ask, Lane, Link},
@@ -90,7 +100,7 @@ pub struct Redis {
 struct Inner {
     link: Link,
     /// In the newer protocol, which has room for what nobody asked for.
-    tracking: redis::Client,
+    tracking: Endpoint,
     names: Names,
     codec: Codec,
     max_record: usize,

@@ -1,9 +1,8 @@
 use std::{env, fmt, time::Duration};
 
-use redis::{Client, IntoConnectionInfo as _, io::tcp::TcpSettings, io::tcp::socket2::TcpKeepalive};
-
 use super::{
     Inner, Redis,
+    endpoint::Endpoint,
     link::{COPIES, Limits, Link},
     names::Names,
 };
@@ -218,6 +217,7 @@ impl RedisBuilder {
             clock,
         } = self;
         let names = Names::new(&prefix)?;
+        let endpoint = Endpoint::parse(&url)?;
         let codec = Codec::new(max_record).compression(compression);
         #[cfg(feature = "seal")]
         let codec = match seal {
@@ -233,8 +233,8 @@ impl RedisBuilder {
             probe: names.probe(),
         };
         let inner = Inner {
-            tracking: client(&url, Some(redis::ProtocolVersion::RESP3))?,
-            link: Link::new(client(&url, None)?, limits),
+            tracking: endpoint.clone().in_resp3(),
+            link: Link::new(endpoint, limits),
             names,
             codec,
             max_record,
@@ -248,38 +248,6 @@ impl RedisBuilder {
         };
         Ok(Redis::of(inner))
     }
-}
-
-fn client(url: &str, protocol: Option<redis::ProtocolVersion>) -> Result<Client, Error> {
-    if !cfg!(feature = "redis-tls") && ["rediss:", "valkeys:"].iter().any(|scheme| url.starts_with(scheme)) {
-        return Err(Error::config("for TLS to redis, build with the feature `redis-tls`"));
-    }
-    // The client's own words may quote the URL.
-    let info = url.into_connection_info().map_err(|_| {
-        Error::config(
-            "not a URL of redis: it looks like redis://[user:password@]host[:port][/database], or rediss:// with TLS, or redis+unix:///path",
-        )
-    })?;
-    if !info.addr().is_supported() {
-        return Err(Error::config("this kind of connection to redis is not there on this platform"));
-    }
-    #[cfg(feature = "redis-tls")]
-    if matches!(info.addr(), redis::ConnectionAddr::TcpTls { .. }) && rustls::crypto::CryptoProvider::get_default().is_none() {
-        // Another may be faster than we are; either is fine.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-    }
-    let keepalive = TcpKeepalive::new().with_time(Duration::from_secs(5));
-    #[cfg(any(target_os = "linux", target_os = "macos", target_os = "android"))]
-    let keepalive = keepalive.with_interval(Duration::from_secs(2)).with_retries(3);
-    let tcp = TcpSettings::default().set_nodelay(true).set_keepalive(keepalive);
-    #[cfg(any(target_os = "linux", target_os = "android", target_os = "fuchsia"))]
-    let tcp = tcp.set_user_timeout(Duration::from_secs(5));
-    let mut redis = info.redis_settings().clone().set_skip_set_lib_name();
-    if let Some(protocol) = protocol {
-        redis = redis.set_protocol(protocol);
-    }
-    Client::open(info.set_tcp_settings(tcp).set_redis_settings(redis))
-        .map_err(|_| Error::config("the client does not accept the URL of redis"))
 }
 
 impl fmt::Debug for RedisBuilder {

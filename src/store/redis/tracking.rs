@@ -10,13 +10,13 @@ use std::{
 };
 
 use futures_util::future::select;
-use redis::{AsyncConnectionConfig, Client, PushInfo, PushKind, Value, aio::MultiplexedConnection};
+use redis::{AsyncConnectionConfig, PushInfo, PushKind, Value, aio::MultiplexedConnection};
 use tokio::{
     sync::Notify,
     time::{sleep, timeout},
 };
 
-use super::{Redis, names::Names};
+use super::{Redis, endpoint::Endpoint, names::Names};
 use crate::key::Key;
 
 /// What changed.
@@ -88,11 +88,11 @@ impl Listener for Both {
     }
 }
 
-async fn follow(client: Client, names: Names, dial: Duration, heartbeat: Duration, listener: Arc<dyn Listener>) {
+async fn follow(endpoint: Endpoint, names: Names, dial: Duration, heartbeat: Duration, listener: Arc<dyn Listener>) {
     let mut pause = FIRST_PAUSE;
     loop {
         let broken = Arc::new(Notify::new());
-        if let Ok(Some(connection)) = timeout(dial, begin(&client, &names, &listener, &broken)).await {
+        if let Ok(Some(connection)) = timeout(dial, begin(&endpoint, &names, &listener, &broken)).await {
             listener.begun();
             pause = FIRST_PAUSE;
             select(pin!(prove(connection, heartbeat, &*listener)), pin!(broken.notified())).await;
@@ -104,7 +104,7 @@ async fn follow(client: Client, names: Names, dial: Duration, heartbeat: Duratio
 }
 
 /// A connection that is told of changes.
-async fn begin(client: &Client, names: &Names, listener: &Arc<dyn Listener>, broken: &Arc<Notify>) -> Option<MultiplexedConnection> {
+async fn begin(endpoint: &Endpoint, names: &Names, listener: &Arc<dyn Listener>, broken: &Arc<Notify>) -> Option<MultiplexedConnection> {
     let hear = {
         let (names, listener, broken) = (names.clone(), Arc::clone(listener), Arc::clone(broken));
         move |info: PushInfo| {
@@ -117,7 +117,7 @@ async fn begin(client: &Client, names: &Names, listener: &Arc<dyn Listener>, bro
         }
     };
     let config = AsyncConnectionConfig::new().set_connection_timeout(None).set_response_timeout(None).set_push_sender(hear);
-    let mut connection = client.get_multiplexed_async_connection_with_config(&config).await.ok()?;
+    let mut connection = endpoint.connect(&config).await.ok()?;
     let mut command = redis::cmd("CLIENT");
     command.arg("TRACKING").arg("ON").arg("BCAST").arg("PREFIX").arg(names.tracked());
     matches!(connection.send_packed_command(&command).await, Ok(Value::Okay)).then_some(connection)
