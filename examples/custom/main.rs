@@ -1,8 +1,12 @@
-//! Parts of one's own: a store, a policy, a rule for keys, an observer.
+//! Parts of one's own: a store, a policy, a rule for keys, a cost model, an observer.
 
 mod store;
 
-use std::time::Duration;
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response, request, response};
@@ -10,7 +14,8 @@ use http_body_util::{BodyExt, Full};
 use store::Newest;
 use tower::{Layer, ServiceExt, service_fn};
 use tower_response_cache::{
-    ApiPolicy, BoxError, CacheLayer, CacheOptions, Clock, Policy, RequestBody, Sharing,
+    ApiPolicy, BoxError, CacheLayer, CacheOptions, Clock, NanoUsd, Policy, RequestBody, Sharing,
+    cost::Call,
     entry::Entry,
     key::{Envelope, Identity},
     observe::Event,
@@ -24,13 +29,19 @@ async fn main() -> Result<(), BoxError> {
         Some(edition) => edition.as_bytes().into(),
         None => Vec::new(),
     });
-    // An observer: a function will do.
-    let observer = |event: &Event<'_>| {
-        if let Event::Request(record) = event {
-            println!("{} {}", record.outcome.label(), record.outcome.reason());
+    // An observer: a function will do. It is told when a request is over, and all is known of it.
+    let outcomes = Arc::new(Mutex::new(BTreeMap::new()));
+    let observer = {
+        let outcomes = Arc::clone(&outcomes);
+        move |event: &Event<'_>| {
+            if let Event::Request(record) = event {
+                *outcomes.lock().unwrap_or_else(PoisonError::into_inner).entry(record.outcome.label()).or_insert(0) += 1;
+            }
         }
     };
-    let layer = CacheLayer::new(Newest::new(1 << 20, Clock::system()), Patient { calls }).observer(observer);
+    // A cost model: half a cent for each call.
+    let cost = |_: &Call<'_>| Some(NanoUsd(5_000_000));
+    let layer = CacheLayer::new(Newest::new(1 << 20, Clock::system()), Patient { calls }).observer(observer).cost(cost);
     let cached = layer.layer(service_fn(async |request: Request<RequestBody<Full<Bytes>>>| {
         let slow = request.uri().path() == "/slow";
         let question = request.into_body().collect().await?.to_bytes();
@@ -44,8 +55,9 @@ async fn main() -> Result<(), BoxError> {
         answer.into_body().collect().await?;
     }
     layer.handle().shutdown(Duration::from_secs(1)).await;
+    println!("{:?}", outcomes.lock().unwrap_or_else(PoisonError::into_inner));
     let stats = layer.handle().stats().await;
-    println!("{} stored, {} not", stats.stored, stats.not_stored);
+    println!("{} stored, {} not, {} saved", stats.stored, stats.not_stored, stats.saved);
     Ok(())
 }
 

@@ -9,10 +9,9 @@ mod store;
 
 #[tokio::test]
 async fn custom_parts_do_what_they_say() {
-    assert_eq!(
-        run("custom", &[]).await,
-        ["miss absent", "hit ", "miss absent", "miss absent", "miss absent", "bypass predicate", "2 stored, 2 not"]
-    );
+    let said = run("custom", &[]).await.join("\n");
+    // The second of two equal requests finds the answer stored, or still on its way there.
+    assert_eq!(said.replace("collapsed", "hit"), "{\"bypass\": 1, \"hit\": 1, \"miss\": 4}\n2 stored, 2 not, $0.005 saved");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
