@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # All that proves this crate, in one go. It stops at the first failure and skips nothing.
 #
-# It needs a Rust toolchain, cargo-deny, redis-server, openssl and Python. What of it is missing it installs, the system's packages on Debian only, as
+# It needs a Rust toolchain, cargo-deny, redis-server, openssl, Python, Node.js and Chromium. What of it is missing it installs, the system's packages on Debian only, as
 # root or through sudo; elsewhere it says what to install.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
@@ -23,6 +23,7 @@ main() {
     step "package" package
     step "official SDKs against the router" tests/sdk/run.sh
     step "gRPC's own client and server against tonic's" tests/interop/run.sh
+    step "the dashboard in a browser" tests/page/run.sh
 
     echo "== all passed in ${SECONDS} s"
 }
@@ -35,6 +36,8 @@ tools() {
     need cargo-deny || cargo install --quiet --locked cargo-deny
     need openssl || install openssl
     need python3 && python3 -c 'import venv, ensurepip' || install python3 python3-venv
+    { need node && need npm; } || install nodejs npm
+    need chromium || install chromium
     redis-server --version
     python3 --version
 }

@@ -13,20 +13,21 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::FutureExt as _;
-use http::{HeaderMap, Request, Response, StatusCode, request, response};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, request, response};
 use http_body::Body;
 use tokio::{sync::oneshot, task::JoinHandle, time::timeout};
 use tower::{Service, ServiceExt as _};
 
 use crate::{
     body::{Buffered, RequestBody, ResponseBody, buffer, tape::Reader},
+    cost::NanoUsd,
     entry::{Entry, Record, Variants},
     error::BoxError,
-    fill::Fill,
+    fill::{Fill, Settling},
     flight::{Ended, Head, Lead, Live, Role, State, Ticket},
     key::{Identity, Key},
     layer::{Core, Settings, Shared},
-    observe::{Counters, Ending, Event, Recorder, Trouble},
+    observe::{Counters, Ending, Event, Recorder, Tab, Trouble},
     options::{CacheOptions, Mode},
     policy::{Bypass, Deadline, Invalidation, Moment, OnFailure, Policy, Replay, Reuse},
     status::{CACHE_STATUS, CacheStatus, Miss, Outcome, Stale, set_age},
@@ -188,14 +189,17 @@ impl<S, St, P> Flow<S, St, P> {
             let request = std::mem::replace(&mut self.request, head_of(&asked));
             let key = identity.key;
             let ticket = lead.ticket();
+            let tab = Arc::<Tab>::default();
+            self.recorder.lead(&tab);
             let start = Instant::now();
             let (answer, opening) = oneshot::channel();
-            self.fill(lead, request, asked, (bytes, trailers), identity, found, conditions, on_failure == OnFailure::Stale)
+            self.fill(lead, request, asked, (bytes, trailers), identity, found, conditions, on_failure == OnFailure::Stale, tab)
                 .spawn(self.inner.clone(), Some(answer));
             let opening = opening.await;
             self.recorder.record().timings.wait += start.elapsed();
             return match opening {
                 Ok(Opening::LookAgain { request, body }) => {
+                    self.recorder.leave();
                     (self.request, (bytes, trailers)) = (*request, body);
                     attempt = if looks < LOOKS { attempt } else { ALONE };
                     continue;
@@ -215,7 +219,10 @@ impl<S, St, P> Flow<S, St, P> {
                     (None, Failure::Response) => unreachable!("a response is only withheld where a stale one stands in"),
                 },
                 Ok(Opening::Yours(call)) => match call.await {
-                    Ok(answer) => answer.map(|response| passed(&self.shared.settings, response, Bypass::Shutdown, self.recorder)),
+                    Ok(answer) => answer.map(|response| {
+                        self.recorder.leave();
+                        passed(&self.shared.settings, Some(&self.request), response, Bypass::Shutdown, self.recorder)
+                    }),
                     Err(panic) => std::panic::resume_unwind(panic),
                 },
                 // The runtime is going down, and this future with it.
@@ -233,8 +240,8 @@ impl<S, St, P> Flow<S, St, P> {
         B: Upload,
     {
         self.recorder.record().outcome = Outcome::Bypass(reason);
-        let asked = head_of(&self.request);
-        let request = std::mem::replace(&mut self.request, head_of(&asked));
+        let watched = head_of(&self.request);
+        let request = std::mem::replace(&mut self.request, head_of(&watched));
         let start = Instant::now();
         let response = match self.inner.clone().oneshot(Request::from_parts(request, RequestBody::untouched(body))).await {
             Ok(response) => response,
@@ -252,16 +259,18 @@ impl<S, St, P> Flow<S, St, P> {
         }
         let response = Response::from_parts(head, body);
         let policy = &self.shared.core.policy;
-        let adopted = contain(&self.shared.core.counters, || policy.adopts(&self.shared.settings.envelope, &asked, &self.options, &seen));
+        let adopted = contain(&self.shared.core.counters, || policy.adopts(&self.shared.settings.envelope, &watched, &self.options, &seen));
         let Some((identity, asked)) = adopted.flatten() else {
-            return Ok(passed(&self.shared.settings, response, reason, self.recorder));
+            return Ok(passed(&self.shared.settings, Some(&watched), response, reason, self.recorder));
         };
 
         let (found, _) = look_up(&self.shared, &asked, &identity.key).await;
         let lead = self.shared.core.flights.alone(&found.key);
         let ticket = lead.ticket();
+        let tab = Arc::<Tab>::default();
+        self.recorder.lead(&tab);
         let (answer, opening) = oneshot::channel::<Opening<S::ResponseBody, S::Error>>();
-        let fill = self.fill(lead, head_of(&asked), Arc::new(asked), (Bytes::new(), None), identity, found, None, false);
+        let fill = self.fill(lead, head_of(&asked), Arc::new(asked), (Bytes::new(), None), identity, found, None, false, tab);
         Fill { waited, ..fill }.adopt(response, answer);
         match opening.await {
             Ok(Opening::Live { head, reader, .. }) => {
@@ -287,8 +296,9 @@ impl<S, St, P> Flow<S, St, P> {
         P: Policy,
     {
         let Self { shared, inner, request, recorder, .. } = *self;
+        let asked = shared.settings.cost.is_some().then(|| head_of(&request));
         let call = inner.oneshot(Request::from_parts(request, body));
-        Box::pin(async move { pass(&shared.settings, call, reason, recorder).await })
+        Box::pin(async move { pass(&shared.settings, asked.as_ref(), call, reason, recorder).await })
     }
 }
 
@@ -370,7 +380,7 @@ where
             };
             let asked = Arc::new(head_of(&request));
             let found = Found { entry: Some(entry), ..found };
-            self.fill(lead, request, asked, body, *identity, found, conditions, false).spawn(self.inner.clone(), None);
+            self.fill(lead, request, asked, body, *identity, found, conditions, false, Arc::default()).spawn(self.inner.clone(), None);
         }
     }
 
@@ -385,6 +395,7 @@ where
         found: Found,
         conditions: Option<HeaderMap>,
         withhold_failure: bool,
+        tab: Arc<Tab>,
     ) -> Fill<St, P> {
         Fill {
             shared: self.shared.clone(),
@@ -399,6 +410,7 @@ where
             withhold_failure,
             waited: Duration::ZERO,
             token: None,
+            tab: Settling(tab),
         }
     }
 }
@@ -559,10 +571,10 @@ where
         // A panic leaves it as it was stored.
         let _ = contain(&self.shared.core.counters, || self.shared.core.policy.replay(&self.request, entry, &mut answer));
 
-        let record = self.recorder.record();
-        record.saved_time = Some(entry.metadata.upstream_time);
-        record.saved_usage = entry.metadata.usage;
-        record.model.clone_from(&entry.metadata.model);
+        self.recorder.replay(&self.request, entry);
+        if self.shared.settings.cost_headers {
+            tell_cost(self.recorder.record().saved, &mut answer.headers);
+        }
         let head = Head { status: answer.status, version: self.request.version, headers: answer.headers };
         let (shared, recorder) = self.answered(outcome, answer.status);
         let body = match answer.body {
@@ -605,14 +617,19 @@ where
     }
 
     /// The answer from upstream, to one who joined.
-    fn collapsed<RB>(self: Box<Self>, live: &Live, reader: Reader, ticket: Ticket, key: &Key) -> Response<ResponseBody<RB>>
+    fn collapsed<RB>(mut self: Box<Self>, live: &Live, reader: Reader, ticket: Ticket, key: &Key) -> Response<ResponseBody<RB>>
     where
         RB: Body,
         RB::Error: Into<BoxError>,
     {
         let status = CacheStatus { key: Some(*key), storing: live.storing, ..CacheStatus::of(Outcome::Collapsed) };
+        self.recorder.join(&live.tab);
         let (shared, recorder) = self.answered(Outcome::Collapsed, live.head.status);
-        respond(&shared.settings, live.head.clone(), status, ResponseBody::reading(reader, ticket, recorder))
+        let mut head = live.head.clone();
+        if shared.settings.cost_headers {
+            tell_cost(None, &mut head.headers);
+        }
+        respond(&shared.settings, head, status, ResponseBody::reading(reader, ticket, recorder))
     }
 
     /// A 504: there is no stored answer for one who wanted one (RFC 9111 section 5.2.1.7), or none that may be served without an upstream that
@@ -635,6 +652,19 @@ where
         (shared, recorder)
     }
 }
+
+/// Tells what an answer cost that needed no upstream call, and what it saved.
+fn tell_cost(saved: Option<NanoUsd>, headers: &mut HeaderMap) {
+    headers.insert(&X_CACHE_COST_USD, HeaderValue::from_static("0"));
+    headers.remove(&X_CACHE_SAVED_USD);
+    let saved = saved.map(|saved| saved.to_string());
+    if let Some(saved) = saved.and_then(|saved| HeaderValue::from_str(saved.trim_start_matches('$')).ok()) {
+        headers.insert(&X_CACHE_SAVED_USD, saved);
+    }
+}
+
+static X_CACHE_COST_USD: HeaderName = HeaderName::from_static("x-cache-cost-usd");
+static X_CACHE_SAVED_USD: HeaderName = HeaderName::from_static("x-cache-saved-usd");
 
 fn respond<RB>(settings: &Settings, head: Head, status: CacheStatus, body: ResponseBody<RB>) -> Response<ResponseBody<RB>> {
     let mut response = Response::new(body);
@@ -671,6 +701,7 @@ where
 /// Passes a request on as if the cache were not there.
 pub(crate) async fn pass<RB, E>(
     settings: &Settings,
+    asked: Option<&request::Parts>,
     call: impl Future<Output = Result<Response<RB>, E>>,
     reason: Bypass,
     mut recorder: Recorder,
@@ -681,7 +712,7 @@ where
 {
     recorder.record().outcome = Outcome::Bypass(reason);
     match call.await {
-        Ok(response) => Ok(passed(settings, response, reason, recorder)),
+        Ok(response) => Ok(passed(settings, asked, response, reason, recorder)),
         Err(error) => {
             recorder.end(Ending::Failed);
             Err(error)
@@ -689,13 +720,20 @@ where
     }
 }
 
-/// The response to a request that was passed on. Its extensions stay as they are: a bypass allocates nothing.
-pub(crate) fn passed<RB>(settings: &Settings, response: Response<RB>, reason: Bypass, mut recorder: Recorder) -> Response<ResponseBody<RB>>
+/// The response to a request that was passed on; `asked` is that request, if there is a cost model. Its extensions stay as they are: a bypass allocates nothing.
+pub(crate) fn passed<RB>(
+    settings: &Settings,
+    asked: Option<&request::Parts>,
+    response: Response<RB>,
+    reason: Bypass,
+    mut recorder: Recorder,
+) -> Response<ResponseBody<RB>>
 where
     RB: Body,
     RB::Error: Into<BoxError>,
 {
     recorder.record().outcome = Outcome::Bypass(reason);
+    recorder.pass(asked, &response);
     recorder.head(response.status());
     let (mut head, body) = response.into_parts();
     if settings.status_header {

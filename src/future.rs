@@ -6,7 +6,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use http::{Request, Response};
+use http::{Request, Response, request};
 use http_body::Body;
 use pin_project_lite::pin_project;
 use tower::{Service, util::Oneshot};
@@ -46,6 +46,7 @@ pin_project! {
             #[pin]
             call: Oneshot<S, Request<RequestBody<B>>>,
             settings: Arc<Settings>,
+            asked: Option<Box<request::Parts>>,
             reason: Bypass,
             recorder: Option<Recorder>,
         },
@@ -58,8 +59,14 @@ where
     S: Service<Request<RequestBody<B>>>,
     B: Body,
 {
-    pub(crate) fn pass(call: Oneshot<S, Request<RequestBody<B>>>, settings: Arc<Settings>, reason: Bypass, recorder: Recorder) -> Self {
-        Self { kind: Kind::Pass { call, settings, reason, recorder: Some(recorder) } }
+    pub(crate) fn pass(
+        call: Oneshot<S, Request<RequestBody<B>>>,
+        settings: Arc<Settings>,
+        asked: Option<Box<request::Parts>>,
+        reason: Bypass,
+        recorder: Recorder,
+    ) -> Self {
+        Self { kind: Kind::Pass { call, settings, asked, reason, recorder: Some(recorder) } }
     }
 
     pub(crate) fn flow(flow: impl Future<Output = Answer<RB, S::Error>> + Send + 'static) -> Self {
@@ -78,11 +85,11 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.project().kind.project() {
-            KindProjection::Pass { call, settings, reason, recorder } => {
+            KindProjection::Pass { call, settings, asked, reason, recorder } => {
                 let answer = ready!(call.poll(cx));
                 let Some(mut recorder) = recorder.take() else { unreachable!("a future is not polled after it is ready") };
                 Poll::Ready(match answer {
-                    Ok(response) => Ok(flow::passed(settings, response, *reason, recorder)),
+                    Ok(response) => Ok(flow::passed(settings, asked.as_deref(), response, *reason, recorder)),
                     Err(error) => {
                         recorder.end(Ending::Failed);
                         Err(error)

@@ -7,6 +7,7 @@ use tokio::time::timeout;
 use crate::{
     entry::{Entry, Frames, Metadata, Record},
     error::Error,
+    explain::{Explanation, explain},
     flow::{self, contain},
     key::Key,
     layer::Shared,
@@ -110,6 +111,7 @@ where
         let mut metadata = Metadata {
             model: findings.model,
             usage: findings.usage,
+            service_tier: findings.service_tier,
             upstream_request_id: storing.upstream_request_id,
             cached_at: Some(moment.now),
             ..Metadata::of(&options)
@@ -141,6 +143,15 @@ where
         T: AsRef<[u8]>,
     {
         Ok(self.ask(request)?.keys)
+    }
+
+    /// Tells why a request is, or is not, answered from the cache, and whether a response to it would be stored. Changes nothing, and counts as no request in
+    /// the statistics. See [`explain`](crate::explain).
+    pub async fn explain<T>(&self, request: &Request<T>, response: Option<&Response<Bytes>>) -> Explanation
+    where
+        T: AsRef<[u8]>,
+    {
+        explain(&self.shared, copy_of(request), request.body().as_ref(), response).await
     }
 
     /// Removes what is stored under a key, and voids what is on its way there. Returns how many entries it was.

@@ -8,7 +8,9 @@ use tower::Layer;
 use crate::{
     body::tape::Budget,
     clock::Clock,
+    cost::{Call, CostModel, NanoUsd},
     flight::Flights,
+    flow::contain,
     handle::Handle,
     key::Envelope,
     observe::{Counters, Observer, Sink},
@@ -52,6 +54,21 @@ impl<St, P> CacheLayer<St, P> {
     pub fn observer(mut self, observer: impl Observer) -> Self {
         let settings = self.settings();
         settings.observers = settings.observers.iter().cloned().chain([Arc::new(observer) as Arc<dyn Observer>]).collect();
+        self
+    }
+
+    /// Sets what calls cost, and with it what answers from the cache save: see [`cost`](crate::cost). Default: nothing is known of that.
+    #[must_use]
+    pub fn cost(mut self, model: impl CostModel) -> Self {
+        self.settings().cost = Some(Arc::new(model));
+        self
+    }
+
+    /// Tells callers what an answer from the cache cost, `x-cache-cost-usd: 0`, and, where it is known, what it saved: `x-cache-saved-usd: 0.00071`. Of answers from upstream the cost is known only
+    /// when they have ended. Default: off.
+    #[must_use]
+    pub fn cost_headers(mut self, on: bool) -> Self {
+        self.settings().cost_headers = on;
         self
     }
 
@@ -195,6 +212,8 @@ const REFRESHES: usize = 256;
 pub(crate) struct Settings {
     pub(crate) envelope: Envelope,
     pub(crate) observers: Arc<[Arc<dyn Observer>]>,
+    pub(crate) cost: Option<Arc<dyn CostModel>>,
+    pub(crate) cost_headers: bool,
     pub(crate) patience: Duration,
     pub(crate) collapse: bool,
     pub(crate) stall_limit: Duration,
@@ -212,6 +231,16 @@ fn bypass_status(name: &str) -> Arc<[HeaderValue]> {
 }
 
 impl Settings {
+    /// What a call costs, if there is a model and it knows. What it does not know is counted.
+    pub(crate) fn price(&self, counters: &Counters, call: &Call<'_>) -> Option<NanoUsd> {
+        let model = self.cost.as_ref()?;
+        let cost = contain(counters, || model.cost(call)).flatten();
+        if cost.is_none() {
+            counters.unpriced.add(1);
+        }
+        cost
+    }
+
     pub(crate) fn bypass_status(&self, reason: Bypass) -> HeaderValue {
         self.bypass_status[reason as usize].clone()
     }
@@ -222,6 +251,8 @@ impl Default for Settings {
         Self {
             envelope: Envelope::new(""),
             observers: Arc::default(),
+            cost: None,
+            cost_headers: false,
             patience: Duration::from_secs(60),
             collapse: true,
             stall_limit: Duration::from_secs(10),
@@ -238,6 +269,8 @@ impl fmt::Debug for Settings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Settings")
             .field("observers", &self.observers.len())
+            .field("cost", &self.cost.is_some())
+            .field("cost_headers", &self.cost_headers)
             .field("patience", &self.patience)
             .field("collapse", &self.collapse)
             .field("stall_limit", &self.stall_limit)
@@ -250,6 +283,11 @@ impl fmt::Debug for Settings {
 
 impl<St, P> Shared<St, P> {
     pub(crate) fn sink(&self) -> Sink {
-        Sink { counters: Arc::clone(&self.core.counters), observers: Arc::clone(&self.settings.observers) }
+        Sink {
+            counters: Arc::clone(&self.core.counters),
+            settings: Arc::clone(&self.settings),
+            #[cfg(feature = "tracing")]
+            span: tracing::Span::current(),
+        }
     }
 }

@@ -50,9 +50,10 @@
 //!
 //! # Where to look
 //!
+//! - The [`guide`]: quick start per stack, keys, tenants, streaming, invalidation, the order of layers, troubleshooting.
 //! - [`CacheLayer`]: settings, each with its default. [`Cache`]: the service. [`Handle`]: look up, insert, invalidate, count, shut down.
-//! - [`ApiPolicy`] and [`Sharing`]: what is cached, and whose answer it is. [`Policy`]: to write your own.
-//! - [`CacheOptions`]: what one request wants. [`CacheStatus`]: what became of it. [`observe`]: what became of all of them.
+//! - [`ApiPolicy`], [`GrpcPolicy`], [`HttpPolicy`] and [`Sharing`]: what is cached, and whose answer it is. [`Policy`]: to write your own.
+//! - [`CacheOptions`]: what one request wants. [`StoreOptions`]: what its handler wants. [`CacheStatus`]: what became of it. [`observe`]: what became of all of them.
 //! - [`store`]: in memory, in Redis, or [your own](store::Store). [`key`]: what makes two requests the same.
 //!
 //! # Guarantees
@@ -63,12 +64,17 @@
 mod body;
 pub mod clock;
 pub mod convert;
+pub mod cost;
+#[cfg(feature = "dashboard")]
+pub mod dashboard;
 pub mod entry;
 mod error;
+pub mod explain;
 mod fill;
 mod flight;
 mod flow;
 mod future;
+pub mod guide;
 mod handle;
 pub mod inspect;
 pub mod key;
@@ -86,6 +92,7 @@ pub mod store;
 
 pub use body::{RequestBody, ResponseBody};
 pub use clock::Clock;
+pub use cost::{CostModel, NanoUsd};
 pub use error::{BoxError, Error};
 pub use future::ResponseFuture;
 pub use handle::Handle;

@@ -47,6 +47,11 @@ pub enum Mode {
     Off,
 }
 
+/// The value of the first label of this name.
+pub(crate) fn label<'a>(labels: &'a [(String, String)], wanted: &str) -> Option<&'a str> {
+    labels.iter().find(|(name, _)| name == wanted).map(|(_, value)| value.as_str())
+}
+
 impl CacheOptions {
     /// No wishes: the policy decides.
     pub fn new() -> Self {

@@ -98,8 +98,9 @@ where
         S: Service<Request<RequestBody<B>>, Response = Response<RB>>,
         B: Body,
     {
+        let asked = self.shared.settings.cost.is_some().then(|| Box::new(flow::head_of(&parts)));
         let request = Request::from_parts(parts, RequestBody::untouched(body));
-        ResponseFuture::pass(self.inner.clone().oneshot(request), self.shared.settings.clone(), reason, recorder)
+        ResponseFuture::pass(self.inner.clone().oneshot(request), self.shared.settings.clone(), asked, reason, recorder)
     }
 }
 

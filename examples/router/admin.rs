@@ -1,7 +1,7 @@
-//! The admin listener: statistics and invalidation, for operators and never from a public request.
+//! The admin listener: statistics, the dashboard and invalidation, for operators and never from a public request.
 //!
-//! Two things keep a web page in the operator's browser out where no token does: nothing is done for a request that names an `origin`, and `host` has to be a loopback
-//! name, so that a name of the page's that points here (DNS rebinding) is refused.
+//! Two things keep a web page in the operator's browser out where no token does: nothing is done for a request whose `origin` is another than this listener, and `host` has to be
+//! a loopback name, so that a name of the page's that points here (DNS rebinding) is refused.
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -20,25 +20,41 @@ use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 use tower_response_cache::{
     ApiPolicy, Error, Handle,
+    dashboard::Dashboard,
     key::Key,
+    observe::analytics::Analytics,
     store::{BoxStore, Selection},
 };
+
+use super::metrics::Metrics;
+
+/// The text format of Prometheus.
+const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 type Cache = Handle<BoxStore, ApiPolicy>;
 
 /// Longest body that is read, in bytes.
 const BODY_LIMIT: usize = 64 << 10;
 
-pub(crate) fn router(cache: Cache, token: Option<&str>) -> Router {
+pub(crate) fn router(cache: Cache, analytics: Analytics, metrics: Metrics, token: Option<&str>) -> Router {
+    // The dashboard asks for the token itself: its page, which holds nothing, is what asks the operator for it.
+    let mut dashboard = Dashboard::new(cache.clone(), analytics).base("/cache");
+    if let Some(token) = token {
+        dashboard = dashboard.token(token);
+    }
+    let dashboard = |path| (path, dashboard.clone());
+    let pages =
+        ["/cache", "/cache/", "/cache/page.css", "/cache/page.js", "/cache/metrics", "/cache/series", "/cache/records", "/cache/entry"];
     let guard = Guard(token.map(|token| Arc::new(Sha256::digest(token).into())));
-    Router::new()
+    pages.into_iter().map(dashboard).fold(Router::new(), |router, (path, page)| router.route_service(path, page))
+        .route("/metrics", get(move || async move { ([(header::CONTENT_TYPE, PROMETHEUS)], metrics.render()) }))
         .route("/cache/stats", get(stats))
         .route("/cache/invalidate", post(invalidate))
         .route("/cache/cleanup", post(cleanup))
         .with_state(cache)
         .route("/healthz", get(|| async { Json(json!({"status": "ok"})) }))
         .fallback(|| async {
-            refuse(StatusCode::NOT_FOUND, "there are GET /cache/stats, POST /cache/invalidate, POST /cache/cleanup and GET /healthz")
+            refuse(StatusCode::NOT_FOUND, "there are GET /cache/ (the dashboard), /cache/stats, /cache/metrics, /cache/records, /metrics and /healthz, POST /cache/invalidate and /cache/cleanup")
         })
         .method_not_allowed_fallback(|| async { refuse(StatusCode::METHOD_NOT_ALLOWED, "not with this method; `allow` says which") })
         .layer(DefaultBodyLimit::max(BODY_LIMIT))
@@ -61,7 +77,8 @@ impl Guard {
 }
 
 async fn guarded(State(guard): State<Guard>, request: Request, next: Next) -> Response {
-    if request.uri().path() == "/healthz" {
+    let path = request.uri().path();
+    if path == "/healthz" || (guard.0.is_some() && matches!(path, "/cache" | "/cache/" | "/cache/page.css" | "/cache/page.js")) {
         return next.run(request).await;
     }
     if !guard.admits(request.headers()) {
@@ -72,18 +89,28 @@ async fn guarded(State(guard): State<Guard>, request: Request, next: Next) -> Re
     if guard.0.is_none() && !is_for_loopback(&request) {
         return refuse(StatusCode::FORBIDDEN, "without an admin token, only requests to localhost are answered");
     }
-    if request.headers().contains_key(header::ORIGIN) {
+    if !is_of_this_listener(&request) {
         return refuse(StatusCode::FORBIDDEN, "requests from web pages are not answered");
     }
     next.run(request).await
 }
 
-fn is_for_loopback(request: &Request) -> bool {
-    let authority = match request.uri().authority() {
+/// Does a request come from no web page, or from the dashboard? A browser says.
+fn is_of_this_listener(request: &Request) -> bool {
+    let Some(origin) = request.headers().get(header::ORIGIN) else { return true };
+    let origin = origin.to_str().ok().and_then(|origin| origin.split_once("://")).map(|(_, authority)| authority);
+    origin.is_some() && origin == authority(request).as_ref().map(Authority::as_str)
+}
+
+fn authority(request: &Request) -> Option<Authority> {
+    match request.uri().authority() {
         Some(authority) => Some(authority.clone()),
-        None => request.headers().get(header::HOST).and_then(|host| host.to_str().ok()?.parse::<Authority>().ok()),
-    };
-    authority.is_some_and(|authority| {
+        None => request.headers().get(header::HOST).and_then(|host| host.to_str().ok()?.parse().ok()),
+    }
+}
+
+fn is_for_loopback(request: &Request) -> bool {
+    authority(request).is_some_and(|authority| {
         let host = authority.host();
         let address = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
         host.eq_ignore_ascii_case("localhost") || address.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
@@ -115,6 +142,10 @@ async fn stats(State(cache): State<Cache>) -> Json<Value> {
         "bytes": stats.bytes,
         "bytes_saved": stats.bytes_saved,
         "saved_seconds": stats.saved_time.as_secs_f64(),
+        "cost_usd": stats.billed.as_usd(),
+        "saved_usd": stats.saved.as_usd(),
+        "unpriced": stats.unpriced,
+        "store_answers": stats.store.is_some(),
         "redis": stats.health.map(|health| json!({
             "link": health.link,
             "last_error": health.last_error,

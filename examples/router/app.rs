@@ -10,13 +10,18 @@ use hyper_util::service::TowerToHyperService;
 use tokio::{net::TcpListener, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::Layer as _;
-use tower_response_cache::{ApiPolicy, CacheLayer, Handle, observe::TracingObserver, store::BoxStore};
+use tower_response_cache::{
+    ApiPolicy, CacheLayer, Handle,
+    observe::{TracingObserver, analytics::Analytics},
+    store::BoxStore,
+};
 
 use super::{
     admin,
     client::Client,
     config::{Settings, Shared},
     gateway::Gateway,
+    metrics::Metrics,
     server, store,
 };
 
@@ -25,12 +30,16 @@ pub(crate) struct App {
     pub(crate) public: SocketAddr,
     pub(crate) admin: SocketAddr,
     handle: Handle<BoxStore, ApiPolicy>,
+    analytics: Analytics,
     stop: CancellationToken,
     connections: TaskTracker,
 }
 
 /// How long pending writes get at the end, even if open responses took all the time there was.
 const LEAST_FOR_WRITES: Duration = Duration::from_secs(1);
+
+/// So many of the newest requests are kept in Redis.
+const RECORDS: usize = 100_000;
 
 /// How long a request waits for another's call where upstreams have no bound.
 const PATIENCE: Duration = Duration::from_secs(600);
@@ -43,10 +52,21 @@ impl App {
             _ => None,
         };
         let client = Client::new(&settings, tenant)?;
+        let (store, redis) = store::open(&settings)?;
+        let mut analytics = Analytics::builder().keep(settings.metrics_ttl);
+        if let Some(redis) = redis {
+            analytics = analytics.redis(redis, RECORDS, settings.metrics_ttl);
+        }
+        let analytics = analytics.spawn();
+        let metrics = Metrics::new();
         // An answer that takes minutes is paid for: who asks for the same waits for it as long as the one who asked first.
-        let layer = CacheLayer::new(store::open(&settings)?, store::policy(&settings))
+        let layer = CacheLayer::new(store, store::policy(&settings))
             .patience(settings.upstream_timeout.unwrap_or(PATIENCE))
-            .observer(TracingObserver);
+            .cost(settings.prices)
+            .cost_headers(settings.cost_headers)
+            .observer(TracingObserver)
+            .observer(analytics.clone())
+            .observer(metrics.observer());
         let handle = layer.handle();
 
         let listener = listen(settings.listen, "--listen").await?;
@@ -64,10 +84,12 @@ impl App {
 
         let (stop, connections) = (CancellationToken::new(), TaskTracker::new());
         let gateway = Gateway::new(layer.layer(client), settings.directory, settings.max_request);
-        let admin_router = TowerToHyperService::new(admin::router(handle.clone(), settings.admin_token.as_deref()));
+        let admin_router =
+            TowerToHyperService::new(admin::router(handle.clone(), analytics.clone(), metrics.clone(), settings.admin_token.as_deref()));
         // The accepting tasks count as well: when all have ended, nothing listens.
         connections.spawn(server::serve(listener, gateway, stop.clone(), connections.clone()));
         connections.spawn(server::serve(admin_listener, admin_router, stop.clone(), connections.clone()));
+        tokio::spawn(stop.clone().run_until_cancelled_owned(metrics.keep_up()));
         tokio::spawn({
             let handle = handle.clone();
             async move {
@@ -76,7 +98,7 @@ impl App {
                 }
             }
         });
-        Ok(Self { public, admin, handle, stop, connections })
+        Ok(Self { public, admin, handle, analytics, stop, connections })
     }
 
     /// Accepts nothing more, lets open responses and pending writes finish within the bound, and says whether they did.
@@ -85,6 +107,8 @@ impl App {
         self.stop.cancel();
         self.connections.close();
         let answered = timeout(within, self.connections.wait()).await.is_ok();
+        // The store is what carries them, and ends with the cache. Its own deadlines bound this.
+        self.analytics.flush().await;
         let written = self.handle.shutdown(within.saturating_sub(start.elapsed()).max(LEAST_FOR_WRITES)).await;
         answered && written
     }

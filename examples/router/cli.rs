@@ -72,9 +72,17 @@ pub(crate) struct Args {
     #[arg(long, env = "CACHE_DEFAULT_TTL", value_name = "SECONDS", default_value_t = 3600, help_heading = "Cache")]
     pub(crate) default_ttl: u64,
 
-    /// How long records of requests are kept, in seconds. Checked, and without effect so far: the router keeps none
-    #[arg(long, env = "CACHE_METRICS_TTL", value_name = "SECONDS", default_value_t = 86_400, help_heading = "Cache")]
+    /// For how long records of requests are kept in Redis, and their sums by the hour, a day at least; in seconds
+    #[arg(long, env = "CACHE_METRICS_TTL", value_name = "SECONDS", default_value_t = 86_400, help_heading = "Cost")]
     pub(crate) metrics_ttl: u64,
+
+    /// Tells callers what answers from the cache saved: `x-cache-cost-usd` and `x-cache-saved-usd`
+    #[arg(long, env = "ROUTER_COST_HEADERS", help_heading = "Cost")]
+    pub(crate) cost_headers: bool,
+
+    /// Prices of models, in the format of LiteLLM's model_prices_and_context_window.json; they go before those that are built in
+    #[arg(long, env = "ROUTER_PRICES", value_name = "FILE", help_heading = "Cost")]
+    pub(crate) prices: Option<PathBuf>,
 
     /// The longest request body that is cached, in bytes or with KiB, MiB, GiB; longer ones are streamed through
     #[arg(long, env = "ROUTER_MAX_REQUEST", value_name = "BYTES", default_value = "1MiB", value_parser = bytes, help_heading = "Cache")]

@@ -13,6 +13,7 @@ use serde::Deserialize;
 use tower_response_cache::{
     entry::record::SealKeys,
     key::Key,
+    llm::LlmPrices,
     store::{Redis, RedisBuilder},
 };
 
@@ -40,6 +41,10 @@ pub(crate) struct Settings {
     pub(crate) max_request: usize,
     pub(crate) max_response: usize,
     pub(crate) store: Place,
+    pub(crate) prices: LlmPrices,
+    pub(crate) cost_headers: bool,
+    /// For how long sums of requests are kept.
+    pub(crate) metrics_ttl: Duration,
 }
 
 /// Whose answers are shared.
@@ -113,6 +118,9 @@ impl Settings {
             sharing: sharing(args.sharing.or(file.sharing).as_deref())?,
             trust: Some(ttl_header).filter(|_| args.trust_cache_headers || file.trust_cache_headers.unwrap_or_default()),
             ttl: Duration::from_secs(args.default_ttl),
+            prices: prices(args.prices.as_deref())?,
+            cost_headers: args.cost_headers,
+            metrics_ttl: Duration::from_secs(args.metrics_ttl),
             max_request: usize::try_from(args.max_request).unwrap_or(usize::MAX),
             max_response: usize::try_from(args.max_response).unwrap_or(usize::MAX),
             store: match args.redis_url.filter(|url| !url.is_empty()) {
@@ -137,6 +145,14 @@ impl Settings {
             },
         })
     }
+}
+
+fn prices(path: Option<&Path>) -> Result<LlmPrices, StartError> {
+    let Some(path) = path else { return Ok(LlmPrices::embedded()) };
+    LlmPrices::embedded().with_file(path).map_err(|error| {
+        let why = std::error::Error::source(&error).map(|why| format!(": {why}")).unwrap_or_default();
+        StartError::usage(format!("{}: {error}{why}", path.display()))
+    })
 }
 
 fn read_file(path: &Path) -> Result<File, StartError> {

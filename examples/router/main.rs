@@ -19,6 +19,7 @@ pub(crate) mod cli;
 mod client;
 pub(crate) mod config;
 mod gateway;
+mod metrics;
 mod model;
 mod problem;
 mod route;

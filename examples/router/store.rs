@@ -6,7 +6,7 @@ use tower_response_cache::{
     ApiPolicy, Sharing,
     key::Scope,
     llm::Dialects,
-    store::{BoxStore, Memory, Tiered},
+    store::{BoxStore, Memory, Redis, Tiered},
 };
 
 use super::{
@@ -15,9 +15,10 @@ use super::{
     route::Route,
 };
 
-pub(crate) fn open(settings: &Settings) -> Result<BoxStore, StartError> {
+/// The store, and the Redis that it is, if it is one.
+pub(crate) fn open(settings: &Settings) -> Result<(BoxStore, Option<Redis>), StartError> {
     match &settings.store {
-        Place::Memory { bytes } => Ok(BoxStore::new(Memory::new(*bytes))),
+        Place::Memory { bytes } => Ok((BoxStore::new(Memory::new(*bytes)), None)),
         Place::Redis { builder, memory_tier, .. } => {
             // Nothing is connected yet: a Redis that is down stops nobody.
             let store = (**builder)
@@ -25,8 +26,12 @@ pub(crate) fn open(settings: &Settings) -> Result<BoxStore, StartError> {
                 .max_record(settings.max_response.saturating_add(HEADS))
                 .fill_bound(settings.upstream_timeout.unwrap_or_default().max(LEAST_FILL).saturating_mul(2))
                 .build();
-            let store = store.map_err(|error| StartError::usage(format!("Redis, as REDIS_URL and what belongs to it say: {error}")))?;
-            Ok(if *memory_tier == 0 { BoxStore::new(store) } else { BoxStore::new(Tiered::new(store, *memory_tier)) })
+            let redis = store.map_err(|error| StartError::usage(format!("Redis, as REDIS_URL and what belongs to it say: {error}")))?;
+            let store = match *memory_tier {
+                0 => BoxStore::new(redis.clone()),
+                bytes => BoxStore::new(Tiered::new(redis.clone(), bytes)),
+            };
+            Ok((store, Some(redis)))
         }
     }
 }

@@ -129,6 +129,7 @@ fn record(input: &mut Unstructured<'_>) -> Result<Record> {
                 let [input_uncached, cache_read, cache_write_5m, cache_write_1h, output, reasoning] = input.arbitrary()?;
                 Ok(Usage { input_uncached, cache_read, cache_write_5m, cache_write_1h, output, reasoning })
             })?,
+            service_tier: input.arbitrary()?,
             tags: input.arbitrary()?,
             labels: input.arbitrary()?,
             upstream_request_id: input.arbitrary()?,

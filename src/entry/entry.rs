@@ -201,6 +201,8 @@ pub struct Metadata {
     pub upstream_first_byte: Duration,
     /// Tokens that the answer cost.
     pub usage: Option<Usage>,
+    /// The service tier at which the upstream served the answer, as the response says; it selects among the model's prices.
+    pub service_tier: Option<String>,
     /// Surrogate tags: handles for invalidation.
     pub tags: Vec<String>,
     /// The labels of the request that stored it: `model`, `route` and whatever else its caller set.
@@ -212,7 +214,7 @@ pub struct Metadata {
 impl Metadata {
     /// What the request says of itself.
     pub(crate) fn of(options: &crate::options::CacheOptions) -> Self {
-        let label = |wanted: &str| options.labels.iter().find(|(name, _)| name == wanted).map(|(_, value)| value.clone());
+        let label = |wanted: &str| crate::options::label(&options.labels, wanted).map(str::to_owned);
         let mut metadata = Self {
             request_id: options.request_id.clone(),
             provider: label("provider"),
@@ -237,6 +239,7 @@ impl Metadata {
             + text(&self.provider)
             + text(&self.model)
             + text(&self.upstream_request_id)
+            + text(&self.service_tier)
             + self.tags.iter().map(|tag| 24 + tag.len()).sum::<usize>()
             + self.labels.iter().map(|(name, value)| 48 + name.len() + value.len()).sum::<usize>()
     }
@@ -257,6 +260,14 @@ pub struct Usage {
     pub output: u64,
     /// Of `output`, those that were reasoning.
     pub reasoning: u64,
+}
+
+impl Usage {
+    /// All prompt tokens, however they were read.
+    pub fn input(&self) -> u64 {
+        let Self { input_uncached, cache_read, cache_write_5m, cache_write_1h, .. } = self;
+        [input_uncached, cache_read, cache_write_5m, cache_write_1h].into_iter().fold(0, |sum, tokens| sum.saturating_add(*tokens))
+    }
 }
 
 /// The index under a primary key: which request fields select among the variants (RFC 9111 section 4.1).

@@ -39,6 +39,7 @@ where
             upstream_time: record.last_byte,
             upstream_first_byte: record.first_byte.unwrap_or_default(),
             usage: findings.usage,
+            service_tier: findings.service_tier,
             upstream_request_id: storing.upstream_request_id,
             ..Metadata::of(&self.options)
         };

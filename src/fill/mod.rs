@@ -25,14 +25,15 @@ use self::{
 };
 use crate::{
     body::{RequestBody, tape::Tape},
+    cost,
     entry::{Entry, Frames},
     error::BoxError,
     flight::{Ended, Head, Lead, Live, State},
     flow::{Call, Failure, Found, Opening, Upload, Upstream, contain},
     key::{Identity, Key},
     layer::Shared,
-    observe::{Event, FillRecord},
-    options::{self, CacheOptions, Mode},
+    observe::{Bill, Event, FillRecord, Tab},
+    options::{self, CacheOptions, Mode, label},
     policy::{Abandoned, Moment, NotStored, OnFailure, Policy, Splice, Storing, strip_conditions, strip_hop_by_hop},
     store::{Store, Token},
 };
@@ -57,6 +58,16 @@ pub(crate) struct Fill<St, P> {
     pub(crate) waited: Duration,
     /// The lease under which the answer is made.
     pub(crate) token: Option<Token>,
+    pub(crate) tab: Settling,
+}
+
+/// The tab of a call. However that ends, those who wait for what it cost are told.
+pub(crate) struct Settling(pub(crate) Arc<Tab>);
+
+impl Drop for Settling {
+    fn drop(&mut self) {
+        self.0.settle(Bill::default());
+    }
 }
 
 /// Who made the call necessary, and reads along.
@@ -187,9 +198,11 @@ where
                     record.status = Some(head.status);
                     record.first_byte = Some(start.elapsed());
                     self.waited = asked_at.elapsed();
+                    record.last_byte = start.elapsed();
                     match head.status {
                         StatusCode::NOT_MODIFIED if self.conditions.is_some() => {
                             if let Some(entry) = self.freshen(&head) {
+                                self.bill(&head, record);
                                 return self.freshened(entry, caller).await;
                             }
                         }
@@ -203,6 +216,7 @@ where
                             break ((head, body), None);
                         }
                         _ => {
+                            self.bill(&head, record);
                             self.give_up(caller, Failure::Response);
                             return Err(NotStored::Failed);
                         }
@@ -278,6 +292,7 @@ where
             Err(broken) => {
                 record.last_byte = start.elapsed();
                 recording.look(record);
+                self.bill(&head, record);
                 shared.core.flights.decline(self.lead.key());
                 writer.fail(broken.error);
                 return Err(broken.reason);
@@ -286,6 +301,7 @@ where
         record.last_byte = start.elapsed();
         if self.is_cut_short(&head, record.bytes) {
             recording.look(record);
+            self.bill(&head, record);
             shared.core.flights.decline(self.lead.key());
             writer.fail("the response body is not as long as its content-length says".into());
             return Err(NotStored::Incomplete);
@@ -298,7 +314,9 @@ where
             self.lead.settle();
         }
         writer.finish(trailers.clone());
-        let (storing, findings) = recording.finish(trailers.is_some(), record)?;
+        let finished = recording.finish(trailers.is_some(), record);
+        self.bill(&head, record);
+        let (storing, findings) = finished?;
         complete?;
         let frames = frames.ok_or(NotStored::TooLarge)?;
         let (entry, vary) = self.entry(&head, storing, findings, &frames, trailers, record);
@@ -316,6 +334,26 @@ where
     fn abandoned(&self) -> Abandoned {
         let core = &self.shared.core;
         contain(&core.counters, || core.policy.abandoned()).unwrap_or(Abandoned::Cancel)
+    }
+
+    /// Works out what the call cost, and tells those whose records wait for it.
+    fn bill(&self, head: &response::Parts, record: &mut FillRecord) {
+        let shared = &self.shared;
+        let call = cost::Call {
+            request: &self.asked,
+            status: head.status,
+            headers: &head.headers,
+            usage: record.usage.as_ref(),
+            model: record.model.as_deref(),
+            provider: record.provider.as_deref(),
+            service_tier: record.service_tier.as_deref(),
+            labels: &self.options.labels,
+            first_byte: record.first_byte.unwrap_or_default(),
+            last_byte: record.last_byte,
+        };
+        record.cost = shared.settings.price(&shared.core.counters, &call);
+        shared.core.counters.billed_nanos.add(record.cost.unwrap_or_default().0);
+        self.tab.0.settle(Bill::of(record));
     }
 
     /// What goes upstream now.
@@ -365,7 +403,7 @@ where
         let shared = &self.shared;
         let live = |headers, vary| {
             let head = Head { status: head.status, version: head.version, headers };
-            State::Streaming(Arc::new(Live { head, tape, vary, storing: verdict.why_not.is_none() }))
+            State::Streaming(Arc::new(Live { head, tape, vary, storing: verdict.why_not.is_none(), tab: Arc::clone(&self.tab.0) }))
         };
         let of_the_answer = verdict.why_not.as_ref().is_none_or(NotStored::is_of_the_answer);
         match (&verdict.storing, &verdict.why_not) {
@@ -430,7 +468,8 @@ struct Ending<St, P> {
 
 impl<St, P> Ending<St, P> {
     fn of(fill: &Fill<St, P>, refresh: bool) -> Self {
-        let record = FillRecord::begin(fill.identity.digest, refresh);
+        let mut record = FillRecord::begin(fill.identity.digest, refresh);
+        record.provider = label(&fill.options.labels, "provider").map(str::to_owned);
         Self { shared: fill.shared.clone(), key: *fill.lead.key(), start: Instant::now(), record }
     }
 
@@ -462,6 +501,7 @@ impl<St, P> Ending<St, P> {
                 }
             }
         }
+        record.at = shared.settings.clock.now();
         shared.sink().tell(&Event::Fill(&record));
     }
 }

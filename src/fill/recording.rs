@@ -145,6 +145,7 @@ impl<'a> Recording<'a> {
         };
         record.model.clone_from(&findings.model);
         record.usage = findings.usage;
+        record.service_tier.clone_from(&findings.service_tier);
         Some(findings)
     }
 

@@ -16,7 +16,7 @@ use std::{
 use http::{HeaderMap, HeaderName, StatusCode, Version};
 use tokio::sync::{Notify, watch};
 
-use crate::{body::tape::Tape, entry::Entry, key::Key};
+use crate::{body::tape::Tape, entry::Entry, key::Key, observe::Tab};
 
 const SHARDS: usize = 64;
 
@@ -178,6 +178,8 @@ pub(crate) struct Live {
     /// If it answers only some of those who wait: by which request fields, and with which key.
     pub(crate) vary: Option<(Vec<HeaderName>, Key)>,
     pub(crate) storing: bool,
+    /// For what the call cost.
+    pub(crate) tab: Arc<Tab>,
 }
 
 /// Why a flight ended with nothing for those who wait.

@@ -1,5 +1,7 @@
 //! The length-prefixed envelope that is hashed into a key.
 
+use std::sync::{Arc, Mutex, PoisonError};
+
 use sha2::{Digest as _, Sha256};
 
 use super::{Key, Scope};
@@ -46,25 +48,30 @@ pub enum Field {
     Primary = 15,
     /// When the index of variants began that a variant belongs to.
     Epoch = 16,
+    /// What a rule of the operator's adds.
+    Rule = 17,
 }
 
 /// An envelope that has its domain and namespace, and takes the fields of one request after another.
 #[derive(Clone)]
-pub struct Envelope(Sha256);
+pub struct Envelope(Fields);
+
+/// Which fields went into an envelope, for whoever wants an explanation.
+pub(crate) type Trace = Arc<Mutex<Vec<(Field, Vec<u8>)>>>;
 
 impl Envelope {
     /// An envelope of the operator's namespace.
     pub fn new(namespace: &str) -> Self {
         let mut hash = Sha256::new();
         hash.update(DOMAIN);
-        let mut fields = Fields { hash };
+        let mut fields = Fields { hash, trace: None };
         fields.add(Field::Namespace, namespace.as_bytes());
-        Self(fields.hash)
+        Self(fields)
     }
 
     /// The envelope of one request.
     pub fn open(&self) -> Fields {
-        Fields { hash: self.0.clone() }
+        self.0.clone()
     }
 
     /// The key of a variant below a primary key, which carries the scope already (RFC 9111 section 4.1).
@@ -77,6 +84,11 @@ impl Envelope {
 }
 
 impl Envelope {
+    /// The same envelope, which notes what fields go into it.
+    pub(crate) fn traced(&self, trace: &Trace) -> Self {
+        Self(Fields { trace: Some(Arc::clone(trace)), ..self.0.clone() })
+    }
+
     /// The key of a variant in an epoch of its index: once the index is removed, no later one leads to it.
     pub(crate) fn in_epoch(&self, variant: &Key, epoch: u64) -> Key {
         self.variant(variant, |key| {
@@ -95,6 +107,7 @@ impl std::fmt::Debug for Envelope {
 #[derive(Clone)]
 pub struct Fields {
     hash: Sha256,
+    trace: Option<Trace>,
 }
 
 impl Fields {
@@ -105,6 +118,9 @@ impl Fields {
         head[1..].copy_from_slice(&(value.len() as u64).to_be_bytes());
         self.hash.update(head);
         self.hash.update(value);
+        if let Some(trace) = &self.trace {
+            trace.lock().unwrap_or_else(PoisonError::into_inner).push((field, value.to_vec()));
+        }
         self
     }
 
@@ -163,7 +179,7 @@ mod tests {
 
     use super::*;
 
-    const FIELDS: [Field; 14] = [
+    const FIELDS: [Field; 15] = [
         Field::Method,
         Field::Scheme,
         Field::Authority,
@@ -175,6 +191,7 @@ mod tests {
         Field::JsonBody,
         Field::RawBody,
         Field::Extra,
+        Field::Rule,
         Field::Slot,
         Field::Primary,
         Field::Namespace,

@@ -10,6 +10,7 @@ mod scope;
 
 use std::{fmt, str::FromStr};
 
+pub(crate) use envelope::Trace;
 pub use envelope::{Digest, Envelope, Field, Fields, Identity};
 pub use scope::{CREDENTIAL_HEADERS, CREDENTIAL_PARAMETERS, Scope};
 

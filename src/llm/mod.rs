@@ -36,11 +36,13 @@
 //! | Anthropic | `usage`; `message_start`, then `message_delta`, which is cumulative, field by field | cache reads and writes come on top of the input; writes for an hour stand apart |
 //! | Gemini | `usageMetadata`, field by field, the last | cached tokens are part of the prompt, thoughts are output beside the candidates, tool results are input |
 //!
-//! Usage is `None` where the input or the output is unknown. It is told for answers that are not stored as well: they were paid for.
+//! Usage is `None` where the input or the output is unknown. It is told for answers that are not stored as well: they were paid for. [`LlmPrices`] make
+//! money of it.
 
 mod anthropic;
 mod gemini;
 mod openai;
+mod price;
 mod reading;
 mod sse;
 mod template;
@@ -48,6 +50,8 @@ mod usage;
 mod wire;
 
 use http::{HeaderMap, Method, header, request, response};
+
+pub use price::LlmPrices;
 
 use self::{
     reading::{Form, Reading},

@@ -1,25 +1,36 @@
 //! What the cache tells about each request: one hook, [`Observer`], over one [`Event`].
 //!
-//! Every request ends in exactly one [`RequestRecord`], when its body ended or was dropped. No event carries a URL, a header, a body or
+//! Every request ends in exactly one [`RequestRecord`], when its body ended or was dropped. The record of one that made an upstream call, or shared another's, waits for the
+//! end of that call as well, for what it cost is known only then; it may go on after the caller left. No event carries a URL, a header, a body or
 //! anything made from a credential. A panic in an observer is contained.
 
+#[cfg(feature = "analytics")]
+pub mod analytics;
+mod channel;
+#[cfg(feature = "metrics")]
+mod metrics;
 mod record;
 mod stats;
+mod tab;
 #[cfg(feature = "tracing")]
 mod tracing;
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+pub use channel::{Channel, Records, Told};
+#[cfg(feature = "metrics")]
+pub use metrics::MetricsObserver;
 pub use record::{Ending, RequestRecord, Timings};
 pub(crate) use record::{Recorder, Sink};
 pub(crate) use stats::Counters;
 pub use stats::Stats;
+pub(crate) use tab::{Bill, Tab};
 #[cfg(feature = "tracing")]
 pub use tracing::TracingObserver;
 
-use crate::{entry::Usage, key::Digest, policy::NotStored};
+use crate::{cost::NanoUsd, entry::Usage, key::Digest, policy::NotStored};
 
-/// Is told what happens. Called on the request's path: hand over what takes long.
+/// Is told what happens. Called on the request's path: hand over what takes long, as by a [`Channel`].
 pub trait Observer: Send + Sync + 'static {
     /// Something happened.
     fn on_event(&self, event: &Event<'_>);
@@ -66,6 +77,14 @@ pub struct FillRecord {
     pub model: Option<String>,
     /// Tokens that the answer cost, if an inspector found them.
     pub usage: Option<Usage>,
+    /// The service tier at which it was served, if an inspector found it.
+    pub service_tier: Option<String>,
+    /// Who answered: the `provider` label of the request that made the call.
+    pub provider: Option<String>,
+    /// What it cost; `None` if that is unknown. The [record](RequestRecord::billed) of the request that made the call says the same; calls in the background belong to none.
+    pub cost: Option<NanoUsd>,
+    /// When it ended, wall-clock.
+    pub at: SystemTime,
     /// Was it a refresh in the background?
     pub refresh: bool,
 }
@@ -81,6 +100,10 @@ impl FillRecord {
             bytes: 0,
             model: None,
             usage: None,
+            service_tier: None,
+            provider: None,
+            cost: None,
+            at: SystemTime::UNIX_EPOCH,
             refresh,
         }
     }

@@ -1,12 +1,19 @@
 use std::{
     sync::Arc,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
-use http::StatusCode;
+use http::{Response, StatusCode, request};
 
-use super::{Counters, Event, Observer};
-use crate::{entry::Usage, key::Digest, status::Outcome};
+use super::{Bill, Counters, Event, Tab, tab::Waiting};
+use crate::{
+    cost::{Call, NanoUsd},
+    entry::{Entry, Usage},
+    key::Digest,
+    layer::Settings,
+    options::label,
+    status::Outcome,
+};
 
 /// One request, from its arrival to the end of its response body.
 #[derive(Clone, Debug)]
@@ -30,12 +37,53 @@ pub struct RequestRecord {
     pub ending: Ending,
     /// Operations of the store that failed on the way.
     pub degraded: u32,
+    /// When it ended, wall-clock.
+    pub at: SystemTime,
+    /// The model that answered, as the answer says; without that, the one that was asked for: the `model` label.
+    pub model: Option<String>,
+    /// Who answered: the `provider` label of the request that the answer was made for, or else of this one.
+    pub provider: Option<String>,
+    /// Tokens of the upstream call that this request made. `None` if they are unknown, or if there was no such call.
+    pub usage: Option<Usage>,
+    /// What that call cost: 0 for an answer from the store, or from another request's call. `None` if it is unknown.
+    pub billed: Option<NanoUsd>,
+    /// Tokens of an answer from the store, or from another request's call: replayed, not billed.
+    pub saved_usage: Option<Usage>,
+    /// What that answer would have cost today. `None` if it is unknown.
+    pub saved: Option<NanoUsd>,
     /// How long the upstream took for the stored answer: the time that a hit saved.
     pub saved_time: Option<Duration>,
-    /// Tokens of a stored answer: what a hit did not cost.
-    pub saved_usage: Option<Usage>,
-    /// The model that gave a stored answer.
-    pub model: Option<String>,
+    /// Since when a stored answer has been stored.
+    pub cached_since: Option<SystemTime>,
+    /// The name of the request that a stored answer was made for.
+    pub original_request_id: Option<String>,
+}
+
+impl RequestRecord {
+    /// Of a request of which nothing is known yet.
+    pub(super) fn begin() -> Self {
+        Self {
+            outcome: Outcome::Unanswered,
+            status: None,
+            digest: None,
+            request_id: None,
+            labels: Vec::new(),
+            timings: Timings::default(),
+            bytes: 0,
+            ending: Ending::Dropped,
+            degraded: 0,
+            at: SystemTime::UNIX_EPOCH,
+            model: None,
+            provider: None,
+            usage: None,
+            billed: None,
+            saved_usage: None,
+            saved: None,
+            saved_time: None,
+            cached_since: None,
+            original_request_id: None,
+        }
+    }
 }
 
 /// Where the time of a request went.
@@ -71,19 +119,48 @@ pub(crate) struct Recorder {
     record: RequestRecord,
     start: Instant,
     sink: Option<Sink>,
+    /// The call that the request made or shares, and its part in it.
+    tab: Option<(Arc<Tab>, Part)>,
+}
+
+/// What a request has to do with an upstream call.
+#[derive(Clone, Copy)]
+pub(super) enum Part {
+    /// It made the call, and is billed.
+    Led,
+    /// It shares the call, and saves one of its own.
+    Joined,
 }
 
 /// Who is told.
 #[derive(Clone)]
 pub(crate) struct Sink {
     pub(crate) counters: Arc<Counters>,
-    pub(crate) observers: Arc<[Arc<dyn Observer>]>,
+    pub(crate) settings: Arc<Settings>,
+    /// The span in which the request came.
+    #[cfg(feature = "tracing")]
+    pub(crate) span: tracing::Span,
 }
 
 impl Sink {
+    /// Hands over a record that is complete.
+    fn hand_over(&self, record: &mut RequestRecord) {
+        if self.settings.observers.is_empty() {
+            return;
+        }
+        record.at = self.settings.clock.now();
+        let asked = |record: &RequestRecord, name| label(&record.labels, name).map(str::to_owned);
+        record.model = record.model.take().or_else(|| asked(record, "model"));
+        record.provider = record.provider.take().or_else(|| asked(record, "provider"));
+        // The body may be read, and the upstream call end, elsewhere.
+        #[cfg(feature = "tracing")]
+        let _in = self.span.enter();
+        self.tell(&Event::Request(record));
+    }
+
     /// Tells all observers, each guarded against the panic of another.
     pub(crate) fn tell(&self, event: &Event<'_>) {
-        for observer in self.observers.iter() {
+        for observer in self.settings.observers.iter() {
             let told = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| observer.on_event(event)));
             if told.is_err() {
                 self.counters.panics.add(1);
@@ -94,24 +171,7 @@ impl Sink {
 
 impl Recorder {
     pub(crate) fn begin(sink: Sink, start: Instant) -> Self {
-        Self {
-            record: RequestRecord {
-                outcome: Outcome::Unanswered,
-                status: None,
-                digest: None,
-                request_id: None,
-                labels: Vec::new(),
-                timings: Timings::default(),
-                bytes: 0,
-                ending: Ending::Dropped,
-                degraded: 0,
-                saved_time: None,
-                saved_usage: None,
-                model: None,
-            },
-            start,
-            sink: Some(sink),
-        }
+        Self { record: RequestRecord::begin(), start, sink: Some(sink), tab: None }
     }
 
     pub(crate) fn record(&mut self) -> &mut RequestRecord {
@@ -122,6 +182,71 @@ impl Recorder {
     pub(crate) fn label(&mut self, options: &crate::options::CacheOptions) {
         self.record.request_id.clone_from(&options.request_id);
         self.record.labels.clone_from(&options.labels);
+    }
+
+    /// From now on the request is one that made this call.
+    pub(crate) fn lead(&mut self, tab: &Arc<Tab>) {
+        self.tab = Some((Arc::clone(tab), Part::Led));
+    }
+
+    /// From now on the request is one that shares this call.
+    pub(crate) fn join(&mut self, tab: &Arc<Tab>) {
+        self.tab = Some((Arc::clone(tab), Part::Joined));
+    }
+
+    /// The call is no longer one that the cache knows the end of.
+    pub(crate) fn leave(&mut self) {
+        self.tab = None;
+    }
+
+    /// The answer comes from the store.
+    pub(crate) fn replay(&mut self, request: &request::Parts, entry: &Entry) {
+        let (Some(sink), metadata) = (&self.sink, &entry.metadata) else { return };
+        let record = &mut self.record;
+        let call = Call {
+            request,
+            status: entry.status,
+            headers: &entry.headers,
+            usage: metadata.usage.as_ref(),
+            model: metadata.model.as_deref(),
+            provider: metadata.provider.as_deref(),
+            service_tier: metadata.service_tier.as_deref(),
+            labels: &record.labels,
+            first_byte: metadata.upstream_first_byte,
+            last_byte: metadata.upstream_time,
+        };
+        record.saved = sink.settings.price(&sink.counters, &call);
+        sink.counters.saved_nanos.add(record.saved.unwrap_or_default().0);
+        record.billed = Some(NanoUsd::ZERO);
+        record.saved_time = Some(metadata.upstream_time);
+        record.saved_usage = metadata.usage;
+        record.cached_since = metadata.cached_at;
+        // Copied for those who read it.
+        if !sink.settings.observers.is_empty() {
+            record.model.clone_from(&metadata.model);
+            record.provider.clone_from(&metadata.provider);
+            record.original_request_id.clone_from(&metadata.request_id);
+        }
+    }
+
+    /// The answer comes from upstream, by a way that is not watched. `asked` is there if there is a cost model.
+    pub(crate) fn pass<RB>(&mut self, asked: Option<&request::Parts>, response: &Response<RB>) {
+        let (Some(sink), Some(request)) = (&self.sink, asked) else { return };
+        let record = &mut self.record;
+        let call = Call {
+            request,
+            status: response.status(),
+            headers: response.headers(),
+            usage: None,
+            model: None,
+            provider: label(&record.labels, "provider"),
+            service_tier: None,
+            labels: &record.labels,
+            first_byte: self.start.elapsed(),
+            last_byte: Duration::ZERO,
+        };
+        record.billed = sink.settings.price(&sink.counters, &call);
+        sink.counters.billed_nanos.add(record.billed.unwrap_or_default().0);
     }
 
     pub(crate) fn elapsed(&self) -> Duration {
@@ -140,12 +265,34 @@ impl Recorder {
 
     /// Nothing more will happen: hands the record over now rather than at the drop.
     pub(crate) fn end(&mut self, ending: Ending) {
-        if let Some(sink) = self.sink.take() {
-            self.record.ending = ending;
-            self.record.timings.total = self.start.elapsed();
-            sink.counters.count(&self.record);
-            sink.tell(&Event::Request(&self.record));
+        let Some(sink) = self.sink.take() else { return };
+        self.record.ending = ending;
+        self.record.timings.total = self.start.elapsed();
+        sink.counters.count(&self.record);
+        match self.tab.take() {
+            None => sink.hand_over(&mut self.record),
+            Some((tab, part)) => tab.put(Waiting { record: self.record.clone(), sink, part }),
         }
+    }
+}
+
+impl Waiting {
+    /// Adds what the call came to, and hands the record over.
+    pub(super) fn close(self, bill: &Bill) {
+        let Self { mut record, sink, part } = self;
+        let Bill { model, provider, usage, cost } = bill;
+        record.model = model.clone().or(record.model);
+        record.provider = provider.clone().or(record.provider);
+        match part {
+            // A stale answer may stand in for that of a call that failed.
+            Part::Led => (record.usage, record.billed) = (*usage, cost.or(record.billed)),
+            Part::Joined => {
+                (record.saved_usage, record.saved) = (*usage, *cost);
+                record.billed = Some(NanoUsd::ZERO);
+                sink.counters.saved_nanos.add(cost.unwrap_or_default().0);
+            }
+        }
+        sink.hand_over(&mut record);
     }
 }
 

@@ -5,6 +5,7 @@ use std::{
 
 use super::RequestRecord;
 use crate::{
+    cost::NanoUsd,
     policy::Bypass,
     status::Outcome,
     store::{Health, StoreUsage},
@@ -44,6 +45,12 @@ pub struct Stats {
     pub bytes_saved: u64,
     /// What the upstream took when the answers were made that were served again.
     pub saved_time: Duration,
+    /// What upstream calls cost, those in the background included, as far as it is known.
+    pub billed: NanoUsd,
+    /// What answers from the cache would have cost, as far as it is known.
+    pub saved: NanoUsd,
+    /// Calls, and answers from the cache, of which the [cost model](crate::CostModel) did not know the cost. Without one, 0.
+    pub unpriced: u64,
     /// What the store holds; `None` if it could not say.
     pub store: Option<StoreUsage>,
     /// How the store does; `None` if it has nothing to tell.
@@ -90,6 +97,9 @@ pub(crate) struct Counters {
     bytes: Counter,
     bytes_saved: Counter,
     saved_micros: Counter,
+    pub(crate) billed_nanos: Counter,
+    pub(crate) saved_nanos: Counter,
+    pub(crate) unpriced: Counter,
 }
 
 impl Counters {
@@ -135,6 +145,9 @@ impl Counters {
             bytes: self.bytes.value(),
             bytes_saved: self.bytes_saved.value(),
             saved_time: Duration::from_micros(self.saved_micros.value()),
+            billed: NanoUsd(self.billed_nanos.value()),
+            saved: NanoUsd(self.saved_nanos.value()),
+            unpriced: self.unpriced.value(),
             store,
             health,
         }

@@ -1,32 +1,50 @@
-use super::{Event, Observer};
+use super::{Event, Observer, RequestRecord};
+use crate::NanoUsd;
 
 /// Writes one `tracing` event per request (target `tower_response_cache`, level `INFO`), per fill (`DEBUG`), and per trouble with the store (`WARN`).
+///
+/// Fields that OpenTelemetry's semantic conventions for generative AI know have their names: `gen_ai.response.model`, `gen_ai.provider.name`,
+/// `gen_ai.usage.input_tokens` and `.output_tokens`, which are those of the upstream call that the request made.
+///
+/// The event of a request is in the span in which the request came to the cache. Of the fields `cache.outcome`, `cache.reason`, `cache.billed_usd`, `cache.saved_usd` and the four above, those that the span
+/// declares are filled in.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct TracingObserver;
 
 impl Observer for TracingObserver {
     fn on_event(&self, event: &Event<'_>) {
         match event {
-            Event::Request(record) => tracing::info!(
-                target: "tower_response_cache",
-                outcome = record.outcome.label(),
-                reason = record.outcome.reason(),
-                status = record.status.map(|status| status.as_u16()),
-                request_id = record.request_id.as_deref(),
-                digest = record.digest.map(tracing::field::display),
-                labels = ?record.labels,
-                bytes = record.bytes,
-                ending = ?record.ending,
-                degraded = record.degraded,
-                key_us = micros(record.timings.key),
-                lookup_us = micros(record.timings.lookup),
-                wait_us = micros(record.timings.wait),
-                first_byte_us = record.timings.first_byte.map(micros),
-                total_us = micros(record.timings.total),
-                saved_us = record.saved_time.map(micros),
-                model = record.model.as_deref(),
-                "request"
-            ),
+            Event::Request(record) => {
+                fill_in(&tracing::Span::current(), record);
+                tracing::info!(
+                    target: "tower_response_cache",
+                    outcome = record.outcome.label(),
+                    reason = record.outcome.reason(),
+                    status = record.status.map(|status| status.as_u16()),
+                    request_id = record.request_id.as_deref(),
+                    digest = record.digest.map(tracing::field::display),
+                    labels = ?record.labels,
+                    bytes = record.bytes,
+                    ending = ?record.ending,
+                    degraded = record.degraded,
+                    key_us = micros(record.timings.key),
+                    lookup_us = micros(record.timings.lookup),
+                    wait_us = micros(record.timings.wait),
+                    first_byte_us = record.timings.first_byte.map(micros),
+                    total_us = micros(record.timings.total),
+                    saved_us = record.saved_time.map(micros),
+                    gen_ai.response.model = record.model.as_deref(),
+                    gen_ai.provider.name = record.provider.as_deref(),
+                    gen_ai.usage.input_tokens = record.usage.map(|usage| usage.input()),
+                    gen_ai.usage.output_tokens = record.usage.map(|usage| usage.output),
+                    replayed_input_tokens = record.saved_usage.map(|usage| usage.input()),
+                    replayed_output_tokens = record.saved_usage.map(|usage| usage.output),
+                    billed_usd = record.billed.map(NanoUsd::as_usd),
+                    saved_usd = record.saved.map(NanoUsd::as_usd),
+                    original_request_id = record.original_request_id.as_deref(),
+                    "request"
+                )
+            }
             Event::Fill(fill) => tracing::debug!(
                 target: "tower_response_cache",
                 digest = %fill.digest,
@@ -36,6 +54,8 @@ impl Observer for TracingObserver {
                 bytes = fill.bytes,
                 first_byte_us = fill.first_byte.map(micros),
                 last_byte_us = micros(fill.last_byte),
+                gen_ai.response.model = fill.model.as_deref(),
+                cost_usd = fill.cost.map(NanoUsd::as_usd),
                 refresh = fill.refresh,
                 "fill"
             ),
@@ -47,6 +67,30 @@ impl Observer for TracingObserver {
                 "store"
             ),
         }
+    }
+}
+
+/// Fields that the span does not have are left out.
+fn fill_in(span: &tracing::Span, record: &RequestRecord) {
+    if span.is_disabled() {
+        return;
+    }
+    span.record("cache.outcome", record.outcome.label());
+    span.record("cache.reason", record.outcome.reason());
+    known(span, "cache.billed_usd", record.billed.map(NanoUsd::as_usd));
+    known(span, "cache.saved_usd", record.saved.map(NanoUsd::as_usd));
+    known(span, "gen_ai.response.model", record.model.as_deref());
+    known(span, "gen_ai.provider.name", record.provider.as_deref());
+    known(span, "gen_ai.usage.input_tokens", record.usage.map(|usage| usage.input()));
+    known(span, "gen_ai.usage.output_tokens", record.usage.map(|usage| usage.output));
+}
+
+fn known<V>(span: &tracing::Span, field: &str, value: Option<V>)
+where
+    V: tracing::Value,
+{
+    if let Some(value) = value {
+        span.record(field, value);
     }
 }
 

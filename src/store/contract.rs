@@ -596,6 +596,7 @@ impl<St> Subject<St> {
                 upstream_time: Duration::from_millis(20),
                 upstream_first_byte: Duration::from_millis(10),
                 usage: Some(Usage { input_uncached: 1, output: 2, ..Usage::default() }),
+                service_tier: Some("flex".into()),
                 tags: tags.iter().map(|tag| (*tag).to_owned()).collect(),
                 labels: vec![("route".into(), format!("to-{text}"))],
                 upstream_request_id: None,

@@ -229,7 +229,7 @@ async fn what_is_no_whole_good_answer_is_passed_on_and_not_stored() {
             let answer = send(&cache, post("/", "")).await;
             assert!(matches!(outcome(&answer), Outcome::Miss(_)), "{name}");
             answer.into_body().collect().await.unwrap();
-            tokio::time::sleep(Duration::from_millis(2)).await;
+            crate::calm().await;
         }
         assert_eq!(origin.calls(), 2, "{name}");
     }
@@ -271,7 +271,7 @@ async fn head_and_get_and_post_never_answer_one_another() {
             let (_, body) = ask(&cache, request).await;
             assert_eq!(body, if method == Method::HEAD { "" } else { method.as_str() }, "round {round}");
         }
-        tokio::time::sleep(Duration::from_millis(2)).await;
+        crate::calm().await;
     }
     assert_eq!(origin.calls(), 3);
 }
@@ -288,22 +288,21 @@ async fn options_of_a_request_are_heeded() {
         request.extensions_mut().insert(options);
         request
     };
-    let calm = || tokio::time::sleep(Duration::from_millis(5));
 
     let answer = send(&cache, with(CacheOptions::new().only_if_cached())).await;
     assert_eq!((outcome(&answer), answer.status()), (Outcome::Unsatisfied, StatusCode::GATEWAY_TIMEOUT));
     assert_eq!(origin.calls(), 0);
 
     ask(&cache, with(CacheOptions::new().mode(Mode::ReadOnly))).await;
-    calm().await;
+    crate::calm().await;
     assert_eq!(ask(&cache, with(CacheOptions::new().ttl(Duration::from_secs(10)))).await.0, MISS, "read-only stored nothing");
-    calm().await;
+    crate::calm().await;
     assert_eq!(ask(&cache, with(CacheOptions::new().only_if_cached())).await.0, Outcome::Hit);
     assert_eq!(
         ask(&cache, with(CacheOptions::new().mode(Mode::WriteOnly))).await,
         (Outcome::Miss(Miss::Request), "call 3 to / with ".to_owned())
     );
-    calm().await;
+    crate::calm().await;
     assert_eq!(ask(&cache, post("/", "")).await, (Outcome::Hit, "call 3 to / with ".to_owned()), "a refresh replaces what is stored");
 
     clock.advance(Duration::from_secs(20));
@@ -367,7 +366,7 @@ async fn stale_answers_stand_in_while_a_refresh_runs_and_when_the_upstream_fails
         if ask(&cache, post("/", "")).await.0 == Outcome::Hit {
             break;
         }
-        tokio::time::sleep(Duration::from_millis(1)).await;
+        crate::calm().await;
     }
     assert_eq!(ask(&cache, post("/", "")).await, (Outcome::Hit, "answer 2".to_owned()));
     assert_eq!(origin.calls(), 2, "one refresh, however many asked");
@@ -409,10 +408,9 @@ async fn an_answer_that_is_slow_to_make_is_refreshed_early() {
         let origin = Origin::signed();
         let cache = CacheLayer::new(Memory::new(1 << 20), policy(beta)).layer(origin.clone());
         ask(&cache, post("/", "")).await;
-        let calm = || tokio::time::sleep(Duration::from_millis(5));
-        calm().await;
+        crate::calm().await;
         assert_eq!(ask(&cache, post("/", "")).await.0, Outcome::Hit);
-        calm().await;
+        crate::calm().await;
         assert_eq!(origin.calls(), calls, "beta {beta}");
     }
 }

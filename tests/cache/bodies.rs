@@ -1,6 +1,6 @@
 //! Bodies in both directions: limits, trailers, memory, readers of different speed.
 
-use std::{convert::Infallible, time::Duration};
+use std::convert::Infallible;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response};
@@ -105,7 +105,7 @@ async fn an_endless_response_is_streamed_in_bounded_memory_and_stops_when_nobody
         tokio::task::yield_now().await;
     }
     let when_left = made.load(std::sync::atomic::Ordering::SeqCst);
-    tokio::time::sleep(Duration::from_millis(10)).await;
+    crate::calm().await;
     assert_eq!(made.load(std::sync::atomic::Ordering::SeqCst), when_left, "the upstream is not read for nobody");
 }
 

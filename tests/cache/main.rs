@@ -14,9 +14,13 @@ mod origin;
 #[path = "../support/store.rs"]
 mod store;
 
+mod adapters;
 mod answers;
 mod bodies;
+mod cost;
+mod dashboard;
 mod drops;
+mod explain;
 mod flights;
 mod golden;
 mod grpc;
@@ -90,6 +94,13 @@ pub async fn until_flown<P: tower_response_cache::Policy>(handle: &tower_respons
         tokio::task::yield_now().await;
     }
     panic!("an upstream call never ended");
+}
+
+/// Lets tasks in the background get as far as they can without the test.
+pub async fn calm() {
+    for _ in 0..1000 {
+        tokio::task::yield_now().await;
+    }
 }
 
 /// Lets tasks in the background run until a condition holds. The bound is a guard against hanging, not a measurement.

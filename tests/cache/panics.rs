@@ -151,7 +151,7 @@ async fn a_panic_in_any_method_of_a_policy_costs_no_request_and_holds_no_flight(
                 assert!(body.starts_with("call ") && body.ends_with(" to / with x"), "{method}, round {round}: {body}");
             }
             // What was stored, if it was, is stale in the third round.
-            calm().await;
+            crate::calm().await;
             if round == 1 {
                 clock.advance(std::time::Duration::from_secs(11));
             }
@@ -188,7 +188,7 @@ async fn a_panic_in_a_function_of_the_operators_costs_no_request() {
         for call in 1..=3 {
             let answer = ask_anything(&cache).await;
             assert_eq!(answer, format!("call {call} to / with x"), "{name}: what was not judged is not stored");
-            calm().await;
+            crate::calm().await;
         }
         assert!(handle.stats().await.panics >= 3, "{name}");
         assert_eq!(handle.stats().await.stored, 0, "{name}");

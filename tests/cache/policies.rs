@@ -102,14 +102,13 @@ async fn trusted_callers_control_the_cache_and_the_upstream_does_not_see_it() {
         request.headers_mut().insert(HeaderName::from_static(name), HeaderValue::from_static(value));
         request
     };
-    let calm = || tokio::time::sleep(std::time::Duration::from_millis(5));
     assert_eq!(ask(&cache, with("cache-control", "only-if-cached")).await.0, Outcome::Unsatisfied);
     ask(&cache, with("x-ttl", "100")).await;
-    calm().await;
+    crate::calm().await;
     let hit = send(&cache, post("/", "")).await;
     assert_eq!(hit.headers()["cache-status"], "tower-response-cache; hit; ttl=99");
     assert_eq!(ask(&cache, with("cache-control", "no-cache")).await, (Outcome::Miss(Miss::Request), "answer 2".to_owned()));
-    calm().await;
+    crate::calm().await;
     assert_eq!(ask(&cache, post("/", "")).await, (Outcome::Hit, "answer 2".to_owned()));
     let off = send(&cache, with("cache-control", "no-store")).await;
     assert_eq!(off.headers()["cache-status"], "tower-response-cache; fwd=bypass; detail=off");
@@ -148,7 +147,7 @@ async fn what_is_reflected_from_unkeyed_fields_is_not_replayed_to_others() {
     let mut request = post("/", "");
     request.headers_mut().insert("origin", HeaderValue::from_static("https://evil.example"));
     ask(&cache, request).await;
-    tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    crate::calm().await;
     let hit = send(&cache, post("/", "")).await;
     assert_eq!(crate::outcome(&hit), Outcome::Hit);
     assert!(!hit.headers().contains_key("access-control-allow-origin"));

@@ -48,7 +48,7 @@ async fn a_hit_holds_no_permit_and_a_miss_waits_for_its_turn() {
         async move { answer.await.unwrap().into_body().collect().await.unwrap().to_bytes() }
     };
     assert_eq!(all(cache.clone(), "/cached").await, "answer 1");
-    tokio::time::sleep(Duration::from_millis(5)).await;
+    crate::calm().await;
     // The only permit is taken now.
     let stuck = tokio::spawn(all(cache.clone(), "/stuck"));
     until(|| origin.calls() == 2).await;
@@ -71,7 +71,7 @@ async fn an_inner_service_that_sheds_load_is_not_asked_for_a_hit_and_its_error_i
     let mut cache = layer().layer(inner);
     let answer = ServiceExt::<Request<Full<Bytes>>>::ready(&mut cache).await.unwrap().call(post("/", "")).await.unwrap();
     answer.into_body().collect().await.unwrap();
-    tokio::time::sleep(Duration::from_millis(5)).await;
+    crate::calm().await;
     let stuck = tokio::spawn(cache.clone().oneshot(post("/stuck", "")));
     until(|| origin.calls() == 2).await;
     cache.clone().oneshot(post("/", "")).await.unwrap();
@@ -109,7 +109,7 @@ async fn the_handle_finds_inserts_lists_and_removes_what_the_layer_does() {
         ask(&cache, request).await;
     }
     until(|| origin.calls() == 3).await;
-    tokio::time::sleep(Duration::from_millis(5)).await;
+    crate::calm().await;
     assert_eq!(handle.invalidate(&Selection::Pattern("model=gpt-4o*".to_owned())).await.unwrap(), 2);
     assert_eq!(handle.invalidate(&Selection::Tag("path:/a".to_owned())).await.unwrap(), 0);
     assert_eq!(handle.invalidate(&Selection::Tag("all".to_owned())).await.unwrap(), 1);
@@ -244,7 +244,7 @@ async fn the_inner_service_is_made_ready_once_for_each_call_and_never_for_a_hit(
     for path in ["/a", "/b", "/a", "/b", "/a"] {
         let answer = cache.clone().oneshot(post(path, "")).await.unwrap();
         answer.into_body().collect().await.unwrap();
-        tokio::time::sleep(Duration::from_millis(5)).await;
+        crate::calm().await;
     }
     // A bypass, and a request of which the caller leaves before the service was ready.
     let mut bypass = post("/a", "");
@@ -286,14 +286,17 @@ async fn refreshes_in_the_background_are_bounded_however_many_answers_are_stale(
     for i in 0..400 {
         ask(&cache, post(&format!("/{i}"), "")).await;
     }
-    tokio::time::sleep(Duration::from_millis(5)).await;
+    for i in 0..400 {
+        // Stored, and so answered without a call.
+        while ask(&cache, post(&format!("/{i}"), "")).await.0 != Outcome::Hit {}
+    }
+    assert_eq!(origin.calls(), 400);
     clock.advance(Duration::from_secs(20));
     for i in 0..400 {
         let (outcome, body) = ask(&cache, post(&format!("/{i}"), "")).await;
         assert_eq!((outcome, body.as_str()), (Outcome::Stale(tower_response_cache::status::Stale::WhileRevalidate), "old"));
     }
-    tokio::time::sleep(Duration::from_millis(20)).await;
-    assert_eq!(origin.calls(), 400 + 256);
+    until(|| origin.calls() == 400 + 256).await;
     assert!(!handle.shutdown(Duration::ZERO).await);
 }
 
@@ -335,7 +338,7 @@ async fn shutdown_does_not_wait_for_the_write_of_what_was_validated_either() {
     let get = || Request::get("http://origin/").body(Full::new(Bytes::new())).unwrap();
     ask(&cache, get()).await;
     until(|| permits.available_permits() == 0).await;
-    tokio::time::sleep(Duration::from_millis(5)).await;
+    crate::calm().await;
     clock.advance(Duration::from_secs(11));
     assert_eq!(ask(&cache, get()).await, (Outcome::Revalidated, "body".to_owned()));
     until(|| puts.load(std::sync::atomic::Ordering::SeqCst) == 2).await;

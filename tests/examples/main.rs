@@ -11,5 +11,6 @@
 
 mod axum;
 mod clients;
+mod custom;
 mod program;
 mod tonic;

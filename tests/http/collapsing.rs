@@ -23,7 +23,7 @@ fn headers(fields: Fields) -> HeaderMap {
 
 /// By which variants are told apart.
 fn foo(headers: &HeaderMap) -> String {
-    headers.get("foo").map_or_else(String::new, |foo| foo.to_str().unwrap().to_owned())
+    headers.get("foo").map_or_else(String::new, |value| value.to_str().unwrap().to_owned())
 }
 
 /// How many calls three requests make that are there before the first response is.

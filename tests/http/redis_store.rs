@@ -1,10 +1,10 @@
-//! The same rules on Redis: conditional hits, parts, variants, updates and invalidation work on what went through the wire.
+//! The same rules on Redis, with and without memory in front of it: conditional hits, parts, variants, updates and invalidation work on what went through the wire.
 
 use std::{sync::Arc, time::Duration};
 
 use tower_response_cache::{
     HttpPolicy,
-    store::{BoxStore, Redis},
+    store::{BoxStore, Redis, Tiered},
 };
 
 use crate::{
@@ -14,6 +14,15 @@ use crate::{
 
 #[tokio::test]
 async fn what_holds_in_memory_holds_on_redis() {
+    hold(BoxStore::new).await;
+}
+
+#[tokio::test]
+async fn what_holds_in_memory_holds_in_two_tiers() {
+    hold(|redis| BoxStore::new(Tiered::new(redis, 4 << 20))).await;
+}
+
+async fn hold(boxed: impl Fn(Redis) -> BoxStore + Send + Sync + 'static) {
     let server = Server::start();
     let (url, long) = (server.url(), Duration::from_secs(20));
     let number = Arc::new(std::sync::atomic::AtomicUsize::new(0));
@@ -21,7 +30,7 @@ async fn what_holds_in_memory_holds_on_redis() {
     let store: MakeStore = Arc::new(move |clock| {
         let prefix = format!("case{}", number.fetch_add(1, std::sync::atomic::Ordering::SeqCst));
         let redis = Redis::builder(&*url).prefix(prefix).read_deadline(long).write_deadline(long).connect_deadline(long);
-        BoxStore::new(redis.clock(clock.clone()).build().unwrap())
+        boxed(redis.clock(clock.clone()).build().unwrap())
     });
     let fresh = "Cache-Control: max-age=60";
     let v = "Cache-Control: max-age=60 | Vary: Foo";

@@ -18,6 +18,7 @@ mod resp;
 #[path = "../support/redis.rs"]
 mod server;
 
+mod analytics;
 mod cancellation;
 mod contract;
 mod fleet;

@@ -86,7 +86,7 @@ async fn a_wish_that_is_none_is_refused_and_nothing_is_lost() {
     for (request, status) in [
         (get("/cache/invalidate"), 405),
         (post("/cache/stats", "{}"), 405),
-        (get("/cache"), 404),
+        (get("/cache/nothing"), 404),
         (with(post("/cache/invalidate", r#"{"all": true}"#), "content-type", "text/plain"), 415),
         (with(post("/cache/cleanup", "{}"), "content-type", "application/x-www-form-urlencoded"), 415),
         (with(post("/cache/invalidate", r#"{"all": true}"#), "origin", "http://127.0.0.1:8081"), 403),
@@ -108,7 +108,13 @@ async fn a_wish_that_is_none_is_refused_and_nothing_is_lost() {
 async fn a_token_is_asked_for_where_there_is_one() {
     let router = Router::start(&["--admin-token", "s3cret"]).await;
     for token in [None, Some(""), Some("Bearer "), Some("Bearer s3cre"), Some("Bearer s3crett"), Some("Basic s3cret"), Some("s3cret")] {
-        for request in [get("/cache/stats"), post("/cache/invalidate", r#"{"all": true}"#), get("/cache")] {
+        for request in [
+            get("/cache/stats"),
+            post("/cache/invalidate", r#"{"all": true}"#),
+            get("/cache/metrics"),
+            get("/metrics"),
+            get("/cache/nothing"),
+        ] {
             let request = match token {
                 Some(token) => with(request, "authorization", token),
                 None => request,
@@ -120,10 +126,78 @@ async fn a_token_is_asked_for_where_there_is_one() {
     }
     let answer = router.admin(with(get("/cache/stats"), "authorization", "bearer s3cret")).await;
     assert_eq!(answer.status, 200);
+    for path in ["/cache/", "/cache/page.js", "/cache/page.css"] {
+        assert_eq!(router.admin(get(path)).await.status, 200, "the page asks for the token itself");
+    }
+    assert_eq!(router.admin(with(get("/cache/metrics"), "authorization", "Bearer s3cret")).await.status, 200);
     // Where a token is asked for, operators come by any name.
     let request = with(with(get("/cache/stats"), "authorization", "Bearer s3cret"), "host", "router.example");
     assert_eq!(router.admin(request).await.status, 200);
     assert_eq!(router.admin(get("/healthz")).await.status, 200);
+}
+
+#[tokio::test]
+async fn what_the_cache_is_worth_is_told_in_numbers_of_every_form() {
+    let router = Router::start(&[]).await;
+    router.ask(chat("hello")).await;
+    router.settled(1).await;
+    router.ask(with(chat("hello"), "x-request-id", "second")).await;
+
+    let metrics = router.admin(get("/cache/metrics?hours=1")).await.json();
+    assert_eq!((&metrics["requests"], &metrics["hit_rate"], &metrics["unpriced"]), (&json!(2), &json!(0.5), &json!(0)));
+    assert_eq!(metrics["by_outcome"], json!({"hit": 1, "miss": 1}));
+    let cost = metrics["cost_usd"].as_f64().unwrap();
+    // The simulator says how many tokens it used; of GPT-4o they cost 2.50 and 10.00 a million.
+    let tokens = |name: &str| metrics["tokens"][name].as_f64().unwrap();
+    assert!((cost - (tokens("input") * 2.5 + tokens("output") * 10.0) / 1e6).abs() < 1e-9 && cost > 0.0, "{metrics}");
+    assert_eq!((metrics["saved_usd"].as_f64(), tokens("replayed_output")), (Some(cost), tokens("output")));
+    assert!(metrics["saved_seconds"].as_f64().unwrap() > 0.0);
+    for group in ["by_model", "by_provider", "by_route"] {
+        let name = match group {
+            "by_model" => "gpt-4o",
+            "by_provider" => "simulator",
+            _ => "chat",
+        };
+        assert_eq!(metrics[group][name]["requests"], 2, "{metrics}");
+    }
+    for kind in ["hit", "miss"] {
+        assert!(metrics["latency_ms"][kind]["p99"].as_f64().unwrap() > 0.0);
+    }
+
+    let records = router.admin(get("/cache/records?limit=1")).await.json();
+    let record = &records[0];
+    assert_eq!((records.as_array().unwrap().len(), &record["request_id"], &record["outcome"]), (1, &json!("second"), &json!("hit")));
+    assert_eq!((&record["provider"], &record["model"], &record["reason"]), (&json!("simulator"), &json!("gpt-4o"), &json!("")));
+    assert_eq!((record["cost_usd"].as_f64(), record["saved_usd"].as_f64()), (Some(0.0), Some(cost)));
+    assert!(record["response_time_ms"].as_f64().unwrap() > 0.0 && record["at"].as_f64().unwrap() > 1e9);
+
+    let stats = router.stats().await;
+    assert_eq!((stats["saved_usd"].as_f64(), stats["cost_usd"].as_f64(), &stats["unpriced"]), (Some(cost), Some(cost), &json!(0)));
+    let answer = router.admin(get("/metrics")).await;
+    assert!(answer.header("content-type").unwrap().starts_with("text/plain; version=0.0.4"));
+    let nanos = (cost * 1e9).round();
+    for line in [
+        "cache_requests_total{outcome=\"hit\",reason=\"\"} 1\n".to_owned(),
+        format!("cache_saved_nanousd_total{{provider=\"simulator\",model=\"gpt-4o\"}} {nanos}\n"),
+        "cache_request_duration_seconds_count{outcome=\"miss\",reason=\"absent\"} 1\n".to_owned(),
+        "gen_ai_client_token_usage_count".to_owned(),
+    ] {
+        assert!(answer.text().contains(&line), "{line}\n{}", answer.text());
+    }
+    for wrong in ["/cache/metrics?hours=0", "/cache/metrics?hours=x", "/cache/records?limit=100000"] {
+        assert_eq!(router.admin(get(wrong)).await.status, 400, "{wrong}");
+    }
+}
+
+#[tokio::test]
+async fn prices_of_ones_own_go_before_those_that_are_built_in() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(&file, r#"{"gpt-4o": {"input_cost_per_token": 1.0, "output_cost_per_token": 0.0}}"#).unwrap();
+    let router = Router::start(&["--prices", file.path().to_str().unwrap()]).await;
+    router.ask(chat("hello")).await;
+    router.settled(1).await;
+    let metrics = router.admin(get("/cache/metrics")).await.json();
+    assert_eq!(metrics["cost_usd"].as_f64(), metrics["tokens"]["input"].as_f64());
 }
 
 #[tokio::test]

@@ -72,8 +72,13 @@ impl Running {
     }
 
     pub(crate) async fn stats(&self) -> serde_json::Value {
-        let stats = client().request(get(&format!("{}/cache/stats", self.admin))).await.unwrap();
-        Answer::of(stats).await.json()
+        self.told("/cache/stats").await
+    }
+
+    /// What the admin listener says.
+    pub(crate) async fn told(&self, path: &str) -> serde_json::Value {
+        let told = client().request(get(&format!("{}{path}", self.admin))).await.unwrap();
+        Answer::of(told).await.json()
     }
 
     pub(crate) fn signal(&self, name: &str) {

@@ -1,7 +1,16 @@
 //! The real program with a real Redis, and with one that is not there.
 
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use http::Response;
+use http_body_util::BodyExt;
+use serde_json::json;
+
 use crate::{
-    harness::{Upstream, chat, with},
+    harness::{Upstream, chat, document, with},
     program::Running,
     redis::{Server, free_port},
 };
@@ -31,6 +40,67 @@ async fn routers_with_one_redis_answer_from_each_others_cache() {
         assert!(status.success() && log.contains("store=\"redis"), "{log}");
         assert!(!log.contains("canary") && !log.contains("redis://"), "{log}");
     }
+}
+
+/// With hits, misses, coalesced, bypassed and failed requests.
+#[tokio::test]
+async fn the_books_of_two_routers_on_one_redis_balance_and_both_tell_the_same() {
+    const PRICE: f64 = 0.25;
+    let redis = Server::start();
+    let priced = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&priced);
+    let upstream = Upstream::new(move |call| {
+        let counter = Arc::clone(&counter);
+        async move {
+            let body = call.body.collect().await.unwrap().to_bytes();
+            if body.windows(6).any(|part| part == b"broken") {
+                return Response::builder().status(500).body(document("{}").into_body()).unwrap();
+            }
+            // Nobody looks at the answers to those that pass by the cache.
+            counter.fetch_add(usize::from(!call.head.headers.contains_key("range")), Ordering::SeqCst);
+            document(json!({"object": "chat.completion", "model": "m", "choices": [{"index": 0, "finish_reason": "stop"}],
+                "usage": {"prompt_tokens": 1, "completion_tokens": 0, "total_tokens": 1}}))
+        }
+    })
+    .await;
+    let prices = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(&prices, json!({"m": {"input_cost_per_token": PRICE}}).to_string()).unwrap();
+    let url = redis.url();
+    let start = async || {
+        let environment = [("REDIS_URL", url.as_str()), ("ROUTER_PRICES", prices.path().to_str().unwrap()), ("RUST_LOG", "off")];
+        Running::start_with(&["--upstream", &upstream.url()], &environment).await
+    };
+    let routers = [start().await, start().await];
+    let mut asked = 0;
+    for round in 0..5 {
+        let mut clients = Vec::new();
+        for router in &routers {
+            for question in 0..8 {
+                clients.push(router.ask(chat(&format!("{}", question % 4 + round))));
+            }
+            clients.push(router.ask(chat("broken")));
+            clients.push(router.ask(with(chat("ranged"), "range", "bytes=0-1")));
+        }
+        asked += clients.len() as u64;
+        futures_util::future::join_all(clients).await;
+    }
+    let told = async |router: &Running, what: &str| router.told(what).await;
+    // Each says that its own is there before the other is asked.
+    for router in &routers {
+        told(router, "/cache/metrics?hours=1").await;
+    }
+    let [one, other] = [told(&routers[0], "/cache/metrics?hours=1").await, told(&routers[1], "/cache/metrics?hours=1").await];
+    assert_eq!((&one, &one["of_all_processes"], &one["records_dropped"]), (&other, &json!(true), &json!(0)));
+    assert_eq!(one["requests"], asked, "{one}");
+    let outcome = |name: &str| one["by_outcome"][name].as_u64().unwrap_or_default();
+    assert_eq!(outcome("bypass"), 10);
+    assert_eq!(outcome("hit") + outcome("miss") + outcome("collapsed") + outcome("bypass"), asked, "{one}");
+    let usd = |name: &str| one[name].as_f64().unwrap();
+    assert_eq!(usd("cost_usd"), priced.load(Ordering::SeqCst) as f64 * PRICE, "each call is billed once: {one}");
+    assert_eq!(usd("cost_usd") + usd("saved_usd"), 80.0 * PRICE, "without the cache, each request would have been a call");
+    let records = told(&routers[0], "/cache/records?limit=1000").await;
+    let sum = |name: &str| records.as_array().unwrap().iter().filter_map(|record| record[name].as_f64()).sum::<f64>();
+    assert_eq!((records.as_array().unwrap().len() as u64, sum("cost_usd"), sum("saved_usd")), (asked, usd("cost_usd"), usd("saved_usd")));
 }
 
 #[tokio::test]

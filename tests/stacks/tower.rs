@@ -140,6 +140,7 @@ async fn decompression_inside_makes_what_an_upstream_encodes_unasked_storable() 
 }
 
 #[tokio::test]
+#[allow(clippy::result_large_err, reason = "what the layer asks for")]
 async fn authentication_outside_guards_what_is_stored() {
     let origin = long();
     let service = ServiceBuilder::new()

@@ -35,7 +35,7 @@
 //! |    118 |     8 | `upstream_first_byte`, microseconds |
 //! |    126 |     1 | is there a usage: 0 or 1 |
 //! |    127 | 0, 48 | usage: six u64, as [`Usage`](crate::entry::Usage) lists them |
-//! |        |     … | request id, provider, model, upstream request id: u16 length and UTF-8 each; length `ffff`: none |
+//! |        |     … | request id, provider, model, upstream request id, service tier: u16 length and UTF-8 each; length `ffff`: none |
 //! |        |     … | tags: u16 count; u16 length and UTF-8 each |
 //! |        |     … | labels: u16 count; name and value, u16 length and UTF-8 each |
 //! |        |     8 | checksum of the front: XXH3-64 of all bytes before it, seed 0 |

@@ -182,8 +182,8 @@ impl<'a> Reader<'a> {
             }),
             false => None,
         };
-        let [request_id, provider, model, upstream_request_id] =
-            [self.optional_text()?, self.optional_text()?, self.optional_text()?, self.optional_text()?];
+        let [request_id, provider, model, upstream_request_id, service_tier] =
+            [self.optional_text()?, self.optional_text()?, self.optional_text()?, self.optional_text()?, self.optional_text()?];
         let tags = (0..self.count(MAX_LISTED, 2)?).map(|_| self.text()).collect::<Result<_, _>>()?;
         let labels = (0..self.count(MAX_LISTED, 4)?).map(|_| Ok((self.text()?, self.text()?))).collect::<Result<_, Error>>()?;
         Ok(Metadata {
@@ -194,6 +194,7 @@ impl<'a> Reader<'a> {
             upstream_time,
             upstream_first_byte,
             usage,
+            service_tier,
             tags,
             labels,
             upstream_request_id,

@@ -62,6 +62,7 @@ fn stream() -> Entry {
             upstream_time: Duration::from_micros(1_234_567),
             upstream_first_byte: Duration::from_micros(210_000),
             usage: Some(Usage { input_uncached: 1, cache_read: 2, cache_write_5m: 3, cache_write_1h: 4, output: 5, reasoning: 6 }),
+            service_tier: Some("flex".into()),
             tags: vec!["team:blue".into(), "é".into()],
             labels: vec![("model".into(), "gpt-4o-mini".into()), ("route".into(), "chat".into())],
             upstream_request_id: Some("".into()),
@@ -532,21 +533,24 @@ fn any_usage() -> impl Strategy<Value = Usage> {
 
 fn any_metadata() -> impl Strategy<Value = Metadata> {
     let text = || "\\PC{0,30}";
-    let texts = (option::of(text()), option::of(text()), option::of(text()), option::of(text()));
+    let texts = (option::of(text()), option::of(text()), option::of(text()), option::of(text()), option::of(text()));
     let times = (option::of(any_time()), any::<u64>(), any::<u64>());
     let lists = (vec(text(), 0..5), vec((text(), text()), 0..5));
     (texts, times, option::of(any_usage()), lists).prop_map(
-        |((request_id, provider, model, upstream_request_id), (cached_at, took, first_byte), usage, (tags, labels))| Metadata {
-            request_id,
-            provider,
-            model,
-            cached_at,
-            upstream_time: Duration::from_micros(took),
-            upstream_first_byte: Duration::from_micros(first_byte),
-            usage,
-            tags,
-            labels,
-            upstream_request_id,
+        |((request_id, provider, model, upstream_request_id, service_tier), (cached_at, took, first_byte), usage, (tags, labels))| {
+            Metadata {
+                request_id,
+                provider,
+                model,
+                cached_at,
+                upstream_time: Duration::from_micros(took),
+                upstream_first_byte: Duration::from_micros(first_byte),
+                usage,
+                service_tier,
+                tags,
+                labels,
+                upstream_request_id,
+            }
         },
     )
 }

@@ -119,7 +119,7 @@ impl Writer {
                 self.u64(tokens);
             }
         }
-        for text in [&metadata.request_id, &metadata.provider, &metadata.model, &metadata.upstream_request_id] {
+        for text in [&metadata.request_id, &metadata.provider, &metadata.model, &metadata.upstream_request_id, &metadata.service_tier] {
             match text {
                 Some(text) => self.text(text)?,
                 None => self.u16(NO_TEXT),

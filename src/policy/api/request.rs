@@ -73,7 +73,7 @@ impl ApiPolicy {
             fields.add(Field::Extra, &options.extra);
         }
         if let Some(rule) = &self.key_rule {
-            fields.add(Field::Extra, &rule(request));
+            fields.add(Field::Rule, &rule(request));
         }
         if slot > 0 {
             fields.add(Field::Slot, &slot.to_be_bytes());

@@ -53,7 +53,9 @@ impl HttpPolicy {
             // "MUST generate an error response rather than reuse the stale response", 504 preferably (section 5.2.2.2).
             return Reuse::Validate { conditions: conditions(), why: Miss::Stale, on_failure: OnFailure::Timeout };
         }
-        if within(asked.max_stale) {
+        // Stores forget by their own clocks; whatever those say, and whatever the need, there is an end.
+        let is_kept = moment.now < entry.lifetime.expires();
+        if is_kept && within(asked.max_stale) {
             return Reuse::StaleAccepted;
         }
         // Who asks for freshness is not answered with less, whatever the origin permits.
@@ -61,11 +63,11 @@ impl HttpPolicy {
             return Reuse::StaleWhileRevalidate;
         }
         // A stale failure is no better than a new one.
-        let stands_in = !entry.status.is_server_error();
+        let stands_in = is_kept && !entry.status.is_server_error();
         let lenient = self.stale_if_failing || stale_for < entry.lifetime.stale_if_error || within(asked.stale_if_error);
         let on_failure = if stands_in && lenient {
             OnFailure::Stale
-        } else if self.stale_if_unreachable {
+        } else if is_kept && self.stale_if_unreachable {
             OnFailure::StaleIfUnreachable
         } else {
             OnFailure::Pass
@@ -183,6 +185,9 @@ mod tests {
             ("max-age=10, stale-while-revalidate=5", 12, "max-age=100", "Stale StaleIfUnreachable"),
             ("max-age=10, stale-while-revalidate=5", 12, "min-fresh=0", "Stale StaleIfUnreachable"),
             ("max-age=10", 12, "stale-if-error=5", "Stale Stale"),
+            ("max-age=10", 90_000, "", "Stale Pass"),
+            ("max-age=10", 90_000, "max-stale", "Stale Pass"),
+            ("max-age=10", 90_000, "stale-if-error=100000", "Stale Pass"),
             ("max-age=10", 5, "unknown", "fresh"),
         ] {
             let entry = stored(directives, age);

@@ -21,7 +21,7 @@
 //! `ACL SETUSER cache on >password ~trc:* +get +set +getrange +unlink +type +scan +zadd +zrem +zrange +zscan +pexpire
 //! +evalsha +script|load +dbsize +info`; to hear of changes, as memory in front of it (`Tiered`) and those who wait for
 //! another process do, `+client|tracking +ping` too. Without those two, memory is kept for a second and who waits asks from time to time.
-//! Behind Sentinel, `+role` as well.
+//! Behind Sentinel, `+role` as well; for [`Analytics`](crate::observe::analytics), `+hincrby +hgetall +xadd +xtrim +xrevrange`.
 //!
 //! # Sentinel
 //!
@@ -39,6 +39,8 @@ mod link;
 mod names;
 mod scripts;
 mod settings;
+#[cfg(feature = "analytics")]
+mod sums;
 mod sweep;
 mod tags;
 mod tracking;
@@ -56,6 +58,8 @@ use bytes::Bytes;
 use redis::{Cmd, Pipeline, Value};
 use tokio::time::Instant;
 
+#[cfg(feature = "analytics")]
+pub(crate) use self::sums::{Addition, Cap, Sums};
 #[cfg(feature = "memory")]
 pub(in crate::store) use self::tracking::{Change, Listener};
 pub use self::{breaker::LinkState, link::LinkStatus, settings::RedisBuilder};

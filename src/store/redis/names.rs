@@ -28,6 +28,11 @@ impl Names {
         Ok(Self { prefix: prefix.to_owned() })
     }
 
+    #[cfg(feature = "analytics")]
+    pub(super) fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
     pub(super) fn record(&self, key: &Key) -> String {
         let digest = key.to_string();
         format!("{}:{{{}}}{}", self.prefix, &digest[..2], &digest[2..])

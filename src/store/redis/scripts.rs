@@ -70,6 +70,34 @@ return was",
     )
 });
 
+/// Adds to the fields of hashes and appends to a stream, once per marker.
+///
+/// Keys: marker, stream, hashes. Arguments: lifetime of the marker in milliseconds; of the stream, its length, its lifetime and the time before which nothing is kept; the count of
+/// records, and for each how many texts and those; for each hash its lifetime, the count of fields, and for each its name and what is added.
+#[cfg(feature = "analytics")]
+pub(super) static ADD: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        "if not redis.call('SET', KEYS[1], '', 'NX', 'PX', ARGV[1]) then return 0 end
+local at = 6
+for _ = 1, tonumber(ARGV[5]) do
+  local count = tonumber(ARGV[at])
+  redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[2], '*', unpack(ARGV, at + 1, at + count))
+  at = at + 1 + count
+end
+if tonumber(ARGV[5]) > 0 then
+  redis.call('XTRIM', KEYS[2], 'MINID', '~', ARGV[4])
+  redis.call('PEXPIRE', KEYS[2], ARGV[3])
+end
+for i = 3, #KEYS do
+  local count = tonumber(ARGV[at + 1])
+  for field = at + 2, at + 2 * count, 2 do redis.call('HINCRBY', KEYS[i], ARGV[field], ARGV[field + 1]) end
+  redis.call('PEXPIRE', KEYS[i], ARGV[at])
+  at = at + 2 + 2 * count
+end
+return 1",
+    )
+});
+
 /// Drops values that still begin as they did when they were read, and counts them; where nothing is expected, what is no string.
 ///
 /// Keys: records. Arguments: for each, how it began.

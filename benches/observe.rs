@@ -1,0 +1,225 @@
+//! What observing costs: per request and hook, per period asked for, and in Redis per day.
+//!
+//! `cargo bench --bench observe`. It starts a `redis-server` of its own.
+
+#![allow(missing_docs, clippy::unwrap_used, reason = "a bench")]
+
+#[allow(dead_code, unreachable_pub, missing_debug_implementations, reason = "others use the rest")]
+#[path = "../tests/support/redis.rs"]
+mod server;
+
+use std::{
+    convert::Infallible,
+    hint::black_box,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use bytes::Bytes;
+use criterion::{Criterion, criterion_group, criterion_main};
+use http::{Request, Response};
+use http_body_util::{BodyExt, Full};
+use metrics_util::registry::{AtomicStorage, Registry};
+use tokio::runtime::Runtime;
+use tower::{Layer, ServiceExt, service_fn};
+use tower_response_cache::{
+    ApiPolicy, CacheLayer, CacheOptions, RequestBody, Sharing,
+    entry::Usage,
+    llm::{Dialects, LlmPrices},
+    observe::{Event, MetricsObserver, Observer, RequestRecord, analytics::Analytics},
+    store::{Memory, Redis},
+};
+
+const ANSWER: &str = r#"{"object":"chat.completion","model":"gpt-4o-mini-2024-07-18","choices":[{"index":0,"finish_reason":"stop","message":{"role":"assistant","content":"hello"}}],"usage":{"prompt_tokens":1200,"completion_tokens":400,"total_tokens":1600}}"#;
+
+/// A recorder that stores counters and histograms as others do.
+struct Recorder(Registry<metrics::Key, AtomicStorage>);
+
+impl metrics::Recorder for Recorder {
+    fn describe_counter(&self, _: metrics::KeyName, _: Option<metrics::Unit>, _: metrics::SharedString) {}
+    fn describe_gauge(&self, _: metrics::KeyName, _: Option<metrics::Unit>, _: metrics::SharedString) {}
+    fn describe_histogram(&self, _: metrics::KeyName, _: Option<metrics::Unit>, _: metrics::SharedString) {}
+    fn register_counter(&self, key: &metrics::Key, _: &metrics::Metadata<'_>) -> metrics::Counter {
+        self.0.get_or_create_counter(key, |counter| metrics::Counter::from_arc(Arc::clone(counter)))
+    }
+    fn register_gauge(&self, key: &metrics::Key, _: &metrics::Metadata<'_>) -> metrics::Gauge {
+        self.0.get_or_create_gauge(key, |gauge| metrics::Gauge::from_arc(Arc::clone(gauge)))
+    }
+    fn register_histogram(&self, _: &metrics::Key, _: &metrics::Metadata<'_>) -> metrics::Histogram {
+        // A bucket per sample would only measure how fast memory fills up.
+        metrics::Histogram::from_arc(Arc::new(Sum::default()))
+    }
+}
+
+#[derive(Default)]
+struct Sum(std::sync::atomic::AtomicU64);
+
+impl metrics::HistogramFn for Sum {
+    fn record(&self, value: f64) {
+        self.0.fetch_add(value.to_bits() & 1, std::sync::atomic::Ordering::Relaxed);
+    }
+}
+
+fn recorder() -> Arc<Recorder> {
+    Arc::new(Recorder(Registry::new(AtomicStorage)))
+}
+
+async fn answer(_: Request<RequestBody<Full<Bytes>>>) -> Result<Response<Full<Bytes>>, Infallible> {
+    let response = Response::builder().header("content-type", "application/json").header("content-length", ANSWER.len());
+    Ok(response.body(Full::new(Bytes::from_static(ANSWER.as_bytes()))).unwrap())
+}
+
+fn request() -> Request<Full<Bytes>> {
+    let mut request = Request::post("http://origin/v1/chat/completions")
+        .header("content-type", "application/json")
+        .body(Full::new(Bytes::from_static(b"{}")))
+        .unwrap();
+    request.extensions_mut().insert(CacheOptions::new().request_id("r").label("provider", "openai").label("route", "chat"));
+    request
+}
+
+/// Whole requests, through layers that differ in what watches them.
+fn hits(criterion: &mut Criterion) {
+    let runtime = Runtime::new().unwrap();
+    let _in = runtime.enter();
+    let mut group = criterion.benchmark_group("hit, POST, by what watches it");
+    group.warm_up_time(Duration::from_millis(500)).measurement_time(Duration::from_secs(2));
+    let layer = || CacheLayer::new(Memory::new(64 << 20), ApiPolicy::new(Sharing::Shared).inspector(Dialects::new()));
+    let layers = [
+        ("nothing", layer()),
+        ("prices", layer().cost(LlmPrices::embedded())),
+        ("prices, metrics", layer().cost(LlmPrices::embedded()).observer(MetricsObserver::with_recorder(recorder()))),
+        ("prices, analytics", layer().cost(LlmPrices::embedded()).observer(Analytics::builder().spawn())),
+    ];
+    for (name, layer) in layers {
+        let cache = layer.layer(service_fn(answer));
+        let ask = || async { cache.clone().oneshot(request()).await.unwrap().into_body().collect().await.unwrap() };
+        runtime.block_on(ask());
+        group.bench_function(name, |bencher| bencher.to_async(&runtime).iter(ask));
+    }
+}
+
+/// One record, as observers get it.
+fn record() -> RequestRecord {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let (told, kept) = std::sync::mpsc::channel();
+    let observer = move |event: &Event<'_>| {
+        if let Event::Request(record) = event {
+            told.send((*record).clone()).unwrap();
+        }
+    };
+    let policy = ApiPolicy::new(Sharing::Shared).inspector(Dialects::new());
+    let layer = CacheLayer::new(Memory::new(64 << 20), policy).cost(LlmPrices::embedded()).observer(observer);
+    let cache = layer.layer(service_fn(answer));
+    runtime.block_on(async {
+        for _ in 0..2 {
+            cache.clone().oneshot(request()).await.unwrap().into_body().collect().await.unwrap();
+            tokio::task::yield_now().await;
+        }
+    });
+    let hit = kept.iter().take(2).last().unwrap();
+    assert_eq!(hit.outcome.label(), "hit");
+    hit
+}
+
+fn hooks(criterion: &mut Criterion) {
+    let runtime = Runtime::new().unwrap();
+    let _in = runtime.enter();
+    let record = record();
+    let mut group = criterion.benchmark_group("one record");
+    group.warm_up_time(Duration::from_millis(500)).measurement_time(Duration::from_secs(2));
+    let metrics = MetricsObserver::with_recorder(recorder());
+    group.bench_function("metrics", |bencher| bencher.iter(|| metrics.on_event(&Event::Request(black_box(&record)))));
+    let prices = LlmPrices::embedded();
+    let usage = Usage { input_uncached: 1200, output: 400, ..Usage::default() };
+    group.bench_function("price, exact name", |bencher| {
+        bencher.iter(|| prices.price(black_box("gpt-4o-mini-2024-07-18"), None, Some("default"), &usage));
+    });
+    group.bench_function("price, name with a date", |bencher| {
+        bencher.iter(|| prices.price(black_box("gemini-2.5-pro-2026-01-01"), None, None, &usage));
+    });
+}
+
+/// Ten million requests over a day, and what asking for it takes.
+fn periods(criterion: &mut Criterion) {
+    const REQUESTS: u64 = 10_000_000;
+    let runtime = Runtime::new().unwrap();
+    let _in = runtime.enter();
+    let analytics = Analytics::builder().recent(0).queue(1 << 16).spawn();
+    let mut record = record();
+    let now = SystemTime::now();
+    let start = now - Duration::from_secs(86_400);
+    let began = std::time::Instant::now();
+    for number in 0..REQUESTS {
+        record.at = start + Duration::from_millis(number * 86_400_000 / REQUESTS);
+        record.model = Some(["gpt-4o", "gpt-4o-mini", "claude-sonnet-4-5", "gemini-2.5-pro"][number as usize % 4].to_owned());
+        record.timings.total = Duration::from_micros(100 + number % 5000);
+        analytics.on_event(&Event::Request(&record));
+        if number % 50_000 == 0 {
+            runtime.block_on(analytics.flush());
+        }
+    }
+    let day = runtime.block_on(analytics.period(start..now));
+    assert_eq!((day.totals.requests, analytics.dropped()), (REQUESTS, 0));
+    println!(
+        "ten million records summed up in {:.1} s: {:.0} ns each",
+        began.elapsed().as_secs_f64(),
+        began.elapsed().as_nanos() as f64 / REQUESTS as f64
+    );
+    let mut group = criterion.benchmark_group("ten million records of a day");
+    group.warm_up_time(Duration::from_millis(500)).measurement_time(Duration::from_secs(2));
+    group.bench_function("period", |bencher| bencher.to_async(&runtime).iter(|| analytics.period(start..now)));
+    group.bench_function("quantiles", |bencher| bencher.iter(|| [0.5, 0.9, 0.99].map(|share| day.hit_latency.quantile(share))));
+    group.bench_function("series of 96", |bencher| {
+        bencher.to_async(&runtime).iter(|| analytics.series(start..now, Duration::from_secs(900)))
+    });
+}
+
+/// What a day at a hundred requests a second takes in Redis, and what asking for it takes there.
+fn redis(criterion: &mut Criterion) {
+    const MINUTES: u64 = 24 * 60;
+    /// Per minute. More only make the numbers in the same fields larger.
+    const REQUESTS: u64 = 200;
+    let runtime = Runtime::new().unwrap();
+    let _in = runtime.enter();
+    let server = server::Server::start();
+    let used = || -> u64 {
+        let info: String = server.run(&["INFO", "memory"]);
+        info.lines().find_map(|line| line.strip_prefix("used_memory:")?.trim().parse().ok()).unwrap()
+    };
+    let before = used();
+    let long = Duration::from_secs(10);
+    let store = Redis::builder(server.url()).read_deadline(long).write_deadline(long).build().unwrap();
+    let analytics = Analytics::builder().recent(0).redis(store, 100_000, Duration::from_secs(86_400)).spawn();
+    let mut record = record();
+    let now = SystemTime::now();
+    let start = now - Duration::from_secs(86_400);
+    for minute in 0..MINUTES {
+        for number in 0..REQUESTS {
+            record.at = start + Duration::from_millis(minute * 60_000 + number * 60_000 / REQUESTS);
+            record.model = Some(["gpt-4o", "gpt-4o-mini", "claude-sonnet-4-5", "gemini-2.5-pro"][number as usize % 4].to_owned());
+            // Spread as answers are that take from a tenth of a millisecond to some seconds.
+            record.timings.total = Duration::from_micros(100 + number * number * number / 4);
+            analytics.on_event(&Event::Request(&record));
+        }
+        if minute % 5 == 4 {
+            runtime.block_on(analytics.flush());
+        }
+    }
+    let day = runtime.block_on(analytics.period(start..now));
+    assert!(day.shared && day.totals.requests >= MINUTES * REQUESTS - REQUESTS && analytics.dropped() == 0);
+    let records: u64 = server.run(&["XLEN", "trc:{sums}:records"]);
+    let stream: u64 = server.run(&["MEMORY", "USAGE", "trc:{sums}:records", "SAMPLES", "0"]);
+    let all = used() - before;
+    println!("a day in redis: {:.1} MB, of which {records} records {:.1} MB", all as f64 / 1e6, stream as f64 / 1e6);
+    let mut group = criterion.benchmark_group("a day, from redis");
+    group.sample_size(20).warm_up_time(Duration::from_millis(500)).measurement_time(Duration::from_secs(3));
+    group.bench_function("period", |bencher| bencher.to_async(&runtime).iter(|| analytics.period(start..now)));
+    group.bench_function("series of 96", |bencher| {
+        bencher.to_async(&runtime).iter(|| analytics.series(start..now, Duration::from_secs(900)))
+    });
+    group.bench_function("newest 50", |bencher| bencher.to_async(&runtime).iter(|| analytics.recent(50)));
+}
+
+criterion_group!(benches, hits, hooks, periods, redis);
+criterion_main!(benches);

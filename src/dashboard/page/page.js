@@ -1,0 +1,366 @@
+// The page asks for JSON and draws it. Whatever comes from there is set as text, never as markup.
+
+const $ = (id) => document.getElementById(id);
+const SVG = "http://www.w3.org/2000/svg";
+const OUTCOMES = [
+  ["hits", "hit", "Hits"],
+  ["coalesced", "coalesced", "Coalesced"],
+  ["stale", "stale", "Stale"],
+  ["misses", "miss", "Misses"],
+  ["bypassed", "bypassed", "Bypassed"],
+  ["unanswered", "other", "Other"],
+];
+const COLOURS = { hit: "hit", revalidated: "hit", collapsed: "coalesced", stale: "stale", miss: "miss", bypass: "bypassed" };
+const PERIOD = 5000;
+
+let hours = 1;
+let token = sessionStorage.getItem("token");
+let timer = 0;
+let round = 0;
+
+const number = new Intl.NumberFormat("en", { maximumFractionDigits: 1, notation: "compact" });
+const whole = new Intl.NumberFormat("en");
+
+function usd(amount) {
+  if (amount === null || amount === undefined) return "unknown";
+  if (amount === 0) return "$0.00";
+  const digits = amount >= 1 ? 2 : Math.min(9, 1 - Math.floor(Math.log10(amount)) + 1);
+  return "$" + amount.toLocaleString("en", { minimumFractionDigits: 2, maximumFractionDigits: Math.max(2, digits) });
+}
+
+function span(seconds) {
+  if (seconds < 1) return `${Math.round(seconds * 1000)} ms`;
+  if (seconds < 120) return `${seconds.toFixed(1)} s`;
+  if (seconds < 7200) return `${(seconds / 60).toFixed(1)} min`;
+  if (seconds < 172800) return `${(seconds / 3600).toFixed(1)} h`;
+  return `${(seconds / 86400).toFixed(1)} d`;
+}
+
+function ms(value) {
+  if (value === null || value === undefined) return "–";
+  return value < 10 ? `${value.toFixed(2)} ms` : value < 1000 ? `${Math.round(value)} ms` : `${(value / 1000).toFixed(2)} s`;
+}
+
+const percent = (share) => `${(100 * share).toFixed(1)} %`;
+
+function clock(at, long) {
+  const time = new Date(at * 1000);
+  const day = hours > 24 || long ? { month: "short", day: "numeric" } : {};
+  return time.toLocaleString([], { hour: "2-digit", minute: "2-digit", ...day, ...(long ? { second: "2-digit" } : {}) });
+}
+
+function node(name, attributes = {}, ...children) {
+  const made = document.createElement(name);
+  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+  made.append(...children);
+  return made;
+}
+
+function shape(name, attributes = {}, text) {
+  const made = document.createElementNS(SVG, name);
+  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+  if (text !== undefined) made.textContent = text;
+  return made;
+}
+
+async function ask(path, options = {}) {
+  const headers = { ...options.headers };
+  if (token) headers.authorization = `Bearer ${token}`;
+  const response = await fetch(path, { ...options, headers, cache: "no-store" });
+  const body = await response.json().catch(() => ({}));
+  if (!response.ok) throw Object.assign(new Error(body?.error?.message ?? `status ${response.status}`), { status: response.status });
+  return body;
+}
+
+// Charts
+
+const HIGH = 190, LEFT = 52, BOTTOM = 20, TOP = 6;
+
+function ceiling(most) {
+  if (most <= 0) return 1;
+  const unit = 10 ** Math.floor(Math.log10(most));
+  return [1, 2, 2.5, 5, 10].map((step) => step * unit).find((step) => step >= most);
+}
+
+function frame(id, title, keys, slices, show, top, log) {
+  const figure = $(id);
+  const open = figure.querySelector("details")?.open ?? false;
+  // As many units as pixels, so that nothing is stretched.
+  const wide = Math.max(figure.clientWidth - 38, 220);
+  const caption = node("figcaption", {}, node("h2", {}, title));
+  const occurs = ([key]) => slices.some((slice) => slice[key]);
+  for (const [, colour, name] of keys.some(occurs) ? keys.filter(occurs) : keys) caption.append(node("span", { class: `key c-${colour}` }, node("span", {}, name)));
+  const svg = shape("svg", { viewBox: `0 0 ${wide} ${HIGH}`, role: "img" });
+  const height = HIGH - BOTTOM - TOP;
+  const y = log
+    ? (value) => TOP + height * (1 - Math.log10(Math.max(value, log) / log) / Math.log10(top / log))
+    : (value) => TOP + height * (1 - value / top);
+  const marks = log ? decades(log, top) : [0, top / 2, top];
+  for (const mark of marks) {
+    svg.append(shape("line", { class: "grid", x1: LEFT, x2: wide, y1: y(mark), y2: y(mark) }));
+    svg.append(shape("text", { x: LEFT - 6, y: y(mark) + 4, "text-anchor": "end" }, show(mark)));
+  }
+  const width = (wide - LEFT) / Math.max(slices.length, 1);
+  const x = (place) => LEFT + width * place;
+  const every = Math.max(1, Math.ceil(slices.length / Math.max(2, Math.floor(wide / (hours > 24 ? 130 : 90)))));
+  slices.forEach((slice, place) => {
+    if (place % every === 0) svg.append(shape("text", { x: x(place), y: HIGH - 4 }, clock(slice.at)));
+  });
+  const details = node("details", {}, node("summary", {}, "As a table"));
+  details.open = open;
+  figure.replaceChildren(caption, svg, details);
+  const rows = slices.filter((slice) => keys.some(([key]) => slice[key])).map((slice) => [clock(slice.at, true), ...keys.map(([key]) => [show(slice[key] ?? 0), "n"])]);
+  const table = node("table");
+  fill(table, ["Time", ...keys.map(([, , name]) => [name, "n"])], rows);
+  details.append(node("div", { class: "scroll" }, table));
+  return { svg, x, y, width };
+}
+
+function decades(least, most) {
+  const marks = [];
+  for (let mark = least; mark <= most * 1.001; mark *= 10) marks.push(mark);
+  return marks.length > 5 ? marks.filter((_, place) => place % 2 === 0) : marks;
+}
+
+function bars(id, title, keys, slices, show) {
+  const sum = (slice) => keys.reduce((all, [key]) => all + (slice[key] ?? 0), 0);
+  const { svg, x, y, width } = frame(id, title, keys, slices, show, ceiling(Math.max(0, ...slices.map(sum))));
+  const all = keys.map(([key, , name]) => `${name.toLowerCase()} ${show(slices.reduce((sum, slice) => sum + (slice[key] ?? 0), 0))}`);
+  svg.setAttribute("aria-label", `${title}: ${all.join(", ")}`);
+  slices.forEach((slice, place) => {
+    let below = 0;
+    const group = shape("g");
+    group.append(shape("title", {}, `${clock(slice.at, true)}\n${keys.map(([key, , name]) => `${name} ${show(slice[key] ?? 0)}`).join("\n")}`));
+    for (const [key, colour] of keys) {
+      const value = slice[key] ?? 0;
+      if (value <= 0) continue;
+      const top = y(below + value);
+      group.append(shape("rect", { class: `fill c-${colour}`, x: x(place) + width * 0.1, width: Math.max(width * 0.8, 1), y: top, height: Math.max(y(below) - top, 0.5) }));
+      below += value;
+    }
+    svg.append(group);
+  });
+}
+
+function lines(id, title, keys, slices, show, { log } = {}) {
+  const values = slices.flatMap((slice) => keys.map(([key]) => slice[key])).filter((value) => value !== null && value !== undefined);
+  const most = Math.max(0, ...values);
+  const least = log ? 10 ** Math.floor(Math.log10(Math.max(Math.min(...values.filter((value) => value > 0), most || 1), 0.001))) : 0;
+  const top = log ? 10 ** Math.ceil(Math.log10(Math.max(most, least * 10))) : ceiling(most);
+  const { svg, x, y, width } = frame(id, title, keys, slices, show, top, log ? least : undefined);
+  const last = keys.map(([key, , name]) => `${name.toLowerCase()} ${show(slices.findLast((slice) => slice[key])?.[key] ?? 0)}`);
+  svg.setAttribute("aria-label", `${title}, at last: ${last.join(", ")}`);
+  for (const [key, colour] of keys) {
+    const points = slices.map((slice, place) => [x(place + 0.5), slice[key]]).filter(([, value]) => value !== null && value !== undefined);
+    if (points.length === 0) continue;
+    const line = points.map(([at, value], place) => `${place ? "L" : "M"}${at.toFixed(1)} ${y(value).toFixed(1)}`).join("");
+    if (!log) svg.append(shape("path", { class: `area c-${colour}`, d: `${line}L${points.at(-1)[0]} ${y(0)}L${points[0][0]} ${y(0)}Z` }));
+    svg.append(shape("path", { class: `stroke c-${colour}`, d: line }));
+    if (points.length < 40 || log) {
+      for (const [at, value] of points) svg.append(shape("circle", { class: `fill c-${colour}`, cx: at, cy: y(value), r: 2 }));
+    }
+  }
+  slices.forEach((slice, place) => {
+    const cover = shape("rect", { x: x(place), width, y: TOP, height: HIGH - BOTTOM - TOP, fill: "transparent" });
+    cover.append(shape("title", {}, `${clock(slice.at, true)}\n${keys.map(([key, , name]) => `${name} ${show(slice[key] ?? 0)}`).join("\n")}`));
+    svg.append(cover);
+  });
+}
+
+// Tables
+
+function fill(table, head, rows) {
+  const cell = (name, content, attributes = {}) => {
+    const [value, kind] = Array.isArray(content) ? content : [content];
+    return node(name, { ...attributes, ...(kind ? { class: kind } : {}) }, value instanceof Node ? value : String(value ?? "–"));
+  };
+  const header = node("thead", {}, node("tr", {}, ...head.map((content) => cell("th", content, { scope: "col" }))));
+  const line = ([first, ...rest]) => node("tr", {}, cell("th", first, { scope: "row" }), ...rest.map((content) => cell("td", content)));
+  const body = node("tbody", {}, ...rows.map(line));
+  if (rows.length === 0) body.append(node("tr", {}, node("td", { colspan: head.length, class: "empty" }, "Nothing yet")));
+  table.replaceChildren(header, body);
+}
+
+function groups(id, title, by) {
+  const rows = Object.entries(by)
+    .sort(([, a], [, b]) => b.requests - a.requests)
+    .map(([name, of]) => [name, of, of.unpriced >= of.requests])
+    .map(([name, of, unknown]) => [
+      name,
+      [whole.format(of.requests), "n"],
+      [percent(of.hit_rate), "n"],
+      [unknown ? "unknown" : usd(of.cost_usd), "n"],
+      [unknown ? "unknown" : usd(of.saved_usd), "n"],
+      [number.format(of.tokens.input + of.tokens.output), "n"],
+      [number.format(of.tokens.replayed_input + of.tokens.replayed_output), "n"],
+    ]);
+  fill($(id), [title, ["Requests", "n"], ["Hit rate", "n"], ["Billed", "n"], ["Saved", "n"], ["Tokens", "n"], ["Replayed", "n"]], rows);
+}
+
+function records(list) {
+  const rows = list.map((record) => [
+    clock(record.at, true),
+    node("span", { class: `tag c-${COLOURS[record.outcome] ?? "other"}` }, node("span", {}, record.reason ? `${record.outcome} (${record.reason})` : record.outcome)),
+    record.status,
+    record.model,
+    record.provider,
+    [ms(record.response_time_ms), "n"],
+    [record.cost_usd === null ? "–" : usd(record.cost_usd), "n"],
+    [record.saved_usd === null ? "–" : usd(record.saved_usd), "n"],
+    record.request_id,
+  ]);
+  fill($("records"), ["Time", "Outcome", "Status", "Model", "Provider", ["Took", "n"], ["Billed", "n"], ["Saved", "n"], "Request"], rows);
+}
+
+function pairs(list, entries, wrap) {
+  list.replaceChildren(
+    ...entries.flatMap(([name, value]) => {
+      const pair = [node("dt", {}, name), node("dd", {}, String(value ?? "unknown"))];
+      return wrap ? [node("div", {}, ...pair)] : pair;
+    }),
+  );
+}
+
+// What is shown
+
+function show(metrics, series, newest, stats) {
+  const text = (id, value) => ($(id).textContent = value);
+  const outcome = (name) => metrics.by_outcome[name] ?? 0;
+  text("hit-rate", percent(metrics.hit_rate));
+  $("hit-bar").style.width = `${100 * metrics.hit_rate}%`;
+  text("served", whole.format(outcome("hit") + outcome("revalidated") + outcome("stale") + outcome("collapsed")));
+  text("saved-usd", usd(metrics.saved_usd));
+  text("cost-usd", usd(metrics.cost_usd));
+  text("saved-time", span(metrics.saved_seconds));
+  text("requests", whole.format(metrics.requests));
+  text("failed", whole.format(metrics.failed));
+  text("replayed", number.format(metrics.tokens.replayed_input + metrics.tokens.replayed_output));
+  text("fresh", number.format(metrics.tokens.input + metrics.tokens.output));
+  text("hit-latency", ms(metrics.latency_ms.hit.p50));
+  text("miss-latency", ms(metrics.latency_ms.miss.p50));
+  // A cache that is young shows what there is, not the time before it.
+  const first = series.findIndex((slice) => slice.requests > 0);
+  series = first < 0 ? series : series.slice(Math.max(0, Math.min(first - 1, series.length - 12)));
+  for (const slice of series) {
+    slice.paid = slice.tokens.input + slice.tokens.output;
+    slice.replayed = slice.tokens.replayed_input + slice.tokens.replayed_output;
+  }
+  bars("chart-requests", "Requests by outcome", OUTCOMES, series, (value) => number.format(value));
+  lines("chart-money", "Money", [["saved_usd", "hit", "Saved"], ["cost_usd", "other", "Billed"]], series, usd);
+  lines("chart-latency", "Median latency", [["hit_p50_ms", "hit", "From the cache"], ["miss_p50_ms", "miss", "From upstream"]], series, ms, { log: true });
+  bars("chart-tokens", "Tokens", [["replayed", "hit", "Replayed"], ["paid", "other", "Paid for"]], series, (value) => number.format(value));
+  groups("by-model", "Model", metrics.by_model);
+  groups("by-route", "Route", metrics.by_route);
+  records(newest);
+  pairs(
+    $("store"),
+    [
+      ["Store", stats.store_answers ? "answers" : "does not answer"],
+      ["Memory", stats.memory_human],
+      ["Stored answers", stats.cached_responses],
+      ["Keys", stats.total_keys],
+      ["Stored since the start", whole.format(stats.stored)],
+      ["Not stored", whole.format(stats.not_stored)],
+      ["Store errors", whole.format(stats.store_errors)],
+      ["Without a known price", whole.format(stats.unpriced)],
+      ["Records dropped", whole.format(metrics.records_dropped)],
+    ],
+    true,
+  );
+}
+
+async function refresh() {
+  clearTimeout(timer);
+  const mine = ++round;
+  const link = $("link");
+  try {
+    const asked = [`metrics?hours=${hours}`, `series?hours=${hours}`, "records?limit=50", "stats"];
+    const answers = await Promise.all(asked.map((path) => ask(path)));
+    if (mine !== round) return;
+    // Charts are as wide as the room that they have.
+    $("content").hidden = false;
+    show(...answers);
+    $("door").hidden = true;
+    const store = answers[3].store_answers;
+    link.className = store ? "link up" : "link down";
+    const said = store ? "live" : "the store does not answer: requests go upstream";
+    if (link.textContent !== said) link.textContent = said;
+  } catch (error) {
+    if (mine !== round) return;
+    link.className = "link down";
+    if (error.status === 401) {
+      $("content").hidden = true;
+      link.textContent = "locked";
+      $("door-answer").textContent = token ? "That is not the token." : "";
+      if ($("door").hidden) {
+        $("door").hidden = false;
+        $("token").focus();
+      }
+      return;
+    }
+    link.textContent = `no answer: ${error.message}`;
+  }
+  if (!document.hidden) timer = setTimeout(refresh, PERIOD);
+}
+
+for (const button of document.querySelectorAll("[data-hours]")) {
+  button.addEventListener("click", () => {
+    hours = Number(button.dataset.hours);
+    for (const other of document.querySelectorAll("[data-hours]")) other.setAttribute("aria-pressed", String(other === button));
+    refresh();
+  });
+}
+
+$("door").addEventListener("submit", (event) => {
+  event.preventDefault();
+  token = $("token").value;
+  sessionStorage.setItem("token", token);
+  refresh();
+});
+
+const EXAMPLES = { tag: "team:blue", pattern: "model=gpt-4*", key: "64 hexadecimal digits" };
+$("by").addEventListener("change", () => ($("value").placeholder = EXAMPLES[$("by").value]));
+
+$("invalidate").addEventListener("submit", async (event) => {
+  event.preventDefault();
+  const answer = $("invalidated");
+  try {
+    const body = JSON.stringify({ [$("by").value]: $("value").value });
+    const { invalidated } = await ask("invalidate", { method: "POST", headers: { "content-type": "application/json" }, body });
+    answer.textContent = `${whole.format(invalidated)} ${invalidated === 1 ? "answer" : "answers"} invalidated`;
+    refresh();
+  } catch (error) {
+    answer.textContent = error.message;
+  }
+});
+
+$("look").addEventListener("submit", async (event) => {
+  event.preventDefault();
+  const said = $("looked");
+  pairs($("entry"), []);
+  try {
+    const entry = await ask(`entry?key=${encodeURIComponent($("key").value.toLowerCase())}`);
+    said.textContent = "";
+    pairs($("entry"), [
+      ["Status", entry.status],
+      ["Size", `${whole.format(entry.bytes)} B`],
+      ["Age", span(entry.age_seconds)],
+      ["Fresh for", entry.ttl_seconds === null ? "stale" : span(entry.ttl_seconds)],
+      ["Model", entry.model],
+      ["Provider", entry.provider],
+      ["Made for", entry.request_id],
+      ["Upstream took", ms(entry.upstream_ms)],
+      ["Tags", entry.tags.join(", ") || "none"],
+      ["Labels", entry.labels.map(([name, value]) => `${name}=${value}`).join(", ") || "none"],
+    ]);
+  } catch (error) {
+    said.textContent = error.message;
+  }
+});
+
+window.addEventListener("resize", () => {
+  clearTimeout(timer);
+  timer = setTimeout(refresh, 200);
+});
+document.addEventListener("visibilitychange", () => (document.hidden ? clearTimeout(timer) : refresh()));
+refresh();

@@ -1,0 +1,176 @@
+//! Bills as the providers' price lists make them: amounts are worked out by hand from prices per million tokens.
+
+use super::*;
+
+const M: u64 = 1_000_000;
+
+/// Dollars and millionths of them.
+fn usd(micros: u64) -> Option<NanoUsd> {
+    Some(NanoUsd(micros * 1000))
+}
+
+fn usage(input_uncached: u64, cache_read: u64, output: u64) -> Usage {
+    Usage { input_uncached, cache_read, output, ..Usage::default() }
+}
+
+fn bill(model: &str, tier: &str, usage: Usage) -> Option<NanoUsd> {
+    LlmPrices::embedded().price(model, None, Some(tier).filter(|tier| !tier.is_empty()), &usage)
+}
+
+#[test]
+fn the_embedded_table_is_read_whole() {
+    assert_eq!(LlmPrices::embedded().len(), 320);
+}
+
+#[test]
+fn openai_bills_cached_prompts_service_tiers_and_reasoning() {
+    // GPT-4o: 2.50 in, 1.25 cached, 10.00 out; half of that in batches; 4.25 and 17.00 with priority.
+    assert_eq!(bill("gpt-4o", "", usage(M, 0, M)), usd(12_500_000));
+    assert_eq!(bill("gpt-4o-2024-08-06", "default", usage(100_000, 900_000, 10_000)), usd(250_000 + 1_125_000 + 100_000));
+    assert_eq!(bill("gpt-4o", "batch", usage(M, 0, M)), usd(6_250_000));
+    assert_eq!(bill("gpt-4o", "priority", usage(M, 0, M)), usd(21_250_000));
+    // GPT-5: reasoning is output. 1.25 in, 10.00 out; flex is half.
+    let thinking = Usage { reasoning: 80_000, ..usage(100_000, 0, 100_000) };
+    assert_eq!(bill("gpt-5", "", thinking), usd(125_000 + 1_000_000));
+    assert_eq!(bill("gpt-5", "flex", thinking), usd((125_000 + 1_000_000) / 2));
+    // An embedding has no output: 0.02 in.
+    assert_eq!(bill("text-embedding-3-small", "", usage(5 * M, 0, 0)), usd(100_000));
+}
+
+#[test]
+fn anthropic_bills_reads_and_both_kinds_of_writes_beside_the_input() {
+    // The session of its price list: Opus 4.6 at 5.00 in, 25.00 out, 50,000 tokens in, 15,000 out; and again with 40,000 of them read from the cache at 0.50.
+    assert_eq!(bill("claude-opus-4-6", "standard", usage(50_000, 0, 15_000)), usd(250_000 + 375_000));
+    assert_eq!(bill("claude-opus-4-6", "standard", usage(10_000, 40_000, 15_000)), usd(50_000 + 20_000 + 375_000));
+    // Sonnet 4.5: 3.00 in, 3.75 written for five minutes, 6.00 for an hour, 0.30 read, 15.00 out.
+    let all = Usage { input_uncached: M, cache_read: M, cache_write_5m: M, cache_write_1h: M, output: M, reasoning: 0 };
+    assert_eq!(bill("claude-sonnet-4-5-20250929", "", all), usd(3_000_000 + 300_000 + 3_750_000 + 6_000_000 + 15_000_000));
+    assert_eq!(bill("claude-sonnet-4-5", "batch", usage(M, 0, M)), usd(9_000_000));
+}
+
+#[test]
+fn anthropic_prices_that_are_not_listed_are_the_documented_multiples_of_input() {
+    let prices = LlmPrices::empty()
+        .with_json(br#"{"claude-next": {"input_cost_per_token": 4e-06, "output_cost_per_token": 2e-05, "litellm_provider": "anthropic"}}"#)
+        .unwrap();
+    let of = |usage| prices.price("claude-next", None, None, &usage);
+    assert_eq!(of(usage(0, M, 0)), usd(400_000));
+    assert_eq!(of(Usage { cache_write_5m: M, ..Usage::default() }), usd(5_000_000));
+    assert_eq!(of(Usage { cache_write_1h: M, ..Usage::default() }), usd(8_000_000));
+}
+
+#[test]
+fn gemini_bills_all_tokens_of_a_long_prompt_at_the_higher_rates() {
+    // 2.5 Pro: 1.25 in, 0.125 cached, 10.00 out up to 200k tokens of prompt; 2.50, 0.25, 15.00 above.
+    assert_eq!(bill("gemini-2.5-pro", "", usage(200_000, 0, 10_000)), usd(250_000 + 100_000));
+    assert_eq!(bill("gemini-2.5-pro", "", usage(200_001, 0, 10_000)), Some(NanoUsd(200_001 * 2500 + 10_000 * 15_000)));
+    // Cached tokens count towards the length.
+    assert_eq!(bill("models/gemini-2.5-pro", "", usage(100_000, 200_000, 10_000)), usd(250_000 + 50_000 + 150_000));
+    assert_eq!(bill("gemini/gemini-2.5-pro", "priority", usage(300_000, 0, 0)), usd(1_350_000));
+}
+
+#[test]
+fn deepseek_bills_cache_hits_at_a_tenth() {
+    // 0.28 missed, 0.028 hit, 0.42 out.
+    assert_eq!(bill("deepseek-chat", "", usage(M, M, M)), usd(280_000 + 28_000 + 420_000));
+}
+
+#[test]
+fn mistral_groq_xai_and_cohere_bill_by_their_lists() {
+    // Mistral Large 0.50 and 1.50; GPT-OSS 20B on Groq 0.075 and 0.30; Grok 4.3 1.25 and 2.50, twice that above 200k; Command R7B 0.0375 and 0.15.
+    assert_eq!(bill("mistral-large-latest", "", usage(M, 0, M)), usd(2_000_000));
+    assert_eq!(bill("openai/gpt-oss-20b", "on_demand", usage(M, 0, M)), usd(375_000));
+    assert_eq!(bill("grok-4.3", "", usage(100_000, 0, 100_000)), usd(125_000 + 250_000));
+    assert_eq!(bill("grok-4.3", "", usage(M, 0, 100_000)), usd(2_500_000 + 500_000));
+    assert_eq!(bill("command-r7b-12-2024", "", usage(M, 0, M)), usd(187_500));
+}
+
+#[test]
+fn tokens_that_cost_less_than_a_nano_dollar_add_up() {
+    // GPT-5 nano in batches reads cached tokens at 0.0025 per million: 2.5 nano-dollars each.
+    assert_eq!(bill("gpt-5-nano", "batch", usage(0, 3, 0)), Some(NanoUsd(8)), "rounded once, and half up");
+    assert_eq!(bill("gpt-5-nano", "batch", usage(0, 1000, 0)), Some(NanoUsd(2500)));
+    assert_eq!(bill("gpt-4o", "", usage(u64::MAX, 0, u64::MAX)), Some(NanoUsd(u64::MAX)), "saturates");
+}
+
+fn small(json: &str) -> LlmPrices {
+    LlmPrices::empty().with_json(json).unwrap()
+}
+
+#[test]
+fn a_model_is_looked_up_from_the_exact_to_the_alias() {
+    let prices = small(
+        r#"{"sample_spec": {"input_cost_per_token": "a number"},
+            "m": {"input_cost_per_token": 1e-9}, "m-20250101": {"input_cost_per_token": 2e-9},
+            "a/n": {"input_cost_per_token": 3e-9}, "b/n": {"input_cost_per_token": 4e-9}, "c/o/p": {"input_cost_per_token": 5e-9},
+            "picture": {"input_cost_per_image": 1}}"#,
+    )
+    .alias("mine", "m")
+    .alias("m", "a/n")
+    .alias("loop", "loop");
+    let one = |model: &str, provider: Option<&str>| prices.price(model, provider, None, &usage(1, 0, 0)).map(|cost| cost.0);
+    for (model, provider, expected) in [
+        ("m", None, Some(1)),
+        ("m-20250101", None, Some(2)),
+        ("m-20260101", None, Some(1)),
+        ("m-2026-01-01", None, Some(1)),
+        ("x/m", None, Some(1)),
+        ("x/m-20260101", None, Some(1)),
+        ("a/n", None, Some(3)),
+        ("n", None, None),
+        ("n", Some("b"), Some(4)),
+        ("n-20260101", Some("a"), Some(3)),
+        ("n", Some("c"), None),
+        ("o/p", None, Some(5)),
+        ("p", None, Some(5)),
+        ("mine", None, Some(1)),
+        ("loop", None, None),
+        ("picture", None, None),
+        ("", None, None),
+    ] {
+        assert_eq!(one(model, provider), expected, "{model} {provider:?}");
+    }
+}
+
+#[test]
+fn what_is_unknown_has_no_price_and_is_named_once() {
+    let prices = small(r#"{"m": {"input_cost_per_token": 1e-9}}"#);
+    for _ in 0..2 {
+        assert_eq!(prices.price("who", None, None, &usage(1, 0, 0)), None);
+    }
+    assert_eq!(prices.price("m", None, None, &usage(1, 0, 1)), None, "the price of output is unknown");
+    assert_eq!(prices.unknown(), ["who"]);
+    for i in 0..1000 {
+        prices.price(&format!("x{i}"), None, None, &usage(1, 0, 0));
+    }
+    assert_eq!(prices.unknown().len(), UNKNOWN);
+}
+
+#[test]
+fn a_file_of_ones_own_goes_before_the_embedded_table() {
+    let file = r#"{"gpt-4o": {"input_cost_per_token": 1e-06, "output_cost_per_token": 1e-06}, "gemini/gemini-2.5-pro": {"input_cost_per_token": 2e-06}}"#;
+    let path = std::env::temp_dir().join(format!("prices-{}.json", std::process::id()));
+    std::fs::write(&path, file).unwrap();
+    let prices = LlmPrices::embedded().with_file(&path).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    assert_eq!(prices.price("gpt-4o", None, None, &usage(M, 0, M)), usd(2_000_000));
+    assert_eq!(prices.price("gemini-2.5-pro", None, None, &usage(M, 0, 0)), usd(2_000_000));
+    assert_eq!(prices.price("gpt-4.1", None, None, &usage(M, 0, 0)), usd(2_000_000));
+    assert!(LlmPrices::empty().with_file(&path).unwrap_err().is_config());
+}
+
+#[test]
+fn a_file_that_makes_no_sense_is_refused_with_what_is_wrong() {
+    for (json, expected) in [
+        ("[]", "the prices are no JSON object by model"),
+        (r#"{"m": 1}"#, "the prices of `m` are no object"),
+        (r#"{"m": {"input_cost_per_token": -1}}"#, "`input_cost_per_token` of `m` is no price in USD per token"),
+        (
+            r#"{"m": {"input_cost_per_token": 1e-6, "output_cost_per_token": "free"}}"#,
+            "`output_cost_per_token` of `m` is no price in USD per token",
+        ),
+        (r#"{"m": {"input_cost_per_token": 2500}}"#, "`input_cost_per_token` of `m` is no price in USD per token"),
+    ] {
+        assert_eq!(LlmPrices::empty().with_json(json).unwrap_err().to_string(), expected, "{json}");
+    }
+}

@@ -1,0 +1,165 @@
+// The dashboard of the real router in a real browser.
+
+import assert from "node:assert/strict";
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { createRequire } from "node:module";
+import path from "node:path";
+import { createInterface } from "node:readline";
+import { after, before, test } from "node:test";
+
+const { ROUTER, PAGE, CHROMIUM } = process.env;
+const { chromium } = createRequire(path.resolve(PAGE, "package.json"))("playwright-core");
+
+let browser;
+before(async () => (browser = await chromium.launch({ executablePath: CHROMIUM, args: ["--no-sandbox"] })));
+after(() => browser?.close());
+
+/** A router with a simulated upstream, on free ports. */
+async function router(t, ...options) {
+  const fixed = ["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--redis-url", "", "--simulator-pace", "instant"];
+  const child = spawn(ROUTER, [...fixed, ...options], { stdio: ["ignore", "pipe", "ignore"], env: { RUST_LOG: "off" } });
+  t.after(async () => {
+    child.kill();
+    if (child.exitCode === null) await once(child, "exit");
+  });
+  const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]();
+  const address = async () => (await lines.next()).value.match(/http:\S+/)[0];
+  return { open: await address(), admin: await address() };
+}
+
+async function chat({ open }, model, question, headers = {}) {
+  const body = JSON.stringify({ model, messages: [{ role: "user", content: question }] });
+  const answer = await fetch(`${open}/v1/chat/completions`, { method: "POST", headers: { "content-type": "application/json", ...headers }, body });
+  assert.equal(answer.status, 200);
+  await answer.text();
+}
+
+async function api({ admin }, what) {
+  const answer = await fetch(`${admin}/cache/${what}`);
+  assert.equal(answer.status, 200);
+  return answer.json();
+}
+
+/** Waits until all upstream calls are stored. */
+async function stored(router, count) {
+  while ((await api(router, "stats")).stored < count);
+}
+
+/** A page that fails the test for whatever goes wrong in it, and for whatever it asks of anyone else. */
+async function open(t, router, settings, expected = []) {
+  const context = await browser.newContext(settings);
+  t.after(() => context.close());
+  const page = await context.newPage();
+  const wrong = [];
+  page.on("console", (message) => {
+    if (["error", "warning"].includes(message.type()) && !expected.some((part) => message.text().includes(part))) wrong.push(message.text());
+  });
+  page.on("pageerror", (error) => wrong.push(String(error)));
+  page.on("dialog", (dialog) => wrong.push(`dialog: ${dialog.message()}`));
+  page.on("request", (request) => {
+    if (!request.url().startsWith(router.admin) && !request.url().startsWith("data:")) wrong.push(`asks elsewhere: ${request.url()}`);
+  });
+  await page.goto(`${router.admin}/cache/`);
+  return { page, wrong };
+}
+
+const text = (page, id) => page.locator(`#${id}`).textContent();
+
+test("numbers on the page are those of the API, and what comes from callers is shown as text", async (t) => {
+  const it = await router(t);
+  const nasty = "<img/src=x/onerror=alert(1)>";
+  for (const question of ["a", "b", "c"]) await chat(it, "gpt-4o", question);
+  await stored(it, 3);
+  for (const question of ["a", "b", "c", "a", "b"]) await chat(it, "gpt-4o", question, { "x-request-id": nasty });
+  await chat(it, "<b>bold</b>", "unknown");
+  await stored(it, 4);
+
+  for (const [name, settings] of [
+    ["wide", { viewport: { width: 1280, height: 900 } }],
+    ["narrow", { viewport: { width: 390, height: 844 }, colorScheme: "dark", deviceScaleFactor: 2 }],
+  ]) {
+    const { page, wrong } = await open(t, it, settings);
+    await page.locator("#link.up").waitFor();
+    const metrics = await api(it, "metrics?hours=1");
+    assert.equal(await text(page, "requests"), String(metrics.requests));
+    assert.equal(metrics.requests, 9);
+    assert.equal(await text(page, "hit-rate"), `${(100 * metrics.hit_rate).toFixed(1)} %`);
+    const money = async (id) => Number((await text(page, id)).replace("$", ""));
+    for (const [id, exact] of [["saved-usd", metrics.saved_usd], ["cost-usd", metrics.cost_usd]]) {
+      assert.ok(exact > 0 && Math.abs((await money(id)) / exact - 1) < 0.01, `${id}: ${await money(id)}, ${exact}`);
+    }
+    assert.equal(await text(page, "served"), "5");
+    const models = await page.locator("#by-model tbody tr").allInnerTexts();
+    assert.equal(models.length, 2);
+    assert.match(models[0], /^gpt-4o\s+8\s+62\.5 %/);
+    assert.match(models[1], /^<b>bold<\/b>\s+1\s+0\.0 %\s+unknown\s+unknown/);
+    const rows = page.locator("#records tbody tr");
+    assert.equal(await rows.count(), 9);
+    assert.match(await rows.nth(1).innerText(), /hit[\s\S]*gpt-4o[\s\S]*<img\/src=x\/onerror=alert\(1\)>/);
+    assert.equal(await page.locator("img").count() + await page.locator("td b, th b").count(), 0);
+    for (const chart of await page.locator("figure svg").all()) assert.ok((await chart.getAttribute("aria-label")).length > 10);
+    assert.match(await page.locator("#chart-requests svg").getAttribute("aria-label"), /hits 5, coalesced 0, stale 0, misses 4/);
+    const overflow = await page.evaluate(() => document.documentElement.scrollWidth - window.innerWidth);
+    assert.ok(overflow <= 0, `${name}: ${overflow} pixels too wide`);
+    await page.screenshot({ path: path.join(PAGE, `dashboard-${name}.png`), fullPage: true });
+    assert.deepEqual(wrong, []);
+  }
+});
+
+test("it is live, and used by keyboard alone it invalidates", async (t) => {
+  const it = await router(t);
+  await chat(it, "gpt-4o", "a");
+  await chat(it, "gpt-4.1", "a");
+  await stored(it, 2);
+  const { page, wrong } = await open(t, it, { viewport: { width: 1280, height: 900 } });
+  await page.locator("#link.up").waitFor();
+  assert.equal(await text(page, "requests"), "2");
+  await chat(it, "gpt-4.1", "a");
+  await page.locator("#requests", { hasText: /^3$/ }).waitFor();
+
+  await page.locator("[data-hours='1']").focus();
+  await page.keyboard.press("Tab");
+  await page.keyboard.press("Enter");
+  assert.equal(await page.locator("[data-hours='24']").getAttribute("aria-pressed"), "true");
+  await page.locator("#chart-requests summary").focus();
+  await page.keyboard.press("Enter");
+  await page.locator("#chart-requests table").waitFor();
+
+  await page.locator("#by").focus();
+  await page.keyboard.press("p");
+  await page.keyboard.press("Tab");
+  await page.keyboard.type("model=gpt-4.1*");
+  await page.keyboard.press("Enter");
+  await page.locator("#invalidated", { hasText: "1 answer invalidated" }).waitFor();
+  assert.equal((await api(it, "stats")).cached_responses, 1);
+  assert.deepEqual(wrong, []);
+});
+
+test("a stored answer is looked up by its key, without its body", async (t) => {
+  const it = await router(t);
+  const { page, wrong } = await open(t, it, {}, ["404"]);
+  await page.locator("#key").fill("0".repeat(64));
+  await page.locator("#look button").click();
+  await page.locator("#looked", { hasText: "nothing is stored under this key" }).waitFor();
+  assert.deepEqual(wrong, []);
+});
+
+test("where there is a token the page asks for it and shows nothing before", async (t) => {
+  const it = await router(t, "--admin-token", "s3cret");
+  await chat(it, "gpt-4o", "a");
+  const { page, wrong } = await open(t, it, {}, ["401"]);
+  await page.locator("#door").waitFor();
+  assert.equal(await page.locator("#content").isVisible(), false);
+  await page.keyboard.type("wrong");
+  await page.keyboard.press("Enter");
+  await page.locator("#door-answer", { hasText: "That is not the token." }).waitFor();
+  await page.locator("#token").fill("s3cret");
+  await page.locator("#door button").click();
+  await page.locator("#link.up").waitFor();
+  assert.equal(await text(page, "requests"), "1");
+  assert.equal(await page.locator("#door").isVisible(), false);
+  await page.reload();
+  await page.locator("#link.up").waitFor();
+  assert.deepEqual(wrong, []);
+});
