@@ -180,7 +180,7 @@ async fn a_client_that_waits_for_leave_to_send_its_body_is_given_it_before_a_hit
 #[tokio::test]
 async fn a_protocol_is_switched_through_the_cache_and_the_answer_is_nobody_elses() {
     let origin = Origin::new(|mut call| async move {
-        let upgrade = hyper::upgrade::on(&mut Request::from_parts(std::mem::replace(&mut call.head, Request::new(()).into_parts().0), ()));
+        let upgrade = hyper::upgrade::on(Request::from_parts(std::mem::replace(&mut call.head, Request::new(()).into_parts().0), ()));
         tokio::spawn(async move {
             let mut stream = TokioIo::new(upgrade.await.unwrap());
             let mut word = [0; 4];

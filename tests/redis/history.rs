@@ -3,13 +3,13 @@
 use crate::{patient, server::Server};
 
 #[path = "../support/history.rs"]
-mod history;
+mod signed;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_answer_under_a_random_load_is_whole_ones_own_and_no_older_than_the_last_invalidation() {
     let server = Server::start();
     for seed in 1..=2 {
         let store = patient(server.url()).prefix(format!("seed-{seed}")).build().unwrap();
-        history::check(store, seed, 1000).await;
+        signed::check(store, seed, 1000).await;
     }
 }

@@ -220,9 +220,11 @@ where
 
     // Nothing is left under way, and every request was told of once.
     assert!(handle.shutdown(Duration::from_secs(60)).await, "tasks are left");
-    let records = records.lock().unwrap();
-    assert_eq!(records.len() as u64, requests);
-    assert!(records.values().all(|told| *told == 1), "a request was told of twice");
+    {
+        let records = records.lock().unwrap();
+        assert_eq!(records.len() as u64, requests);
+        assert!(records.values().all(|told| *told == 1), "a request was told of twice");
+    }
     let stats = handle.stats().await;
     let told = stats.hits + stats.misses + stats.coalesced + stats.stale + stats.unanswered + stats.unsatisfied;
     assert_eq!(told, requests + again);
