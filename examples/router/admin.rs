@@ -13,7 +13,7 @@ use axum::{
     routing::{get, post},
 };
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, StatusCode, header, uri::Authority};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header, uri::Authority};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
@@ -97,6 +97,10 @@ async fn guarded(State(guard): State<Guard>, request: Request, next: Next) -> Re
 
 /// Does a request come from no web page, or from the dashboard? A browser says.
 fn is_of_this_listener(request: &Request) -> bool {
+    let site = request.headers().get("sec-fetch-site");
+    if request.method() == Method::POST && site.is_some_and(|site| site != "same-origin") {
+        return false;
+    }
     let Some(origin) = request.headers().get(header::ORIGIN) else { return true };
     let origin = origin.to_str().ok().and_then(|origin| origin.split_once("://")).map(|(_, authority)| authority);
     origin.is_some() && origin == authority(request).as_ref().map(Authority::as_str)

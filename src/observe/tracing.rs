@@ -1,7 +1,8 @@
 use super::{Event, Observer, RequestRecord};
 use crate::NanoUsd;
 
-/// Writes one `tracing` event per request (target `tower_response_cache`, level `INFO`), per fill (`DEBUG`), and per trouble with the store (`WARN`).
+/// Writes one `tracing` event per request (target `tower_response_cache`, level `INFO`), per fill (`DEBUG`), and per trouble with the
+/// store (`WARN`; `DEBUG` where it is out of reach, which holds of every request until it is back).
 ///
 /// Fields that OpenTelemetry's semantic conventions for generative AI know have their names: `gen_ai.response.model`, `gen_ai.provider.name`,
 /// `gen_ai.usage.input_tokens` and `.output_tokens`, which are those of the upstream call that the request made.
@@ -10,6 +11,18 @@ use crate::NanoUsd;
 /// declares are filled in.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct TracingObserver;
+
+macro_rules! told {
+    ($level:ident, $trouble:expr) => {
+        tracing::$level!(
+            target: "tower_response_cache",
+            operation = $trouble.operation,
+            kind = $trouble.error.label(),
+            error = %$trouble.error,
+            "store"
+        )
+    };
+}
 
 impl Observer for TracingObserver {
     fn on_event(&self, event: &Event<'_>) {
@@ -59,13 +72,9 @@ impl Observer for TracingObserver {
                 refresh = fill.refresh,
                 "fill"
             ),
-            Event::Trouble(trouble) => tracing::warn!(
-                target: "tower_response_cache",
-                operation = trouble.operation,
-                kind = trouble.error.label(),
-                error = %trouble.error,
-                "store"
-            ),
+            // While a breaker is open this is so of every request, and the store has said so once.
+            Event::Trouble(trouble) if trouble.error.is_unavailable() => told!(debug, trouble),
+            Event::Trouble(trouble) => told!(warn, trouble),
         }
     }
 }

@@ -90,6 +90,7 @@ async fn a_wish_that_is_none_is_refused_and_nothing_is_lost() {
         (with(post("/cache/invalidate", r#"{"all": true}"#), "content-type", "text/plain"), 415),
         (with(post("/cache/cleanup", "{}"), "content-type", "application/x-www-form-urlencoded"), 415),
         (with(post("/cache/invalidate", r#"{"all": true}"#), "origin", "http://127.0.0.1:8081"), 403),
+        (with(post("/cache/invalidate", r#"{"all": true}"#), "sec-fetch-site", "cross-site"), 403),
         (with(post("/cache/invalidate", r#"{"all": true}"#), "host", "rebound.example"), 403),
         (with(get("/cache/stats"), "host", "127.0.0.1.example"), 403),
     ] {
