@@ -109,8 +109,7 @@ impl<S, St, P> Flow<S, St, P> {
             Ok(identity) => identity,
             Err(reason) => return self.pass(RequestBody::buffered(bytes, trailers), reason).await,
         };
-        self.recorder.record().digest = Some(identity.digest);
-        self.recorder.record().timings.key = self.recorder.elapsed();
+        self.recorder.keyed(identity.digest);
 
         let mut looks = 0;
         let mut attempt = 0;
@@ -158,9 +157,9 @@ impl<S, St, P> Flow<S, St, P> {
                 Role::Lead(lead) => lead,
                 Role::Alone => self.shared.core.flights.alone(&found.key),
                 Role::Follow(ticket) => {
-                    let start = Instant::now();
+                    let start = self.recorder.now();
                     let outcome = timeout(self.shared.settings.patience, ticket.outcome()).await;
-                    self.recorder.record().timings.wait += start.elapsed();
+                    self.recorder.waited(start);
                     match outcome {
                         Ok(State::Streaming(live)) => match self.board(&live, &identity.key) {
                             Some(reader) => return Ok(self.collapsed(&live, reader, ticket, &identity.key)),
@@ -184,19 +183,19 @@ impl<S, St, P> Flow<S, St, P> {
             };
 
             // The upstream, in a task of its own: whoever asked first is a reader like all others.
-            self.recorder.record().outcome = Outcome::Unanswered;
+            self.recorder.outcome(Outcome::Unanswered);
             let asked = Arc::new(head_of(&self.request));
             let request = std::mem::replace(&mut self.request, head_of(&asked));
             let key = identity.key;
             let ticket = lead.ticket();
             let tab = Arc::<Tab>::default();
             self.recorder.lead(&tab);
-            let start = Instant::now();
+            let start = self.recorder.now();
             let (answer, opening) = oneshot::channel();
             self.fill(lead, request, asked, (bytes, trailers), identity, found, conditions, on_failure == OnFailure::Stale, tab)
                 .spawn(self.inner.clone(), Some(answer));
             let opening = opening.await;
-            self.recorder.record().timings.wait += start.elapsed();
+            self.recorder.waited(start);
             return match opening {
                 Ok(Opening::LookAgain { request, body }) => {
                     self.recorder.leave();
@@ -211,7 +210,7 @@ impl<S, St, P> Flow<S, St, P> {
                     (Some(entry), _) => Ok(self.stored_after_wait(&entry, &key, Outcome::Stale(Stale::IfError))),
                     (None, Failure::Error(_)) if on_failure == OnFailure::Timeout => Ok(self.timed_out(Outcome::Unreachable)),
                     (None, Failure::Error(error)) => {
-                        self.recorder.record().outcome = Outcome::Miss(why);
+                        self.recorder.outcome(Outcome::Miss(why));
                         self.recorder.end(Ending::Failed);
                         Err(error)
                     }
@@ -239,7 +238,7 @@ impl<S, St, P> Flow<S, St, P> {
         P: Policy,
         B: Upload,
     {
-        self.recorder.record().outcome = Outcome::Bypass(reason);
+        self.recorder.outcome(Outcome::Bypass(reason));
         let watched = head_of(&self.request);
         let request = std::mem::replace(&mut self.request, head_of(&watched));
         let start = Instant::now();
@@ -321,11 +320,9 @@ where
     }
 
     async fn look_up(&mut self, primary: &Key) -> Found {
-        let start = Instant::now();
+        let start = self.recorder.now();
         let (found, failures) = look_up(&self.shared, &self.request, primary).await;
-        let record = self.recorder.record();
-        record.timings.lookup += start.elapsed();
-        record.degraded += failures;
+        self.recorder.looked(start, failures);
         found
     }
 
@@ -571,9 +568,9 @@ where
         // A panic leaves it as it was stored.
         let _ = contain(&self.shared.core.counters, || self.shared.core.policy.replay(&self.request, entry, &mut answer));
 
-        self.recorder.replay(&self.request, entry);
+        let saved = self.recorder.replay(&self.request, entry);
         if self.shared.settings.cost_headers {
-            tell_cost(self.recorder.record().saved, &mut answer.headers);
+            tell_cost(saved, &mut answer.headers);
         }
         let head = Head { status: answer.status, version: self.request.version, headers: answer.headers };
         let (shared, recorder) = self.answered(outcome, answer.status);
@@ -647,7 +644,7 @@ where
     /// The head of the answer is there; the record of the request goes on with the body.
     fn answered(self: Box<Self>, outcome: Outcome, status: StatusCode) -> (Shared<St, P>, Recorder) {
         let Self { shared, mut recorder, .. } = *self;
-        recorder.record().outcome = outcome;
+        recorder.outcome(outcome);
         recorder.head(status);
         (shared, recorder)
     }
@@ -710,7 +707,7 @@ where
     RB: Body,
     RB::Error: Into<BoxError>,
 {
-    recorder.record().outcome = Outcome::Bypass(reason);
+    recorder.outcome(Outcome::Bypass(reason));
     match call.await {
         Ok(response) => Ok(passed(settings, asked, response, reason, recorder)),
         Err(error) => {
@@ -732,7 +729,7 @@ where
     RB: Body,
     RB::Error: Into<BoxError>,
 {
-    recorder.record().outcome = Outcome::Bypass(reason);
+    recorder.outcome(Outcome::Bypass(reason));
     recorder.pass(asked, &response);
     recorder.head(response.status());
     let (mut head, body) = response.into_parts();

@@ -287,7 +287,7 @@ impl<St, P> Shared<St, P> {
             counters: Arc::clone(&self.core.counters),
             settings: Arc::clone(&self.settings),
             #[cfg(feature = "tracing")]
-            span: tracing::Span::current(),
+            span: if self.settings.observers.is_empty() { tracing::Span::none() } else { tracing::Span::current() },
         }
     }
 }

@@ -2,7 +2,6 @@ use std::{
     fmt,
     sync::Arc,
     task::{Context, Poll},
-    time::Instant,
 };
 
 use http::{Request, Response};
@@ -63,7 +62,7 @@ where
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let (mut parts, body) = request.into_parts();
         let mut options = parts.extensions.remove::<CacheOptions>().unwrap_or_default();
-        let mut recorder = Recorder::begin(self.shared.sink(), Instant::now());
+        let mut recorder = Recorder::begin(self.shared.sink());
         let policy = &self.shared.core.policy;
         let admission = if self.shared.core.tasks.is_closed() {
             Admission::Bypass(Bypass::Shutdown)

@@ -115,9 +115,17 @@ pub enum Ending {
 }
 
 /// Writes one record, and hands it over exactly once: when it is dropped.
+///
+/// What is counted of every request stands here; the rest is written down only if someone will read it.
 pub(crate) struct Recorder {
-    record: RequestRecord,
-    start: Instant,
+    outcome: Outcome,
+    status: Option<StatusCode>,
+    bytes: u64,
+    saved_time: Option<Duration>,
+    /// `None` if nobody will ask for times.
+    start: Option<Instant>,
+    first_byte: Option<Duration>,
+    rest: Option<Box<RequestRecord>>,
     sink: Option<Sink>,
     /// The call that the request made or shares, and its part in it.
     tab: Option<(Arc<Tab>, Part)>,
@@ -143,6 +151,11 @@ pub(crate) struct Sink {
 }
 
 impl Sink {
+    /// Will anyone read records, or the cost model what is in them?
+    fn is_watched(&self) -> bool {
+        !self.settings.observers.is_empty() || self.settings.cost.is_some()
+    }
+
     /// Hands over a record that is complete.
     fn hand_over(&self, record: &mut RequestRecord) {
         if self.settings.observers.is_empty() {
@@ -170,18 +183,66 @@ impl Sink {
 }
 
 impl Recorder {
-    pub(crate) fn begin(sink: Sink, start: Instant) -> Self {
-        Self { record: RequestRecord::begin(), start, sink: Some(sink), tab: None }
+    pub(crate) fn begin(sink: Sink) -> Self {
+        Self {
+            outcome: Outcome::Unanswered,
+            status: None,
+            bytes: 0,
+            saved_time: None,
+            start: sink.is_watched().then(Instant::now),
+            first_byte: None,
+            rest: None,
+            sink: Some(sink),
+            tab: None,
+        }
     }
 
-    pub(crate) fn record(&mut self) -> &mut RequestRecord {
-        &mut self.record
+    /// The time, if anyone will ask how long something took.
+    pub(crate) fn now(&self) -> Option<Instant> {
+        self.start.map(|_| Instant::now())
+    }
+
+    /// Adds to the record, if anyone will read it.
+    fn add(&mut self, add: impl FnOnce(&mut RequestRecord)) {
+        if self.start.is_some() {
+            add(self.rest.get_or_insert_with(|| Box::new(RequestRecord::begin())));
+        }
     }
 
     /// Names the request as its caller did.
     pub(crate) fn label(&mut self, options: &crate::options::CacheOptions) {
-        self.record.request_id.clone_from(&options.request_id);
-        self.record.labels.clone_from(&options.labels);
+        if options.request_id.is_some() || !options.labels.is_empty() {
+            self.add(|record| {
+                record.request_id.clone_from(&options.request_id);
+                record.labels.clone_from(&options.labels);
+            });
+        }
+    }
+
+    /// There is a key.
+    pub(crate) fn keyed(&mut self, digest: Digest) {
+        let took = elapsed(self.start);
+        self.add(|record| {
+            record.digest = Some(digest);
+            record.timings.key = took;
+        });
+    }
+
+    /// A look-up is over.
+    pub(crate) fn looked(&mut self, since: Option<Instant>, failures: u32) {
+        self.add(|record| {
+            record.timings.lookup += elapsed(since);
+            record.degraded += failures;
+        });
+    }
+
+    /// Waiting for an upstream call is over.
+    pub(crate) fn waited(&mut self, since: Option<Instant>) {
+        self.add(|record| record.timings.wait += elapsed(since));
+    }
+
+    pub(crate) fn outcome(&mut self, outcome: Outcome) {
+        self.outcome = outcome;
     }
 
     /// From now on the request is one that made this call.
@@ -199,10 +260,12 @@ impl Recorder {
         self.tab = None;
     }
 
-    /// The answer comes from the store.
-    pub(crate) fn replay(&mut self, request: &request::Parts, entry: &Entry) {
-        let (Some(sink), metadata) = (&self.sink, &entry.metadata) else { return };
-        let record = &mut self.record;
+    /// The answer comes from the store. Says what it saved, if that is known.
+    pub(crate) fn replay(&mut self, request: &request::Parts, entry: &Entry) -> Option<NanoUsd> {
+        let metadata = &entry.metadata;
+        self.saved_time = Some(metadata.upstream_time);
+        let sink = self.sink.as_ref().filter(|sink| sink.is_watched())?;
+        let record = self.rest.get_or_insert_with(|| Box::new(RequestRecord::begin()));
         let call = Call {
             request,
             status: entry.status,
@@ -218,7 +281,6 @@ impl Recorder {
         record.saved = sink.settings.price(&sink.counters, &call);
         sink.counters.saved_nanos.add(record.saved.unwrap_or_default().0);
         record.billed = Some(NanoUsd::ZERO);
-        record.saved_time = Some(metadata.upstream_time);
         record.saved_usage = metadata.usage;
         record.cached_since = metadata.cached_at;
         // Copied for those who read it.
@@ -227,12 +289,13 @@ impl Recorder {
             record.provider.clone_from(&metadata.provider);
             record.original_request_id.clone_from(&metadata.request_id);
         }
+        record.saved
     }
 
     /// The answer comes from upstream, by a way that is not watched. `asked` is there if there is a cost model.
     pub(crate) fn pass<RB>(&mut self, asked: Option<&request::Parts>, response: &Response<RB>) {
-        let (Some(sink), Some(request)) = (&self.sink, asked) else { return };
-        let record = &mut self.record;
+        let (Some(sink), Some(request)) = (self.sink.as_ref().filter(|sink| sink.settings.cost.is_some()), asked) else { return };
+        let record = self.rest.get_or_insert_with(|| Box::new(RequestRecord::begin()));
         let call = Call {
             request,
             status: response.status(),
@@ -242,38 +305,43 @@ impl Recorder {
             provider: label(&record.labels, "provider"),
             service_tier: None,
             labels: &record.labels,
-            first_byte: self.start.elapsed(),
+            first_byte: elapsed(self.start),
             last_byte: Duration::ZERO,
         };
         record.billed = sink.settings.price(&sink.counters, &call);
         sink.counters.billed_nanos.add(record.billed.unwrap_or_default().0);
     }
 
-    pub(crate) fn elapsed(&self) -> Duration {
-        self.start.elapsed()
-    }
-
     /// The response head is there.
     pub(crate) fn head(&mut self, status: StatusCode) {
-        self.record.status = Some(status);
-        self.record.timings.first_byte = Some(self.start.elapsed());
+        self.status = Some(status);
+        self.first_byte = self.start.map(|start| start.elapsed());
     }
 
     pub(crate) fn frame(&mut self, len: usize) {
-        self.record.bytes += len as u64;
+        self.bytes += len as u64;
     }
 
     /// Nothing more will happen: hands the record over now rather than at the drop.
     pub(crate) fn end(&mut self, ending: Ending) {
         let Some(sink) = self.sink.take() else { return };
-        self.record.ending = ending;
-        self.record.timings.total = self.start.elapsed();
-        sink.counters.count(&self.record);
+        sink.counters.count(self.outcome, self.bytes, self.saved_time);
+        if !sink.is_watched() {
+            return;
+        }
+        let mut record = self.rest.take().map_or_else(RequestRecord::begin, |rest| *rest);
+        (record.outcome, record.status, record.bytes) = (self.outcome, self.status, self.bytes);
+        (record.saved_time, record.ending) = (self.saved_time, ending);
+        (record.timings.first_byte, record.timings.total) = (self.first_byte, elapsed(self.start));
         match self.tab.take() {
-            None => sink.hand_over(&mut self.record),
-            Some((tab, part)) => tab.put(Waiting { record: self.record.clone(), sink, part }),
+            None => sink.hand_over(&mut record),
+            Some((tab, part)) => tab.put(Waiting { record, sink, part }),
         }
     }
+}
+
+fn elapsed(since: Option<Instant>) -> Duration {
+    since.map_or(Duration::ZERO, |since| since.elapsed())
 }
 
 impl Waiting {

@@ -3,7 +3,6 @@ use std::{
     time::Duration,
 };
 
-use super::RequestRecord;
 use crate::{
     cost::NanoUsd,
     policy::Bypass,
@@ -103,14 +102,14 @@ pub(crate) struct Counters {
 }
 
 impl Counters {
-    pub(crate) fn count(&self, record: &RequestRecord) {
-        let saved = match record.outcome {
+    pub(crate) fn count(&self, outcome: Outcome, bytes: u64, saved_time: Option<Duration>) {
+        let saved = match outcome {
             Outcome::Hit | Outcome::Revalidated => Some(&self.hits),
             Outcome::Stale(_) => Some(&self.stale),
             Outcome::Collapsed => Some(&self.coalesced),
             _ => None,
         };
-        match record.outcome {
+        match outcome {
             Outcome::Miss(_) | Outcome::Unreachable => self.misses.add(1),
             Outcome::Bypass(reason) => self.bypassed[reason as usize].add(1),
             Outcome::Unsatisfied => self.unsatisfied.add(1),
@@ -119,12 +118,12 @@ impl Counters {
         }
         if let Some(counter) = saved {
             counter.add(1);
-            self.bytes_saved.add(record.bytes);
+            self.bytes_saved.add(bytes);
         }
-        if let Some(time) = record.saved_time {
+        if let Some(time) = saved_time {
             self.saved_micros.add(u64::try_from(time.as_micros()).unwrap_or(u64::MAX));
         }
-        self.bytes.add(record.bytes);
+        self.bytes.add(bytes);
     }
 
     pub(crate) fn stats(&self, store: Option<StoreUsage>, health: Option<Health>) -> Stats {
