@@ -15,7 +15,7 @@ use axum::{
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header, uri::Authority};
 use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use serde_json::json;
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 use tower_response_cache::{
@@ -43,12 +43,20 @@ pub(crate) fn router(cache: Cache, analytics: Analytics, metrics: Metrics, token
         dashboard = dashboard.token(token);
     }
     let dashboard = |path| (path, dashboard.clone());
-    let pages =
-        ["/cache", "/cache/", "/cache/page.css", "/cache/page.js", "/cache/metrics", "/cache/series", "/cache/records", "/cache/entry"];
+    let pages = [
+        "/cache",
+        "/cache/",
+        "/cache/page.css",
+        "/cache/page.js",
+        "/cache/metrics",
+        "/cache/series",
+        "/cache/records",
+        "/cache/stats",
+        "/cache/entry",
+    ];
     let guard = Guard(token.map(|token| Arc::new(Sha256::digest(token).into())));
     pages.into_iter().map(dashboard).fold(Router::new(), |router, (path, page)| router.route_service(path, page))
         .route("/metrics", get(move || async move { ([(header::CONTENT_TYPE, PROMETHEUS)], metrics.render()) }))
-        .route("/cache/stats", get(stats))
         .route("/cache/invalidate", post(invalidate))
         .route("/cache/cleanup", post(cleanup))
         .with_state(cache)
@@ -121,72 +129,6 @@ fn is_for_loopback(request: &Request) -> bool {
     })
 }
 
-async fn stats(State(cache): State<Cache>) -> Json<Value> {
-    let stats = cache.stats().await;
-    let store = stats.store.unwrap_or_default();
-    let bypassed: Map<String, Value> = stats.bypassed.iter().map(|(reason, count)| ((*reason).to_owned(), (*count).into())).collect();
-    Json(json!({
-        "memory_human": store.bytes.map(human),
-        "memory_bytes": store.bytes,
-        "cached_responses": store.entries,
-        "total_keys": store.total_keys,
-        "hit_rate": stats.hit_rate(),
-        "hits": stats.hits,
-        "misses": stats.misses,
-        "coalesced": stats.coalesced,
-        "stale": stats.stale,
-        "bypassed": bypassed,
-        "unsatisfied": stats.unsatisfied,
-        "unanswered": stats.unanswered,
-        "stored": stats.stored,
-        "not_stored": stats.not_stored,
-        "store_errors": stats.store_errors,
-        "corrupt": stats.corrupt,
-        "panics": stats.panics,
-        "bytes": stats.bytes,
-        "bytes_saved": stats.bytes_saved,
-        "saved_seconds": stats.saved_time.as_secs_f64(),
-        "cost_usd": stats.billed.as_usd(),
-        "saved_usd": stats.saved.as_usd(),
-        "unpriced": stats.unpriced,
-        "store_answers": stats.store.is_some(),
-        "redis": stats.health.map(|health| json!({
-            "link": health.link,
-            "last_error": health.last_error,
-            "outages": health.outages,
-            "dials": health.dials,
-            "rejected": health.rejected,
-            "refused": health.refused,
-            "memory_tier": health.tier.map(|tier| json!({
-                "tracked": tier.tracked,
-                "hits": tier.hits,
-                "flushes": tier.flushes,
-                "entries": tier.entries,
-                "bytes": tier.bytes,
-            })),
-        })),
-    }))
-}
-
-/// `512 B`, `1.5 MiB`.
-pub(crate) fn human(bytes: u64) -> String {
-    const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
-    if bytes < 1024 {
-        return format!("{bytes} B");
-    }
-    let mut size = bytes as f64 / 1024.0;
-    let mut unit = UNITS[0];
-    for larger in &UNITS[1..] {
-        // What would be shown as 1024.0 is one of the next.
-        if size < 1023.95 {
-            break;
-        }
-        size /= 1024.0;
-        unit = larger;
-    }
-    format!("{size:.1} {unit}")
-}
-
 /// One of these.
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -252,24 +194,4 @@ fn is_json(headers: &HeaderMap) -> bool {
 
 fn refuse(status: StatusCode, message: impl Into<String>) -> Response {
     (status, Json(json!({"error": {"message": message.into()}}))).into_response()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::human;
-
-    #[test]
-    fn sizes_are_shown_in_the_unit_that_fits() {
-        for (bytes, expected) in [
-            (0, "0 B"),
-            (1023, "1023 B"),
-            (1024, "1.0 KiB"),
-            (1536 << 10, "1.5 MiB"),
-            ((1 << 20) - 1, "1.0 MiB"),
-            (256 << 20, "256.0 MiB"),
-            (u64::MAX, "16.0 EiB"),
-        ] {
-            assert_eq!(human(bytes), expected);
-        }
-    }
 }

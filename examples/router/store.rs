@@ -44,10 +44,11 @@ const LEAST_FILL: Duration = Duration::from_secs(300);
 
 /// In a few words, for the log. The URL of a Redis may hold a password.
 pub(crate) fn describe(place: &Place) -> String {
+    let size = |bytes: u64| format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20));
     match place {
-        Place::Memory { bytes } => format!("memory, {}", super::admin::human(*bytes)),
+        Place::Memory { bytes } => format!("memory, {}", size(*bytes)),
         Place::Redis { max_connections, memory_tier, .. } => {
-            let tier = super::admin::human(*memory_tier);
+            let tier = size(*memory_tier);
             format!("redis, {max_connections} connections at most, {tier} in memory in front of it")
         }
     }

@@ -124,7 +124,7 @@ pub(super) fn stats(stats: &Stats) -> Value {
     let store = stats.store.unwrap_or_default();
     let bypassed: Map<String, Value> = stats.bypassed.iter().map(|(reason, count)| ((*reason).to_owned(), (*count).into())).collect();
     json!({
-        "memory_human": store.bytes.map(human),
+        "memory_human": store.memory_human(),
         "memory_bytes": store.bytes,
         "cached_responses": store.entries,
         "total_keys": store.total_keys,
@@ -148,6 +148,21 @@ pub(super) fn stats(stats: &Stats) -> Value {
         "cost_usd": stats.billed.as_usd(),
         "saved_usd": stats.saved.as_usd(),
         "unpriced": stats.unpriced,
+        "redis": stats.health.as_ref().map(|health| json!({
+            "link": health.link,
+            "last_error": health.last_error,
+            "outages": health.outages,
+            "dials": health.dials,
+            "rejected": health.rejected,
+            "refused": health.refused,
+            "memory_tier": health.tier.map(|tier| json!({
+                "tracked": tier.tracked,
+                "hits": tier.hits,
+                "flushes": tier.flushes,
+                "entries": tier.entries,
+                "bytes": tier.bytes,
+            })),
+        })),
     })
 }
 
@@ -179,23 +194,4 @@ fn seconds(time: SystemTime) -> f64 {
 
 fn millis(time: Duration) -> f64 {
     (time.as_secs_f64() * 1e6).round() / 1e3
-}
-
-/// `512 B`, `1.5 MiB`.
-fn human(bytes: u64) -> String {
-    const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
-    if bytes < 1024 {
-        return format!("{bytes} B");
-    }
-    let mut size = bytes as f64 / 1024.0;
-    let mut unit = UNITS[0];
-    for larger in &UNITS[1..] {
-        // What would be shown as 1024.0 is one of the next.
-        if size < 1023.95 {
-            break;
-        }
-        size /= 1024.0;
-        unit = larger;
-    }
-    format!("{size:.1} {unit}")
 }

@@ -7,9 +7,10 @@ use std::{
     time::SystemTime,
 };
 
-use quick_cache::{DefaultHashBuilder, OptionsBuilder, Weighter, sync::Cache};
-
-use super::{Generation, Listing, Lookup, Selection, Store, StoreUsage};
+use super::{
+    Generation, Listing, Lookup, Selection, Store, StoreUsage,
+    bounded::{Bounded, Weighty, bounded},
+};
 use crate::{clock::Clock, entry::Record, error::Error, key::Key};
 
 /// Keeps entries in this process, bounded by bytes.
@@ -17,7 +18,7 @@ use crate::{clock::Clock, entry::Record, error::Error, key::Key};
 /// When it is full, entries that were used least are evicted (a variant of S3-FIFO, from the `quick_cache` crate). Bytes of keys, heads and
 /// bookkeeping count. A single entry may take up to a quarter of the bound, or all of it where the bound is below 64 MiB; a larger one is not stored.
 pub struct Memory {
-    cache: Cache<Key, Held, Weigh>,
+    cache: Bounded<Held>,
     stripes: Box<[Stripe]>,
     /// How often many keys were removed at once.
     epoch: AtomicU64,
@@ -41,12 +42,9 @@ struct Held {
     weight: u64,
 }
 
-#[derive(Clone)]
-struct Weigh;
-
-impl Weighter<Key, Held> for Weigh {
-    fn weight(&self, _: &Key, held: &Held) -> u64 {
-        held.weight
+impl Weighty for Held {
+    fn weight(&self) -> u64 {
+        self.weight
     }
 }
 
@@ -58,20 +56,8 @@ const OVERHEAD: u64 = 160;
 impl Memory {
     /// A store of at most `max_bytes` bytes.
     pub fn new(max_bytes: u64) -> Self {
-        // Each shard has an equal part of the bound. Few of them, so that a part can hold a large entry.
-        let shards = usize::try_from(max_bytes >> 25).unwrap_or(usize::MAX).clamp(1, 4);
-        let mut options = OptionsBuilder::new();
-        options
-            .shards(shards)
-            .weight_capacity(max_bytes)
-            .estimated_items_capacity(usize::try_from(max_bytes >> 12).unwrap_or(1 << 20).clamp(16, 1 << 20));
-        let cache = match options.build() {
-            Ok(options) => Cache::with_options(options, Weigh, DefaultHashBuilder::default(), Default::default()),
-            // Only missing figures are refused, and all are given.
-            Err(_) => Cache::with_weighter(1024, max_bytes, Weigh),
-        };
         Self {
-            cache,
+            cache: bounded(max_bytes),
             stripes: (0..STRIPES).map(|_| Stripe::default()).collect(),
             epoch: AtomicU64::new(0),
             next: AtomicU64::new(1),

@@ -3,6 +3,8 @@
 //! A [`Store`] is small: look up, put under a condition, remove. Whatever else a store can do stands behind methods with defaults.
 //! Implementers write plain `async fn`s; [`BoxStore`] serves a choice at run time; [`contract`] proves any implementation.
 
+#[cfg(feature = "memory")]
+mod bounded;
 mod boxed;
 #[cfg(feature = "test-util")]
 pub mod contract;
@@ -330,9 +332,34 @@ pub struct StoreUsage {
     pub total_keys: Option<u64>,
 }
 
+impl StoreUsage {
+    /// What the records take, in the unit that fits: `512 B`, `1.5 MiB`.
+    pub fn memory_human(&self) -> Option<String> {
+        self.bytes.map(human)
+    }
+}
+
+fn human(bytes: u64) -> String {
+    const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+    if bytes < 1024 {
+        return format!("{bytes} B");
+    }
+    let mut size = bytes as f64 / 1024.0;
+    let mut unit = UNITS[0];
+    for larger in &UNITS[1..] {
+        // What would be shown as 1024.0 is one of the next.
+        if size < 1023.95 {
+            break;
+        }
+        size /= 1024.0;
+        unit = larger;
+    }
+    format!("{size:.1} {unit}")
+}
+
 #[cfg(test)]
 mod tests {
-    use super::glob;
+    use super::{glob, human};
 
     #[test]
     fn globs_match_runs_and_single_characters_and_nothing_else() {
@@ -349,6 +376,21 @@ mod tests {
             ("", "x", false),
         ] {
             assert_eq!(glob(pattern, text), expected, "{pattern:?} on {text:?}");
+        }
+    }
+
+    #[test]
+    fn sizes_are_shown_in_the_unit_that_fits() {
+        for (bytes, expected) in [
+            (0, "0 B"),
+            (1023, "1023 B"),
+            (1024, "1.0 KiB"),
+            (1536 << 10, "1.5 MiB"),
+            ((1 << 20) - 1, "1.0 MiB"),
+            (256 << 20, "256.0 MiB"),
+            (u64::MAX, "16.0 EiB"),
+        ] {
+            assert_eq!(human(bytes), expected);
         }
     }
 }

@@ -20,10 +20,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use quick_cache::{DefaultHashBuilder, OptionsBuilder, Weighter, sync::Cache};
-
 use super::{
     Claim, Generation, Health, Listing, Lookup, Redis, Selection, Store, StoreUsage, TierStatus, Token,
+    bounded::{Bounded, Weighty, bounded},
     redis::{Change, Listener},
 };
 use crate::{entry::Record, error::Error, key::Key};
@@ -176,7 +175,7 @@ impl fmt::Debug for Tiered {
 }
 
 struct Tier {
-    cache: Cache<Key, Held, Weigh>,
+    cache: Bounded<Held>,
     stripes: Box<[Stripe]>,
     /// How often the epoch of a bucket changed. What was kept before is void.
     buckets: Box<[AtomicU64]>,
@@ -213,12 +212,9 @@ struct Ticket {
     era: u64,
 }
 
-#[derive(Clone)]
-struct Weigh;
-
-impl Weighter<Key, Held> for Weigh {
-    fn weight(&self, _: &Key, held: &Held) -> u64 {
-        held.weight
+impl Weighty for Held {
+    fn weight(&self) -> u64 {
+        self.weight
     }
 }
 
@@ -232,20 +228,8 @@ const UNTRACKED: Duration = Duration::from_secs(1);
 
 impl Tier {
     fn new(max_bytes: u64) -> Self {
-        // As the memory store has it: few shards, so that a part can hold a large entry.
-        let shards = usize::try_from(max_bytes >> 25).unwrap_or(usize::MAX).clamp(1, 4);
-        let mut options = OptionsBuilder::new();
-        options
-            .shards(shards)
-            .weight_capacity(max_bytes)
-            .estimated_items_capacity(usize::try_from(max_bytes >> 12).unwrap_or(1 << 20).clamp(16, 1 << 20));
-        let cache = match options.build() {
-            Ok(options) => Cache::with_options(options, Weigh, DefaultHashBuilder::default(), Default::default()),
-            // Only missing figures are refused, and all are given.
-            Err(_) => Cache::with_weighter(1024, max_bytes, Weigh),
-        };
         Self {
-            cache,
+            cache: bounded(max_bytes),
             stripes: (0..STRIPES).map(|_| Stripe::default()).collect(),
             buckets: (0..256).map(|_| AtomicU64::new(0)).collect(),
             era: AtomicU64::new(0),

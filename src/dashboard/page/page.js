@@ -256,6 +256,7 @@ function show(metrics, series, newest, stats) {
     $("store"),
     [
       ["Store", stats.store_answers ? "answers" : "does not answer"],
+      ...(stats.redis ? [["Link to Redis", [stats.redis.link, stats.redis.last_error && `last error: ${stats.redis.last_error}`].filter(Boolean).join(", ")]] : []),
       ["Memory", stats.memory_human],
       ["Stored answers", stats.cached_responses],
       ["Keys", stats.total_keys],
