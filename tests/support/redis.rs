@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use redis::{Connection, FromRedisValue};
+use redis::{Connection, FromRedisValue, RedisResult};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
@@ -59,9 +59,17 @@ impl Server {
     where
         T: FromRedisValue,
     {
+        self.try_run(command).unwrap()
+    }
+
+    /// Runs one command on a server that may be about to close its connections.
+    pub fn try_run<T>(&self, command: &[&str]) -> RedisResult<T>
+    where
+        T: FromRedisValue,
+    {
         let mut it = redis::cmd(command[0]);
         it.arg(&command[1..]);
-        it.query(&mut self.admin()).unwrap()
+        it.query(&mut connect(self.port)?)
     }
 
     /// All keys.
@@ -172,9 +180,14 @@ impl Fleet {
         format!("redis-sentinel://{}/main/0", at.join(","))
     }
 
-    /// Makes the replica the primary, while both are well.
+    /// Makes the replica the primary, while both are well. A sentinel that knows no fit replica yet refuses.
     pub fn fail_over(&self) {
-        let () = redis::cmd("SENTINEL").arg("FAILOVER").arg("main").query(&mut connect(self.sentinels[0].port).unwrap()).unwrap();
+        let patience = Instant::now() + Duration::from_secs(30);
+        let mut sentinel = connect(self.sentinels[0].port).unwrap();
+        while let Err(refusal) = redis::cmd("SENTINEL").arg("FAILOVER").arg("main").query::<()>(&mut sentinel) {
+            assert!(Instant::now() < patience, "the sentinel never agreed: {refusal}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 
     /// SIGSTOP to one of the sentinels.
