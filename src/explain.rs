@@ -36,11 +36,11 @@ use bytes::Bytes;
 use http::{Response, header, request};
 
 use crate::{
-    flow::{self, contain},
     key::{Field, Identity, Trace},
-    layer::Shared,
+    lookup::look_up,
     options::{CacheOptions, Mode, storing},
     policy::{Admission, Bypass, Moment, NotStored, Policy, Reuse, Storing},
+    shared::{Shared, contain},
     status::Miss,
     store::Store,
 };
@@ -202,7 +202,7 @@ where
     St: Store,
     P: Policy,
 {
-    let (found, failures) = flow::look_up(shared, head, &identity.key).await;
+    let (found, failures) = look_up(shared, head, &identity.key).await;
     let Some(entry) = found.entry else {
         return match (failures, &found.variants) {
             (0, None) => Decision::Miss(Miss::Absent),

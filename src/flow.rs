@@ -3,35 +3,34 @@
 #![allow(clippy::boxed_local, reason = "the state of a request is boxed once, and stays there")]
 
 use std::{
-    any::Any,
     future::Future,
-    panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
 
 use bytes::Bytes;
-use futures_util::FutureExt as _;
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, request, response};
+use http::{HeaderMap, Request, Response, StatusCode, request, response};
 use http_body::Body;
 use tokio::{sync::oneshot, task::JoinHandle, time::timeout};
-use tower::{Service, ServiceExt as _};
+use tower::ServiceExt as _;
 
 use crate::{
+    answer::{Answer, pass, passed, respond, tell, tell_cost},
     body::{Buffered, RequestBody, ResponseBody, buffer, tape::Reader},
-    cost::NanoUsd,
-    entry::{Entry, Record, Variants},
+    entry::Entry,
     error::BoxError,
     fill::{Fill, Settling},
-    flight::{Ended, Head, Lead, Live, Role, State, Ticket},
+    flight::{Ended, Head, Lead, Live, Mark, Role, State, Ticket},
     key::{Identity, Key},
-    layer::{Core, Settings, Shared},
-    observe::{Counters, Ending, Event, Recorder, Tab, Trouble},
+    lookup::{Found, look_up},
+    observe::{Ending, Recorder, Tab},
     options::{CacheOptions, Mode},
-    policy::{Bypass, Deadline, Invalidation, Moment, OnFailure, Policy, Replay, Reuse},
+    policy::{Bypass, Invalidation, Moment, OnFailure, Policy, Replay, Reuse},
+    shared::{Core, Shared, contain},
     status::{CACHE_STATUS, CacheStatus, Miss, Outcome, Stale, set_age},
-    store::{Generation, Lookup, Store},
+    store::Store,
+    upstream::{Failure, Opening, Upload, Upstream, head_of, response_head_of},
 };
 
 /// How often a request looks up again because an answer was stored in the meantime. More often is chance, not a rule.
@@ -41,9 +40,6 @@ const LOOKS: u32 = 3;
 /// its time to end a body that has all its bytes.
 const SETTLE: Duration = Duration::from_secs(1);
 
-/// How many lists of selecting fields one primary key is looked up with.
-pub(crate) const VARIANTS: usize = 8;
-
 /// One cached request.
 pub(crate) struct Flow<S, St, P> {
     pub(crate) shared: Shared<St, P>,
@@ -52,34 +48,6 @@ pub(crate) struct Flow<S, St, P> {
     options: CacheOptions,
     recorder: Recorder,
 }
-
-/// A service that a cache can stand in front of.
-pub(crate) trait Upstream<B>:
-    Service<Request<RequestBody<B>>, Response = Response<Self::ResponseBody>, Error: Send + 'static, Future: Send + 'static>
-    + Clone
-    + Send
-    + 'static
-where
-    B: Body,
-{
-    type ResponseBody: Body<Error: Into<BoxError>> + Send + 'static;
-}
-
-impl<S, B, RB> Upstream<B> for S
-where
-    S: Service<Request<RequestBody<B>>, Response = Response<RB>, Error: Send + 'static, Future: Send + 'static> + Clone + Send + 'static,
-    B: Body,
-    RB: Body<Error: Into<BoxError>> + Send + 'static,
-{
-    type ResponseBody = RB;
-}
-
-/// A body that a cache can buffer.
-pub(crate) trait Upload: Body<Data: Send, Error: Send + 'static> + Send + 'static {}
-
-impl<B> Upload for B where B: Body<Data: Send, Error: Send + 'static> + Send + 'static {}
-
-type Answer<RB, E> = Result<Response<ResponseBody<RB>>, E>;
 
 type Pending<RB, E> = Pin<Box<dyn Future<Output = Answer<RB, E>> + Send>>;
 
@@ -342,7 +310,7 @@ where
         matches!(self.shared.on_failure(&self.request, &self.options, entry), OnFailure::Stale | OnFailure::StaleIfUnreachable)
     }
 
-    fn join(&self, key: &Key, attempt: u32, mark: Option<crate::flight::Mark>, validates: bool) -> Role {
+    fn join(&self, key: &Key, attempt: u32, mark: Option<Mark>, validates: bool) -> Role {
         let Shared { core, settings } = &self.shared;
         // Who asks for a refresh does not want an answer that is older than the question.
         if attempt >= ALONE
@@ -409,131 +377,6 @@ where
             token: None,
             tab: Settling(tab),
         }
-    }
-}
-
-/// What became of an upstream call, for the one who leads it.
-pub(crate) enum Opening<RB, E> {
-    /// The response is on its way.
-    Live { head: response::Parts, reader: Reader, storing: bool },
-    /// What is stored still holds.
-    Freshened(Arc<Entry>),
-    /// Another process made the answer. The request comes back.
-    LookAgain { request: Box<request::Parts>, body: (Bytes, Option<HeaderMap>) },
-    /// There is none.
-    Failed(Failure<E>),
-    /// The cache shuts down: the call goes on without it.
-    Yours(Call<RB, E>),
-}
-
-/// Why there is no response.
-pub(crate) enum Failure<E> {
-    /// The inner service failed.
-    Error(E),
-    /// It panicked.
-    Panic(Box<dyn Any + Send>),
-    /// It answered with a failure that a stale answer stands in for.
-    Response,
-}
-
-impl<E> Failure<E> {
-    fn is_response(&self) -> bool {
-        matches!(self, Self::Response)
-    }
-}
-
-/// A call of the inner service, guarded against panics.
-pub(crate) type Call<RB, E> = Pin<Box<dyn Future<Output = Result<Result<Response<RB>, E>, Box<dyn Any + Send>>> + Send>>;
-
-/// What a look-up brought.
-pub(crate) struct Found {
-    /// Where the answer to the request is, or would be, as far as is known.
-    pub(crate) key: Key,
-    pub(crate) entry: Option<Arc<Entry>>,
-    /// The generation of `key`; `None` if the store did not answer.
-    pub(crate) generation: Option<Generation>,
-    /// The generation of the primary key; `None` if the store did not answer.
-    pub(crate) primary: Option<Generation>,
-    /// What stands under the primary key, if it is not the answer itself.
-    pub(crate) variants: Option<Arc<Variants>>,
-}
-
-/// Looks up in one step, or in two where the answer varies by request fields. Counts what failed.
-pub(crate) async fn look_up<St, P>(shared: &Shared<St, P>, request: &request::Parts, primary: &Key) -> (Found, u32)
-where
-    St: Store,
-    P: Policy,
-{
-    let nothing = |generation| Found { key: *primary, entry: None, generation, primary: generation, variants: None };
-    let Some(Lookup { record, generation }) = shared.get(primary).await else { return (nothing(None), 1) };
-    let variants = match record {
-        None => return (nothing(Some(generation)), 0),
-        Some(Record::Response(entry)) => return (Found { entry: Some(entry), ..nothing(Some(generation)) }, 0),
-        Some(Record::Variants(variants)) => variants,
-    };
-    let mut found = Found { variants: Some(Arc::clone(&variants)), ..nothing(Some(generation)) };
-    let mut failures = 0;
-    for fields in variants.fields.iter().take(VARIANTS) {
-        let key = contain(&shared.core.counters, || shared.core.policy.variant(&shared.settings.envelope, primary, request, fields));
-        let Some(key) = key.flatten().map(|key| shared.settings.envelope.in_epoch(&key, variants.epoch)) else { continue };
-        let lookup = shared.get(&key).await;
-        failures += u32::from(lookup.is_none());
-        let generation = lookup.as_ref().map(|lookup| lookup.generation);
-        let entry = lookup.and_then(|lookup| lookup.record).and_then(Record::response);
-        // The most recent of those that match (RFC 9111 section 4.1).
-        let since = |entry: &Option<Arc<Entry>>| entry.as_ref().map(|entry| entry.lifetime.since);
-        if found.key == *primary || since(&entry) > since(&found.entry) {
-            found = Found { key, entry, generation, ..found };
-        }
-    }
-    (found, failures)
-}
-
-impl<St, P> Shared<St, P>
-where
-    St: Store,
-{
-    /// Looks one key up; `None`, and told to observers, if the store could not.
-    pub(crate) async fn get(&self, key: &Key) -> Option<Lookup> {
-        // Within the guard also what a store does before its first await.
-        self.attempt("get", async { self.core.store.get(key).await }).await
-    }
-
-    /// Carries out an operation of the store; `None`, and told to observers, if it failed.
-    pub(crate) async fn attempt<T>(&self, operation: &'static str, work: impl Future<Output = Result<T, crate::Error>>) -> Option<T> {
-        let counters = &self.core.counters;
-        match AssertUnwindSafe(work).catch_unwind().await {
-            Ok(Ok(value)) => Some(value),
-            Ok(Err(error)) => {
-                if error.is_corrupt() { &counters.corrupt } else { &counters.store_errors }.add(1);
-                self.sink().tell(&Event::Trouble(&Trouble { operation, error: &error }));
-                None
-            }
-            Err(_) => {
-                counters.panics.add(1);
-                None
-            }
-        }
-    }
-}
-
-impl<St, P> Shared<St, P>
-where
-    P: Policy,
-{
-    /// What a stored answer is good for at this moment, if the upstream fails.
-    pub(crate) fn on_failure(&self, request: &request::Parts, options: &CacheOptions, entry: &Entry) -> OnFailure {
-        match contain(&self.core.counters, || self.core.policy.reuse(request, options, entry, self.settings.moment())) {
-            Some(Reuse::Validate { on_failure, .. }) => on_failure,
-            Some(Reuse::Fresh { .. } | Reuse::StaleWhileRevalidate | Reuse::StaleAccepted) => OnFailure::Stale,
-            Some(Reuse::No(_)) | None => OnFailure::Pass,
-        }
-    }
-}
-
-impl Settings {
-    pub(crate) fn moment(&self) -> Moment {
-        Moment { now: self.clock.now(), luck: fastrand::f64(), waited: Duration::ZERO }
     }
 }
 
@@ -650,95 +493,6 @@ where
     }
 }
 
-/// Tells what an answer cost that needed no upstream call, and what it saved.
-fn tell_cost(saved: Option<NanoUsd>, headers: &mut HeaderMap) {
-    headers.insert(&X_CACHE_COST_USD, HeaderValue::from_static("0"));
-    headers.remove(&X_CACHE_SAVED_USD);
-    let saved = saved.map(|saved| saved.to_string());
-    if let Some(saved) = saved.and_then(|saved| HeaderValue::from_str(saved.trim_start_matches('$')).ok()) {
-        headers.insert(&X_CACHE_SAVED_USD, saved);
-    }
-}
-
-static X_CACHE_COST_USD: HeaderName = HeaderName::from_static("x-cache-cost-usd");
-static X_CACHE_SAVED_USD: HeaderName = HeaderName::from_static("x-cache-saved-usd");
-
-fn respond<RB>(settings: &Settings, head: Head, status: CacheStatus, body: ResponseBody<RB>) -> Response<ResponseBody<RB>> {
-    let mut response = Response::new(body);
-    *response.status_mut() = head.status;
-    *response.version_mut() = head.version;
-    *response.headers_mut() = head.headers;
-    tell(settings, status, &mut response);
-    response
-}
-
-fn tell<RB>(settings: &Settings, status: CacheStatus, response: &mut Response<ResponseBody<RB>>) {
-    if settings.status_header {
-        status.append(&settings.name, settings.show_key, response.headers_mut());
-    }
-    response.extensions_mut().insert(status);
-}
-
-/// Waits for an answer no longer than the caller does. A call that was made for it goes on, as for any caller that leaves.
-pub(crate) async fn within<RB, E>(deadline: Deadline, settings: Arc<Settings>, run: impl Future<Output = Answer<RB, E>>) -> Answer<RB, E>
-where
-    RB: Body,
-    RB::Error: Into<BoxError>,
-{
-    match timeout(deadline.within, run).await {
-        Ok(answer) => answer,
-        Err(_) => {
-            let mut response = (deadline.answer)().map(|()| ResponseBody::default());
-            tell(&settings, CacheStatus::of(Outcome::Unanswered), &mut response);
-            Ok(response)
-        }
-    }
-}
-
-/// Passes a request on as if the cache were not there.
-pub(crate) async fn pass<RB, E>(
-    settings: &Settings,
-    asked: Option<&request::Parts>,
-    call: impl Future<Output = Result<Response<RB>, E>>,
-    reason: Bypass,
-    mut recorder: Recorder,
-) -> Answer<RB, E>
-where
-    RB: Body,
-    RB::Error: Into<BoxError>,
-{
-    recorder.outcome(Outcome::Bypass(reason));
-    match call.await {
-        Ok(response) => Ok(passed(settings, asked, response, reason, recorder)),
-        Err(error) => {
-            recorder.end(Ending::Failed);
-            Err(error)
-        }
-    }
-}
-
-/// The response to a request that was passed on; `asked` is that request, if there is a cost model. Its extensions stay as they are: a bypass allocates nothing.
-pub(crate) fn passed<RB>(
-    settings: &Settings,
-    asked: Option<&request::Parts>,
-    response: Response<RB>,
-    reason: Bypass,
-    mut recorder: Recorder,
-) -> Response<ResponseBody<RB>>
-where
-    RB: Body,
-    RB::Error: Into<BoxError>,
-{
-    recorder.outcome(Outcome::Bypass(reason));
-    recorder.pass(asked, &response);
-    recorder.head(response.status());
-    let (mut head, body) = response.into_parts();
-    if settings.status_header {
-        head.headers.append(&CACHE_STATUS, settings.bypass_status(reason));
-    }
-    Response::from_parts(head, ResponseBody::pass(body, recorder))
-}
-
 impl<S, St, P> Flow<S, St, P>
 where
     St: Store,
@@ -768,32 +522,4 @@ where
             }
         }))
     }
-}
-
-/// Runs code of the policy's, guarded against its panics: `None` if it panicked.
-pub(crate) fn contain<T>(counters: &Counters, decide: impl FnOnce() -> T) -> Option<T> {
-    let decided = catch_unwind(AssertUnwindSafe(decide));
-    if decided.is_err() {
-        counters.panics.add(1);
-    }
-    decided.ok()
-}
-
-/// The head of a request without its extensions, for decisions that come after it went upstream.
-pub(crate) fn head_of(request: &request::Parts) -> request::Parts {
-    let mut head = Request::new(()).into_parts().0;
-    head.method = request.method.clone();
-    head.uri = request.uri.clone();
-    head.version = request.version;
-    head.headers = request.headers.clone();
-    head
-}
-
-/// The head of a response without its extensions.
-fn response_head_of(response: &response::Parts) -> response::Parts {
-    let mut head = Response::new(()).into_parts().0;
-    head.status = response.status;
-    head.version = response.version;
-    head.headers = response.headers.clone();
-    head
 }

@@ -12,12 +12,12 @@ use pin_project_lite::pin_project;
 use tower::{Service, util::Oneshot};
 
 use crate::{
-    body::{RequestBody, ResponseBody},
+    answer::{self, Answer},
+    body::RequestBody,
     error::BoxError,
-    flow,
-    layer::Settings,
     observe::{Ending, Recorder},
     policy::Bypass,
+    shared::Settings,
 };
 
 pin_project! {
@@ -31,8 +31,6 @@ pin_project! {
         kind: Kind<S, B, RB, S::Error>,
     }
 }
-
-type Answer<RB, E> = Result<Response<ResponseBody<RB>>, E>;
 
 pin_project! {
     #[project = KindProjection]
@@ -89,7 +87,7 @@ where
                 let answer = ready!(call.poll(cx));
                 let Some(mut recorder) = recorder.take() else { unreachable!("a future is not polled after it is ready") };
                 Poll::Ready(match answer {
-                    Ok(response) => Ok(flow::passed(settings, asked.as_deref(), response, *reason, recorder)),
+                    Ok(response) => Ok(answer::passed(settings, asked.as_deref(), response, *reason, recorder)),
                     Err(error) => {
                         recorder.end(Ending::Failed);
                         Err(error)

@@ -8,12 +8,12 @@ use crate::{
     entry::{Entry, Frames, Metadata, Record},
     error::Error,
     explain::{Explanation, explain},
-    flow::{self, contain},
     key::Key,
-    layer::Shared,
+    lookup::look_up,
     observe::Stats,
     options::{CacheOptions, storing},
     policy::{Admission, NotStored, Policy, Reuse},
+    shared::{Shared, contain},
     store::{Listing, Selection, Store},
 };
 
@@ -40,7 +40,7 @@ where
     {
         let asked = self.ask(request)?;
         for key in &asked.keys {
-            let (found, failures) = flow::look_up(&self.shared, &asked.head, key).await;
+            let (found, failures) = look_up(&self.shared, &asked.head, key).await;
             if failures > 0 && found.entry.is_none() {
                 return Err(Error::unavailable("the store did not answer; observers were told why"));
             }
@@ -179,7 +179,7 @@ where
         let Asked { head, keys, .. } = self.ask(request)?;
         let mut removed = 0;
         for key in keys {
-            let (found, _) = flow::look_up(&self.shared, &head, &key).await;
+            let (found, _) = look_up(&self.shared, &head, &key).await;
             removed += self.invalidate_key(&key).await?;
             if found.key != key {
                 removed += self.invalidate_key(&found.key).await?;

@@ -1,22 +1,15 @@
 use std::{fmt, sync::Arc, time::Duration};
 
-use http::HeaderValue;
-use tokio::sync::Semaphore;
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::Layer;
 
 use crate::{
-    body::tape::Budget,
     clock::Clock,
-    cost::{Call, CostModel, NanoUsd},
-    flight::Flights,
-    flow::contain,
+    cost::CostModel,
     handle::Handle,
     key::Envelope,
-    observe::{Counters, Observer, Sink},
-    policy::Bypass,
+    observe::Observer,
     service::Cache,
-    status::{CacheStatus, Outcome},
+    shared::{Core, Settings, Shared},
 };
 
 /// Puts a [`Cache`] in front of a service.
@@ -97,9 +90,7 @@ impl<St, P> CacheLayer<St, P> {
     /// Sets the name under which the cache appears in `cache-status` (RFC 9211). It has to be a token. Default: `tower-response-cache`.
     #[must_use]
     pub fn name(mut self, name: impl Into<Arc<str>>) -> Self {
-        let settings = self.settings();
-        settings.name = name.into();
-        settings.bypass_status = bypass_status(&settings.name);
+        self.settings().rename(name.into());
         self
     }
 
@@ -151,143 +142,5 @@ impl<S, St, P> Layer<S> for CacheLayer<St, P> {
 
     fn layer(&self, inner: S) -> Self::Service {
         Cache { inner, shared: self.shared.clone() }
-    }
-}
-
-/// What all services of one layer have in common.
-pub(crate) struct Shared<St, P> {
-    pub(crate) core: Arc<Core<St, P>>,
-    pub(crate) settings: Arc<Settings>,
-}
-
-impl<St, P> Clone for Shared<St, P> {
-    fn clone(&self) -> Self {
-        let Self { core, settings } = self;
-        Self { core: Arc::clone(core), settings: Arc::clone(settings) }
-    }
-}
-
-/// State.
-pub(crate) struct Core<St, P> {
-    pub(crate) store: St,
-    pub(crate) policy: P,
-    pub(crate) flights: Arc<Flights>,
-    pub(crate) counters: Arc<Counters>,
-    pub(crate) budget: Arc<Budget>,
-    /// Fills that may go on although nobody waits for them.
-    pub(crate) orphans: Arc<Semaphore>,
-    /// Refreshes in the background.
-    pub(crate) refreshes: Arc<Semaphore>,
-    pub(crate) tasks: TaskTracker,
-    pub(crate) stop: CancellationToken,
-}
-
-impl<St, P> Core<St, P> {
-    fn new(store: St, policy: P) -> Self {
-        Self {
-            store,
-            policy,
-            flights: Arc::new(Flights::new()),
-            counters: Arc::default(),
-            budget: Budget::new(IN_FLIGHT),
-            orphans: Arc::new(Semaphore::new(ORPHANS)),
-            refreshes: Arc::new(Semaphore::new(REFRESHES)),
-            tasks: TaskTracker::new(),
-            stop: CancellationToken::new(),
-        }
-    }
-}
-
-/// Bytes that all responses on their way may hold together before further ones are streamed without being recorded.
-const IN_FLIGHT: usize = 256 << 20;
-
-/// Fills that may go on at a time although nobody waits for them.
-const ORPHANS: usize = 64;
-
-/// Refreshes in the background at a time.
-const REFRESHES: usize = 256;
-
-/// Settings.
-#[derive(Clone)]
-pub(crate) struct Settings {
-    pub(crate) envelope: Envelope,
-    pub(crate) observers: Arc<[Arc<dyn Observer>]>,
-    pub(crate) cost: Option<Arc<dyn CostModel>>,
-    pub(crate) cost_headers: bool,
-    pub(crate) patience: Duration,
-    pub(crate) collapse: bool,
-    pub(crate) stall_limit: Duration,
-    pub(crate) name: Arc<str>,
-    pub(crate) status_header: bool,
-    pub(crate) show_key: bool,
-    pub(crate) clock: Clock,
-    bypass_status: Arc<[HeaderValue]>,
-}
-
-/// `cache-status` for every kind of bypass, made beforehand: a bypass allocates nothing.
-fn bypass_status(name: &str) -> Arc<[HeaderValue]> {
-    let status = |reason: &Bypass| CacheStatus::of(Outcome::Bypass(*reason)).member(name, false);
-    Bypass::ALL.iter().map(|reason| status(reason).unwrap_or(HeaderValue::from_static("tower-response-cache; fwd=bypass"))).collect()
-}
-
-impl Settings {
-    /// What a call costs, if there is a model and it knows. What it does not know is counted.
-    pub(crate) fn price(&self, counters: &Counters, call: &Call<'_>) -> Option<NanoUsd> {
-        let model = self.cost.as_ref()?;
-        let cost = contain(counters, || model.cost(call)).flatten();
-        if cost.is_none() {
-            counters.unpriced.add(1);
-        }
-        cost
-    }
-
-    pub(crate) fn bypass_status(&self, reason: Bypass) -> HeaderValue {
-        self.bypass_status[reason as usize].clone()
-    }
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            envelope: Envelope::new(""),
-            observers: Arc::default(),
-            cost: None,
-            cost_headers: false,
-            patience: Duration::from_secs(60),
-            collapse: true,
-            stall_limit: Duration::from_secs(10),
-            name: Arc::from("tower-response-cache"),
-            status_header: true,
-            show_key: false,
-            clock: Clock::system(),
-            bypass_status: bypass_status("tower-response-cache"),
-        }
-    }
-}
-
-impl fmt::Debug for Settings {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Settings")
-            .field("observers", &self.observers.len())
-            .field("cost", &self.cost.is_some())
-            .field("cost_headers", &self.cost_headers)
-            .field("patience", &self.patience)
-            .field("collapse", &self.collapse)
-            .field("stall_limit", &self.stall_limit)
-            .field("name", &self.name)
-            .field("status_header", &self.status_header)
-            .field("show_key", &self.show_key)
-            .finish_non_exhaustive()
-    }
-}
-
-impl<St, P> Shared<St, P> {
-    pub(crate) fn sink(&self) -> Sink {
-        Sink {
-            counters: Arc::clone(&self.core.counters),
-            settings: Arc::clone(&self.settings),
-            #[cfg(feature = "tracing")]
-            span: if self.settings.observers.is_empty() { tracing::Span::none() } else { tracing::Span::current() },
-        }
     }
 }

@@ -61,6 +61,7 @@
 //! The error type is the inner service's: the cache fails no request. Dropping a response future or body at any point disturbs no other caller.
 //! Memory is bounded everywhere. There is no `unsafe`. Cached requests need a tokio runtime.
 
+mod answer;
 mod body;
 pub mod clock;
 pub mod convert;
@@ -81,14 +82,17 @@ pub mod key;
 mod layer;
 #[cfg(feature = "llm")]
 pub mod llm;
+mod lookup;
 #[cfg(feature = "reqwest-middleware")]
 mod middleware;
 pub mod observe;
 mod options;
 pub mod policy;
 mod service;
+mod shared;
 pub mod status;
 pub mod store;
+mod upstream;
 
 pub use body::{RequestBody, ResponseBody};
 pub use clock::Clock;

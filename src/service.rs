@@ -9,15 +9,17 @@ use http_body::Body;
 use tower::{Service, ServiceExt as _};
 
 use crate::{
+    answer,
     body::{RequestBody, ResponseBody},
     error::BoxError,
-    flow::{self, Flow},
+    flow::Flow,
     future::ResponseFuture,
-    layer::Shared,
     observe::Recorder,
     options::CacheOptions,
     policy::{Admission, Bypass, Policy},
+    shared::{Shared, contain},
     store::Store,
+    upstream::head_of,
 };
 
 /// Answers from the cache when it can, and asks the inner service when it cannot.
@@ -67,16 +69,16 @@ where
         let admission = if self.shared.core.tasks.is_closed() {
             Admission::Bypass(Bypass::Shutdown)
         } else {
-            flow::contain(&self.shared.core.counters, || policy.admit(&mut parts, &mut options)).unwrap_or(Admission::Bypass(Bypass::Panic))
+            contain(&self.shared.core.counters, || policy.admit(&mut parts, &mut options)).unwrap_or(Admission::Bypass(Bypass::Panic))
         };
         recorder.label(&options);
         match admission {
             Admission::Cache => {
-                let deadline = flow::contain(&self.shared.core.counters, || policy.deadline(&parts)).flatten();
+                let deadline = contain(&self.shared.core.counters, || policy.deadline(&parts)).flatten();
                 let flow = Box::new(Flow::new(self.shared.clone(), self.inner.clone(), parts, options, recorder));
                 match deadline {
                     None => ResponseFuture::flow(flow.run(body)),
-                    Some(deadline) => ResponseFuture::flow(flow::within(deadline, Arc::clone(&self.shared.settings), flow.run(body))),
+                    Some(deadline) => ResponseFuture::flow(answer::within(deadline, Arc::clone(&self.shared.settings), flow.run(body))),
                 }
             }
             Admission::Bypass(reason) => self.pass(parts, body, reason, recorder),
@@ -97,7 +99,7 @@ where
         S: Service<Request<RequestBody<B>>, Response = Response<RB>>,
         B: Body,
     {
-        let asked = self.shared.settings.cost.is_some().then(|| Box::new(flow::head_of(&parts)));
+        let asked = self.shared.settings.cost.is_some().then(|| Box::new(head_of(&parts)));
         let request = Request::from_parts(parts, RequestBody::untouched(body));
         ResponseFuture::pass(self.inner.clone().oneshot(request), self.shared.settings.clone(), asked, reason, recorder)
     }

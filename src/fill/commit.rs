@@ -7,13 +7,15 @@ use super::{Caller, Fill, tell};
 use crate::{
     entry::{Entry, Frames, Metadata, Record, Variants},
     flight::State,
-    flow::{Found, Opening, VARIANTS, contain},
     inspect::Findings,
     key::Key,
+    lookup::{Found, VARIANTS},
     observe::FillRecord,
     options::Mode,
     policy::{NotStored, Policy, Revision, Splice, Storing},
+    shared::contain,
     store::{Generation, Store},
+    upstream::Opening,
 };
 
 /// How often variants are merged with those that others store at the same time.

@@ -8,9 +8,9 @@ use super::{
 };
 use crate::{
     key::Key,
-    layer::Shared,
     options::Mode,
     policy::{NotStored, Policy},
+    shared::Shared,
     store::{Claim, Store, Token},
 };
 

@@ -29,13 +29,14 @@ use crate::{
     entry::{Entry, Frames},
     error::BoxError,
     flight::{Ended, Head, Lead, Live, State},
-    flow::{Call, Failure, Found, Opening, Upload, Upstream, contain},
     key::{Identity, Key},
-    layer::Shared,
+    lookup::Found,
     observe::{Bill, Event, FillRecord, Tab},
     options::{self, CacheOptions, Mode, label},
     policy::{Abandoned, Moment, NotStored, OnFailure, Policy, Splice, Storing, strip_conditions, strip_hop_by_hop},
+    shared::{Shared, contain},
     store::{Store, Token},
+    upstream::{Call, Failure, Opening, Upload, Upstream},
 };
 
 /// One upstream call, about to be made.

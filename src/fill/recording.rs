@@ -16,11 +16,10 @@ use crate::{
     },
     error::BoxError,
     flight::Lead,
-    flow::contain,
     inspect::{Findings, Inspector},
-    layer::Settings,
     observe::{Counters, FillRecord},
     policy::{NotStored, Storing},
+    shared::{Settings, contain},
 };
 
 /// How much of a response that will not be stored is kept for those who wait for it but have not begun to read.

@@ -15,8 +15,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     flight::{Flight, Lead},
-    layer::Core,
     policy::Abandoned,
+    shared::Core,
 };
 
 /// How long a refresh in the background may take if the policy sets no bound for calls that nobody waits for.

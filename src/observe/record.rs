@@ -10,8 +10,8 @@ use crate::{
     cost::{Call, NanoUsd},
     entry::{Entry, Usage},
     key::Digest,
-    layer::Settings,
     options::label,
+    shared::Settings,
     status::Outcome,
 };
 

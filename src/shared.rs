@@ -1,0 +1,227 @@
+//! What all services of one layer have in common: store, policy, state and settings.
+
+use std::{
+    fmt,
+    future::Future,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    time::Duration,
+};
+
+use futures_util::FutureExt as _;
+use http::{HeaderValue, request};
+use tokio::sync::Semaphore;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    body::tape::Budget,
+    clock::Clock,
+    cost::{Call, CostModel, NanoUsd},
+    entry::Entry,
+    flight::Flights,
+    key::{Envelope, Key},
+    observe::{Counters, Event, Observer, Sink, Trouble},
+    options::CacheOptions,
+    policy::{Bypass, Moment, OnFailure, Policy, Reuse},
+    status::{CacheStatus, Outcome},
+    store::{Lookup, Store},
+};
+
+/// What all services of one layer have in common.
+pub(crate) struct Shared<St, P> {
+    pub(crate) core: Arc<Core<St, P>>,
+    pub(crate) settings: Arc<Settings>,
+}
+
+impl<St, P> Clone for Shared<St, P> {
+    fn clone(&self) -> Self {
+        let Self { core, settings } = self;
+        Self { core: Arc::clone(core), settings: Arc::clone(settings) }
+    }
+}
+
+/// State.
+pub(crate) struct Core<St, P> {
+    pub(crate) store: St,
+    pub(crate) policy: P,
+    pub(crate) flights: Arc<Flights>,
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) budget: Arc<Budget>,
+    /// Fills that may go on although nobody waits for them.
+    pub(crate) orphans: Arc<Semaphore>,
+    /// Refreshes in the background.
+    pub(crate) refreshes: Arc<Semaphore>,
+    pub(crate) tasks: TaskTracker,
+    pub(crate) stop: CancellationToken,
+}
+
+impl<St, P> Core<St, P> {
+    pub(crate) fn new(store: St, policy: P) -> Self {
+        Self {
+            store,
+            policy,
+            flights: Arc::new(Flights::new()),
+            counters: Arc::default(),
+            budget: Budget::new(IN_FLIGHT),
+            orphans: Arc::new(Semaphore::new(ORPHANS)),
+            refreshes: Arc::new(Semaphore::new(REFRESHES)),
+            tasks: TaskTracker::new(),
+            stop: CancellationToken::new(),
+        }
+    }
+}
+
+/// Bytes that all responses on their way may hold together before further ones are streamed without being recorded.
+const IN_FLIGHT: usize = 256 << 20;
+
+/// Fills that may go on at a time although nobody waits for them.
+const ORPHANS: usize = 64;
+
+/// Refreshes in the background at a time.
+const REFRESHES: usize = 256;
+
+/// Settings.
+#[derive(Clone)]
+pub(crate) struct Settings {
+    pub(crate) envelope: Envelope,
+    pub(crate) observers: Arc<[Arc<dyn Observer>]>,
+    pub(crate) cost: Option<Arc<dyn CostModel>>,
+    pub(crate) cost_headers: bool,
+    pub(crate) patience: Duration,
+    pub(crate) collapse: bool,
+    pub(crate) stall_limit: Duration,
+    pub(crate) name: Arc<str>,
+    pub(crate) status_header: bool,
+    pub(crate) show_key: bool,
+    pub(crate) clock: Clock,
+    bypass_status: Arc<[HeaderValue]>,
+}
+
+/// `cache-status` for every kind of bypass, made beforehand: a bypass allocates nothing.
+fn bypass_status(name: &str) -> Arc<[HeaderValue]> {
+    let status = |reason: &Bypass| CacheStatus::of(Outcome::Bypass(*reason)).member(name, false);
+    Bypass::ALL.iter().map(|reason| status(reason).unwrap_or(HeaderValue::from_static("tower-response-cache; fwd=bypass"))).collect()
+}
+
+impl Settings {
+    /// The name, and what is made of it beforehand.
+    pub(crate) fn rename(&mut self, name: Arc<str>) {
+        self.bypass_status = bypass_status(&name);
+        self.name = name;
+    }
+
+    pub(crate) fn moment(&self) -> Moment {
+        Moment { now: self.clock.now(), luck: fastrand::f64(), waited: Duration::ZERO }
+    }
+
+    /// What a call costs, if there is a model and it knows. What it does not know is counted.
+    pub(crate) fn price(&self, counters: &Counters, call: &Call<'_>) -> Option<NanoUsd> {
+        let model = self.cost.as_ref()?;
+        let cost = contain(counters, || model.cost(call)).flatten();
+        if cost.is_none() {
+            counters.unpriced.add(1);
+        }
+        cost
+    }
+
+    pub(crate) fn bypass_status(&self, reason: Bypass) -> HeaderValue {
+        self.bypass_status[reason as usize].clone()
+    }
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            envelope: Envelope::new(""),
+            observers: Arc::default(),
+            cost: None,
+            cost_headers: false,
+            patience: Duration::from_secs(60),
+            collapse: true,
+            stall_limit: Duration::from_secs(10),
+            name: Arc::from("tower-response-cache"),
+            status_header: true,
+            show_key: false,
+            clock: Clock::system(),
+            bypass_status: bypass_status("tower-response-cache"),
+        }
+    }
+}
+
+impl fmt::Debug for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Settings")
+            .field("observers", &self.observers.len())
+            .field("cost", &self.cost.is_some())
+            .field("cost_headers", &self.cost_headers)
+            .field("patience", &self.patience)
+            .field("collapse", &self.collapse)
+            .field("stall_limit", &self.stall_limit)
+            .field("name", &self.name)
+            .field("status_header", &self.status_header)
+            .field("show_key", &self.show_key)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<St, P> Shared<St, P> {
+    pub(crate) fn sink(&self) -> Sink {
+        Sink {
+            counters: Arc::clone(&self.core.counters),
+            settings: Arc::clone(&self.settings),
+            #[cfg(feature = "tracing")]
+            span: if self.settings.observers.is_empty() { tracing::Span::none() } else { tracing::Span::current() },
+        }
+    }
+}
+
+impl<St, P> Shared<St, P>
+where
+    St: Store,
+{
+    /// Looks one key up; `None`, and told to observers, if the store could not.
+    pub(crate) async fn get(&self, key: &Key) -> Option<Lookup> {
+        // Within the guard also what a store does before its first await.
+        self.attempt("get", async { self.core.store.get(key).await }).await
+    }
+
+    /// Carries out an operation of the store; `None`, and told to observers, if it failed.
+    pub(crate) async fn attempt<T>(&self, operation: &'static str, work: impl Future<Output = Result<T, crate::Error>>) -> Option<T> {
+        let counters = &self.core.counters;
+        match AssertUnwindSafe(work).catch_unwind().await {
+            Ok(Ok(value)) => Some(value),
+            Ok(Err(error)) => {
+                if error.is_corrupt() { &counters.corrupt } else { &counters.store_errors }.add(1);
+                self.sink().tell(&Event::Trouble(&Trouble { operation, error: &error }));
+                None
+            }
+            Err(_) => {
+                counters.panics.add(1);
+                None
+            }
+        }
+    }
+}
+
+impl<St, P> Shared<St, P>
+where
+    P: Policy,
+{
+    /// What a stored answer is good for at this moment, if the upstream fails.
+    pub(crate) fn on_failure(&self, request: &request::Parts, options: &CacheOptions, entry: &Entry) -> OnFailure {
+        match contain(&self.core.counters, || self.core.policy.reuse(request, options, entry, self.settings.moment())) {
+            Some(Reuse::Validate { on_failure, .. }) => on_failure,
+            Some(Reuse::Fresh { .. } | Reuse::StaleWhileRevalidate | Reuse::StaleAccepted) => OnFailure::Stale,
+            Some(Reuse::No(_)) | None => OnFailure::Pass,
+        }
+    }
+}
+
+/// Runs code of the policy's, guarded against its panics: `None` if it panicked.
+pub(crate) fn contain<T>(counters: &Counters, decide: impl FnOnce() -> T) -> Option<T> {
+    let decided = catch_unwind(AssertUnwindSafe(decide));
+    if decided.is_err() {
+        counters.panics.add(1);
+    }
+    decided.ok()
+}
