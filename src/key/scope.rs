@@ -1,5 +1,7 @@
 //! Whose answer it is.
 
+use std::sync::LazyLock;
+
 use sha2::{Digest, Sha256};
 
 /// Request fields that carry credentials, all of which a per-credential scope digests.
@@ -17,7 +19,8 @@ pub struct Scope(pub(super) [u8; 32]);
 impl Scope {
     /// One answer for all callers: for gateways that authenticate outside the layer.
     pub fn shared() -> Self {
-        Self::digest(b"shared", std::iter::empty())
+        static SHARED: LazyLock<Scope> = LazyLock::new(|| Scope::digest(b"shared", std::iter::empty()));
+        *SHARED
     }
 
     /// The tenant of that name, as the operator knows it.
@@ -27,7 +30,9 @@ impl Scope {
 
     /// The bearer of these credentials, named (`authorization`) and in a fixed order. None at all is a scope of its own.
     pub fn credentials<'a>(credentials: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> Self {
-        Self::digest(b"credentials", credentials)
+        static NOBODY: LazyLock<Scope> = LazyLock::new(|| Scope::digest(b"credentials", std::iter::empty()));
+        let mut credentials = credentials.peekable();
+        if credentials.peek().is_none() { *NOBODY } else { Self::digest(b"credentials", credentials) }
     }
 
     fn digest<'a>(kind: &[u8], parts: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> Self {

@@ -7,6 +7,7 @@ mod api;
 mod fields;
 mod grpc;
 mod http;
+mod names;
 
 use std::{borrow::Cow, time::Duration, time::SystemTime};
 

@@ -7,7 +7,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use http::{HeaderMap, HeaderName, Method, StatusCode, request as req, response as res};
 
-use super::{Abandoned, Admission, Bypass, Moment, NotStored, OnFailure, Policy, Replay, Reuse, Storing};
+use super::{Abandoned, Admission, Bypass, Moment, NotStored, OnFailure, Policy, Replay, Reuse, Storing, names::Names};
 use crate::{
     entry::Entry,
     inspect::Inspect,
@@ -27,8 +27,8 @@ pub struct ApiPolicy {
     methods: Vec<Method>,
     paths: Option<Paths>,
     request_limit: usize,
-    headers: Vec<HeaderName>,
-    credentials: Vec<HeaderName>,
+    headers: Names,
+    credentials: Names,
     key_rule: Option<KeyRule>,
     canonical: bool,
     json: json::Options,
@@ -143,8 +143,8 @@ impl ApiPolicy {
             methods: vec![Method::POST],
             paths: None,
             request_limit: 1 << 20,
-            headers: KEYED.iter().chain(OVERRIDES).copied().map(HeaderName::from_static).collect(),
-            credentials: crate::key::CREDENTIAL_HEADERS.iter().copied().map(HeaderName::from_static).collect(),
+            headers: Names::of(KEYED.iter().chain(OVERRIDES).copied()),
+            credentials: Names::of(crate::key::CREDENTIAL_HEADERS.iter().copied()),
             key_rule: None,
             canonical: true,
             json: json::Options::default(),
@@ -203,9 +203,7 @@ impl ApiPolicy {
     /// An upstream that heeds any other field has to say so by `vary`, or the field has to be added here.
     #[must_use]
     pub fn key_header(mut self, name: HeaderName) -> Self {
-        if !self.headers.contains(&name) {
-            self.headers.push(name);
-        }
+        self.headers.add(name);
         self
     }
 
@@ -231,9 +229,7 @@ impl ApiPolicy {
     /// Adds a request field that carries credentials, to those of [`Sharing::PerCredential`].
     #[must_use]
     pub fn credential_header(mut self, name: HeaderName) -> Self {
-        if !self.credentials.contains(&name) {
-            self.credentials.push(name);
-        }
+        self.credentials.add(name);
         self
     }
 
@@ -435,7 +431,7 @@ impl Policy for ApiPolicy {
         options: &CacheOptions,
         slot: u32,
     ) -> Result<Identity, Bypass> {
-        self.identity_by(envelope, request, body, options, slot, self.headers.iter())
+        self.identity_by(envelope, request, body, options, slot, self.headers.among(&request.headers))
     }
 
     fn slots(&self) -> u32 {

@@ -1,6 +1,7 @@
-use std::{cell::RefCell, time::Duration};
+use std::{cell::RefCell, sync::LazyLock, time::Duration};
 
 use http::{HeaderMap, HeaderName, Method, header, request::Parts};
+use memchr::memmem::Finder;
 
 use super::{ApiPolicy, Sharing};
 use crate::{
@@ -98,7 +99,7 @@ impl ApiPolicy {
             Sharing::Shared => Scope::shared(),
             Sharing::By(scope) => scope(request),
             Sharing::PerCredential => {
-                let headers = self.credentials.iter().flat_map(|name| {
+                let headers = self.credentials.among(&request.headers).flat_map(|name| {
                     let values = request.headers.get_all(name).iter();
                     values.map(|value| (name.as_str().as_bytes(), value.as_bytes()))
                 });
@@ -138,10 +139,11 @@ impl ApiPolicy {
 
     /// Could a body that is compared by its bytes name something that [`objection`](Self::objection) would object to?
     fn must_look_into(&self, body: &[u8]) -> bool {
-        let names = |needle: &str| memchr::memmem::find(body, needle.as_bytes()).is_some();
-        // An escape could hide any name.
-        (self.stateful && ["previous_response_id", "conversation", "background", "\\u"].into_iter().any(names))
-            || (self.max_temperature.is_some() && ["temperature", "\\u"].into_iter().any(names))
+        let names = |needle: &Finder<'_>| needle.find(body).is_some();
+        let [escape, temperature, stateful @ ..] = &*NAMES;
+        (self.stateful && stateful.iter().any(names))
+            || (self.max_temperature.is_some() && names(temperature))
+            || ((self.stateful || self.max_temperature.is_some()) && names(escape))
     }
 
     /// Is this member of the body a reason to bypass?
@@ -158,6 +160,10 @@ impl ApiPolicy {
         }
     }
 }
+
+/// What may be named in a body that is compared by its bytes. An escape could hide any name.
+static NAMES: LazyLock<[Finder<'static>; 5]> =
+    LazyLock::new(|| ["\\u", "temperature", "previous_response_id", "conversation", "background"].map(Finder::new));
 
 /// How much of the buffer for canonical bodies a thread keeps.
 const KEEP_SCRATCH: usize = 128 << 10;
