@@ -145,3 +145,48 @@ async fn without_its_redis_it_tells_of_this_process_and_holds_nobody_up() {
     assert_eq!(analytics.recent(10).await.len(), 3);
     assert_eq!(analytics.dropped(), 0);
 }
+
+#[tokio::test]
+async fn what_is_added_late_to_sums_that_were_read_before_is_told() {
+    let mut server = Server::start();
+    let [one, other] = [analytics(&server.url()), analytics(&server.url())];
+    ask(&cache(&one), "a", "m").await;
+    let ended = SystemTime::now();
+    assert_eq!(one.last(HOUR).await.totals.requests, 1);
+    // Read again, it is the same; and from now on known.
+    assert_eq!(one.last(HOUR).await.totals.requests, 1);
+    ask(&cache(&other), "b", "m").await;
+    other.flush().await;
+    let all = one.period(ended - HOUR..ended + Duration::from_secs(60)).await;
+    assert_eq!((all.totals.requests, values(&all, "model")), (2, vec![("m".to_owned(), 2)]));
+
+    // A server that lost its memory is believed, also when it has as much as before.
+    server.kill();
+    server.restart();
+    crate::until(async || one.last(HOUR).await.shared).await;
+    assert_eq!(one.last(HOUR).await.totals.requests, 0);
+    crate::until(async || other.last(HOUR).await.shared).await;
+    for question in ["c", "d"] {
+        ask(&cache(&other), question, "n").await;
+        other.flush().await;
+    }
+    let all = one.last(HOUR).await;
+    assert_eq!((all.totals.requests, values(&all, "model")), (2, vec![("n".to_owned(), 2)]));
+}
+
+#[tokio::test]
+async fn sums_that_have_not_changed_are_not_read_again() {
+    let server = Server::start();
+    let [one, other] = [analytics(&server.url()), analytics(&server.url())];
+    ask(&cache(&one), "a", "m").await;
+    one.last(HOUR).await;
+    let monitor = server.monitor();
+    assert_eq!(one.last(HOUR).await.totals.requests, 1);
+    assert_eq!(monitor.finish().matches("HGETALL").count(), 0);
+    ask(&cache(&other), "b", "m").await;
+    other.flush().await;
+    let monitor = server.monitor();
+    assert_eq!(one.last(HOUR).await.totals.requests, 2);
+    let read = monitor.finish().matches("HGETALL").count();
+    assert!((1..=2).contains(&read), "{read}: a minute, or an hour, or two where one has just begun");
+}

@@ -62,9 +62,7 @@ struct Inner {
     hurry: Arc<Notify>,
     dropped: Arc<AtomicU64>,
     #[cfg(feature = "redis")]
-    keep: Duration,
-    #[cfg(feature = "redis")]
-    redis: Option<crate::store::Redis>,
+    reader: Option<shared::Reader>,
 }
 
 /// What is told to the task that sums up.
@@ -172,8 +170,8 @@ impl Analytics {
 
     async fn summed(&self, range: &Range<SystemTime>) -> Period {
         #[cfg(feature = "redis")]
-        if let Some(redis) = &self.inner.redis
-            && let Ok(rollup) = shared::period(redis, range, self.inner.keep).await
+        if let Some(reader) = &self.inner.reader
+            && let Ok(rollup) = reader.period(range).await
         {
             return Period { shared: true, ..rollup.into_period() };
         }
@@ -202,8 +200,8 @@ impl Analytics {
     pub async fn recent(&self, limit: usize) -> Vec<Recent> {
         self.flush().await;
         #[cfg(feature = "redis")]
-        if let Some(redis) = &self.inner.redis
-            && let Ok(recent) = shared::recent(redis, limit).await
+        if let Some(reader) = &self.inner.reader
+            && let Ok(recent) = reader.recent(limit).await
         {
             return recent;
         }
@@ -305,9 +303,7 @@ impl Builder {
             hurry,
             dropped,
             #[cfg(feature = "redis")]
-            keep,
-            #[cfg(feature = "redis")]
-            redis: redis.map(|(redis, ..)| redis),
+            reader: redis.map(|(redis, ..)| shared::Reader::new(redis, keep)),
         };
         Analytics { inner: Arc::new(inner) }
     }

@@ -7,6 +7,7 @@ use std::{
     borrow::Cow,
     collections::{BTreeMap, VecDeque},
     ops::Range,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant, SystemTime},
 };
 
@@ -19,7 +20,7 @@ use crate::{
     NanoUsd,
     clock::{from_unix_millis, unix_millis},
     error::Error,
-    store::redis::{Addition, Cap, Redis, Sums},
+    store::redis::{Addition, Cap, Redis, Sums, Wanted},
 };
 
 /// So many records make a batch that is sent at once.
@@ -123,24 +124,84 @@ impl Outbox {
     }
 }
 
-/// Sums of all processes over a period.
-pub(super) async fn period(redis: &Redis, range: &Range<SystemTime>, keep: Duration) -> Result<Rollup, Error> {
-    let now = SystemTime::now();
-    // Older hours are gone, and there is no end to their names.
-    let oldest = now.checked_sub(keep).unwrap_or(SystemTime::UNIX_EPOCH);
-    let latest = now.checked_add(Duration::from_secs(3600)).unwrap_or(now);
-    let range = range.start.max(oldest)..range.end.min(latest);
-    let names: Vec<String> = parts(&range, fine_from(minute(now))).map(Part::name).collect();
-    let mut sum = Rollup::default();
-    for (field, by) in redis.sums(&names).await? {
-        sum.add_field(&field, by);
-    }
-    Ok(sum)
+/// Reads the sums of all processes. What was read before and has not changed since is not read again.
+pub(super) struct Reader {
+    redis: Redis,
+    keep: Duration,
+    known: Mutex<BTreeMap<String, Known>>,
 }
 
-/// The newest requests of all processes.
-pub(super) async fn recent(redis: &Redis, limit: usize) -> Result<Vec<Recent>, Error> {
-    Ok(redis.records(limit).await?.iter().map(|fields| Recent::of_fields(fields)).collect())
+/// A sum as it was read.
+#[derive(Clone)]
+struct Known {
+    version: u64,
+    rollup: Arc<Rollup>,
+}
+
+/// So many sums are kept in memory at most: a month of hours, and the minutes of two hours.
+const KNOWN: usize = 840;
+
+impl Reader {
+    pub(super) fn new(redis: Redis, keep: Duration) -> Self {
+        Self { redis, keep, known: Mutex::default() }
+    }
+
+    /// Sums over a period.
+    pub(super) async fn period(&self, range: &Range<SystemTime>) -> Result<Rollup, Error> {
+        let now = SystemTime::now();
+        // Older hours are gone, and there is no end to their names.
+        let oldest = now.checked_sub(self.keep).unwrap_or(SystemTime::UNIX_EPOCH);
+        let latest = now.checked_add(Duration::from_secs(3600)).unwrap_or(now);
+        let range = range.start.max(oldest)..range.end.min(latest);
+        let names = parts(&range, fine_from(minute(now))).map(Part::name);
+        let (wanted, known): (Vec<Wanted>, Vec<Option<Known>>) = {
+            let known = self.lock();
+            let known = |name: String| (known.get(&name).cloned(), name);
+            names.map(known).map(|(known, name)| (Wanted { name, version: known.as_ref().map(|known| known.version) }, known)).unzip()
+        };
+        let found = self.redis.sums(&wanted).await?;
+        let mut sum = Rollup::default();
+        let mut read = Vec::new();
+        for ((Wanted { name, .. }, known), found) in wanted.into_iter().zip(known).zip(found) {
+            let Some(found) = found else {
+                sum.add(known.as_ref().map_or(&Rollup::default(), |known| &known.rollup));
+                continue;
+            };
+            let mut rollup = Rollup::default();
+            found.fields.iter().for_each(|(field, by)| rollup.add_field(field, *by));
+            sum.add(&rollup);
+            read.push((name, found.version.map(|version| Known { version, rollup: Arc::new(rollup) })));
+        }
+        self.remember(read);
+        Ok(sum)
+    }
+
+    fn remember(&self, read: Vec<(String, Option<Known>)>) {
+        let mut known = self.lock();
+        for (name, now) in read {
+            match now {
+                Some(now) => _ = known.insert(name, now),
+                None => _ = known.remove(&name),
+            }
+        }
+        // The oldest minutes go before hours, and these from the oldest on: `h:` stands before `m:`.
+        while known.len() > KNOWN {
+            let first_minute = known.range("m:".to_owned()..).next().map(|(name, _)| name.clone());
+            match first_minute {
+                Some(name) => _ = known.remove(&name),
+                None => _ = known.pop_first(),
+            }
+        }
+    }
+
+    /// The newest requests.
+    pub(super) async fn recent(&self, limit: usize) -> Result<Vec<Recent>, Error> {
+        Ok(self.redis.records(limit).await?.iter().map(|fields| Recent::of_fields(fields)).collect())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Known>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Recent {

@@ -78,7 +78,7 @@ return was",
 pub(super) static ADD: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         "if not redis.call('SET', KEYS[1], '', 'NX', 'PX', ARGV[1]) then return 0 end
-local at = 6
+local at = 7
 for _ = 1, tonumber(ARGV[5]) do
   local count = tonumber(ARGV[at])
   redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[2], '*', unpack(ARGV, at + 1, at + count))
@@ -91,6 +91,7 @@ end
 for i = 3, #KEYS do
   local count = tonumber(ARGV[at + 1])
   for field = at + 2, at + 2 * count, 2 do redis.call('HINCRBY', KEYS[i], ARGV[field], ARGV[field + 1]) end
+  redis.call('HSET', KEYS[i], 'v', ARGV[6])
   redis.call('PEXPIRE', KEYS[i], ARGV[at])
   at = at + 2 + 2 * count
 end

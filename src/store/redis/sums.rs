@@ -23,6 +23,20 @@ pub(crate) struct Addition {
     pub(crate) records: Vec<Vec<(&'static str, String)>>,
 }
 
+/// A hash that is to be read, unless it still is as it was.
+pub(crate) struct Wanted {
+    pub(crate) name: String,
+    /// The addition that was the last when it was read before.
+    pub(crate) version: Option<u64>,
+}
+
+/// A hash as it is now.
+pub(crate) struct Found {
+    /// The last addition; `None` if it is not there.
+    pub(crate) version: Option<u64>,
+    pub(crate) fields: Vec<(String, u64)>,
+}
+
 /// What is added to a hash.
 pub(crate) struct Sums {
     pub(crate) name: String,
@@ -45,6 +59,12 @@ const REMEMBERED: Duration = Duration::from_secs(3600);
 /// How many hashes are read at a time.
 const READ_AT_ONCE: usize = 64;
 
+/// Of how many hashes it is asked at a time whether they have changed.
+const ASKED_AT_ONCE: usize = 512;
+
+/// The field that holds the number of the last addition. Each is told from all others, those before the server lost its memory included.
+const VERSION: &str = "v";
+
 impl Redis {
     fn sums_name(&self, name: &str) -> String {
         format!("{}:{{sums}}:{name}", self.inner.names.prefix())
@@ -55,7 +75,7 @@ impl Redis {
         let fixed = [self.sums_name(&format!("added:{:016x}", addition.id)), self.sums_name("records")];
         let names: Vec<String> = fixed.into_iter().chain(addition.sums.iter().map(|sums| self.sums_name(&sums.name))).collect();
         let mut command = ADD.call(&names.iter().map(String::as_str).collect::<Vec<_>>());
-        command.arg(millis(REMEMBERED)).arg(cap.records).arg(millis(cap.age)).arg(cap.oldest).arg(addition.records.len());
+        command.arg(millis(REMEMBERED)).arg(cap.records).arg(millis(cap.age)).arg(cap.oldest).arg(addition.records.len()).arg(addition.id);
         for record in &addition.records {
             command.arg(2 * record.len());
             for (name, value) in record {
@@ -73,26 +93,53 @@ impl Redis {
         Ok(())
     }
 
-    /// The fields of hashes; those that are not there have none.
-    pub(crate) async fn sums(&self, names: &[String]) -> Result<Vec<(String, u64)>, Error> {
+    /// Reads hashes, each in one step; `None` for those that are as they were.
+    pub(crate) async fn sums(&self, wanted: &[Wanted]) -> Result<Vec<Option<Found>>, Error> {
         let until = Instant::now() + self.inner.deadlines.write.max(self.inner.deadlines.read);
-        let mut fields = Vec::new();
-        for names in names.chunks(READ_AT_ONCE) {
-            let mut pipeline = Pipeline::with_capacity(names.len());
-            for name in names {
-                pipeline.cmd("HGETALL").arg(self.sums_name(name));
+        let mut versions = Vec::with_capacity(wanted.len());
+        for wanted in wanted.chunks(ASKED_AT_ONCE) {
+            let ask = |pipeline: &mut Pipeline, name| _ = pipeline.cmd("HGET").arg(name).arg(VERSION);
+            versions.extend(self.of_each(wanted.iter(), until, ask).await?);
+        }
+        let mut found: Vec<Option<Found>> = Vec::with_capacity(wanted.len());
+        let mut changed = Vec::new();
+        for (wanted, version) in wanted.iter().zip(versions) {
+            let version = texts(Value::Array(vec![version])).pop().filter(|text| !text.is_empty());
+            let version: Option<u64> = version.map(|text| text.parse().map_err(|_| Fault::Garbled)).transpose()?;
+            if version.is_some() && version != wanted.version {
+                changed.push((found.len(), wanted));
             }
-            for reply in self.inner.link.call(Lane::Bulk, until, 0, Ask::All(&pipeline)).await? {
-                if let Some(fault) = Fault::of_value(&reply) {
-                    return Err(fault.into());
+            found.push((version != wanted.version).then(|| Found { version, fields: Vec::new() }));
+        }
+        for changed in changed.chunks(READ_AT_ONCE) {
+            let ask = |pipeline: &mut Pipeline, name| _ = pipeline.cmd("HGETALL").arg(name);
+            let replies = self.of_each(changed.iter().map(|(_, wanted)| *wanted), until, ask).await?;
+            for ((place, _), reply) in changed.iter().zip(replies) {
+                let (mut version, mut fields) = (None, Vec::new());
+                for pair in texts(reply).chunks_exact(2) {
+                    let number = pair[1].parse().map_err(|_| Fault::Garbled)?;
+                    if pair[0] == VERSION { version = Some(number) } else { fields.push((pair[0].clone(), number)) }
                 }
-                let pairs = texts(reply);
-                for pair in pairs.chunks_exact(2) {
-                    fields.push((pair[0].clone(), pair[1].parse().map_err(|_| Fault::Garbled)?));
-                }
+                found[*place] = Some(Found { version, fields });
             }
         }
-        Ok(fields)
+        Ok(found)
+    }
+
+    /// Asks one thing of each hash.
+    async fn of_each<'a>(
+        &self,
+        wanted: impl Iterator<Item = &'a Wanted>,
+        until: Instant,
+        ask: impl Fn(&mut Pipeline, String),
+    ) -> Result<Vec<Value>, Error> {
+        let mut pipeline = Pipeline::new();
+        wanted.for_each(|wanted| ask(&mut pipeline, self.sums_name(&wanted.name)));
+        let replies = self.inner.link.call(Lane::Bulk, until, 0, Ask::All(&pipeline)).await?;
+        match replies.iter().find_map(Fault::of_value) {
+            Some(fault) => Err(fault.into()),
+            None => Ok(replies),
+        }
     }
 
     /// The newest records, the newest first.
