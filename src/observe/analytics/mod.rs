@@ -165,17 +165,24 @@ impl Analytics {
     /// What happened in a period. Its ends are rounded outwards to minutes, and to hours where it began more than a day ago.
     pub async fn period(&self, range: Range<SystemTime>) -> Period {
         self.flush().await;
-        self.summed(&range).await
+        self.summed(std::slice::from_ref(&range)).await.pop().unwrap_or_default()
     }
 
-    async fn summed(&self, range: &Range<SystemTime>) -> Period {
+    /// What happened in each of these.
+    async fn summed(&self, ranges: &[Range<SystemTime>]) -> Vec<Period> {
         #[cfg(feature = "redis")]
         if let Some(reader) = &self.inner.reader
-            && let Ok(rollup) = reader.period(range).await
+            && let Ok(rollups) = reader.periods(ranges).await
         {
-            return Period { shared: true, ..rollup.into_period() };
+            return rollups.into_iter().map(|rollup| Period { shared: true, ..rollup.into_period() }).collect();
         }
-        self.lock().rollups.period(range).into_period()
+        let mut periods = Vec::with_capacity(ranges.len());
+        for range in ranges {
+            periods.push(self.lock().rollups.period(range).into_period());
+            // Each takes its time where there is much to add up: others get theirs in between.
+            tokio::task::yield_now().await;
+        }
+        periods
     }
 
     /// What happened of late.
@@ -187,13 +194,9 @@ impl Analytics {
     /// What happened in a period, in slices of `step` each, from the oldest to the newest, at most 1000; `step` is at least a minute. Slices begin at multiples of `step`.
     pub async fn series(&self, range: Range<SystemTime>, step: Duration) -> Vec<(SystemTime, Period)> {
         self.flush().await;
-        let mut series = Vec::new();
-        for slice in rollups::slices(&range, step) {
-            series.push((slice.start, self.summed(&slice).await));
-            // Each takes its time where there is much to add up: others get theirs in between.
-            tokio::task::yield_now().await;
-        }
-        series
+        let slices: Vec<Range<SystemTime>> = rollups::slices(&range, step).collect();
+        let periods = self.summed(&slices).await;
+        slices.into_iter().map(|slice| slice.start).zip(periods).collect()
     }
 
     /// The newest requests, the newest first.

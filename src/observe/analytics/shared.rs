@@ -138,51 +138,59 @@ struct Known {
     rollup: Arc<Rollup>,
 }
 
-/// So many sums are kept in memory at most: a month of hours, and the minutes of two hours.
-const KNOWN: usize = 840;
+/// So many sums are kept in memory at most: the minutes of a day, and the hours of a month, as of this process' own.
+const KNOWN: usize = KEPT_MINUTES as usize + 30 * 24;
 
 impl Reader {
     pub(super) fn new(redis: Redis, keep: Duration) -> Self {
         Self { redis, keep, known: Mutex::default() }
     }
 
-    /// Sums over a period.
-    pub(super) async fn period(&self, range: &Range<SystemTime>) -> Result<Rollup, Error> {
+    /// Sums over periods, all of one moment.
+    pub(super) async fn periods(&self, ranges: &[Range<SystemTime>]) -> Result<Vec<Rollup>, Error> {
         let now = SystemTime::now();
         // Older hours are gone, and there is no end to their names.
         let oldest = now.checked_sub(self.keep).unwrap_or(SystemTime::UNIX_EPOCH);
         let latest = now.checked_add(Duration::from_secs(3600)).unwrap_or(now);
-        let range = range.start.max(oldest)..range.end.min(latest);
-        let names = parts(&range, fine_from(minute(now))).map(Part::name);
-        let (wanted, known): (Vec<Wanted>, Vec<Option<Known>>) = {
-            let known = self.lock();
-            let known = |name: String| (known.get(&name).cloned(), name);
-            names.map(known).map(|(known, name)| (Wanted { name, version: known.as_ref().map(|known| known.version) }, known)).unzip()
+        let names = |range: &Range<SystemTime>| -> Vec<String> {
+            let range = range.start.max(oldest)..range.end.min(latest);
+            parts(&range, fine_from(minute(now))).map(Part::name).collect()
         };
+        let names: Vec<Vec<String>> = ranges.iter().map(names).collect();
+        let mut rollups: BTreeMap<String, Option<Known>> = {
+            let known = self.lock();
+            names.iter().flatten().map(|name| (name.clone(), known.get(name).cloned())).collect()
+        };
+        let wanted =
+            |(name, known): (&String, &Option<Known>)| Wanted { name: name.clone(), version: known.as_ref().map(|known| known.version) };
+        let wanted: Vec<Wanted> = rollups.iter().map(wanted).collect();
         let found = self.redis.sums(&wanted).await?;
-        let mut sum = Rollup::default();
-        let mut read = Vec::new();
-        for ((Wanted { name, .. }, known), found) in wanted.into_iter().zip(known).zip(found) {
-            let Some(found) = found else {
-                sum.add(known.as_ref().map_or(&Rollup::default(), |known| &known.rollup));
-                continue;
-            };
-            let mut rollup = Rollup::default();
-            found.fields.iter().for_each(|(field, by)| rollup.add_field(field, *by));
-            sum.add(&rollup);
-            read.push((name, found.version.map(|version| Known { version, rollup: Arc::new(rollup) })));
+        for (Wanted { name, .. }, found) in wanted.into_iter().zip(found) {
+            let Some(found) = found else { continue };
+            let known = found.version.map(|version| {
+                let mut rollup = Rollup::default();
+                found.fields.iter().for_each(|(field, by)| rollup.add_field(field, *by));
+                Known { version, rollup: Arc::new(rollup) }
+            });
+            self.remember(&name, known.clone());
+            rollups.insert(name, known);
         }
-        self.remember(read);
-        Ok(sum)
+        let mut sums = Vec::with_capacity(ranges.len());
+        for names in names {
+            let mut sum = Rollup::default();
+            names.iter().filter_map(|name| rollups.get(name)?.as_ref()).for_each(|known| sum.add(&known.rollup));
+            sums.push(sum);
+            // Each takes its time where there is much to add up: others get theirs in between.
+            tokio::task::yield_now().await;
+        }
+        Ok(sums)
     }
 
-    fn remember(&self, read: Vec<(String, Option<Known>)>) {
+    fn remember(&self, name: &str, now: Option<Known>) {
         let mut known = self.lock();
-        for (name, now) in read {
-            match now {
-                Some(now) => _ = known.insert(name, now),
-                None => _ = known.remove(&name),
-            }
+        match now {
+            Some(now) => _ = known.insert(name.to_owned(), now),
+            None => _ = known.remove(name),
         }
         // The oldest minutes go before hours, and these from the oldest on: `h:` stands before `m:`.
         while known.len() > KNOWN {
