@@ -1,19 +1,33 @@
 //! Sums of several processes.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
+    },
+    time::{Duration, SystemTime},
+};
 
 use bytes::Bytes;
 use http::Request;
 use http_body_util::{BodyExt, Full};
 use tower::{Layer, ServiceExt};
 use tower_response_cache::{
-    ApiPolicy, Cache, CacheLayer, CacheOptions, NanoUsd, Sharing,
+    ApiPolicy, Cache, CacheLayer, CacheOptions, Clock, NanoUsd, Sharing,
     cost::Call,
-    observe::analytics::{Analytics, Period},
-    store::Memory,
+    observe::{
+        Event, RequestRecord,
+        analytics::{Analytics, Period},
+    },
+    status::Outcome,
+    store::{Memory, Redis},
 };
 
-use crate::{origin::Origin, patient, server::Server};
+use crate::{
+    origin::{Origin, streamed, text},
+    patient,
+    server::Server,
+};
 
 const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(86_400);
@@ -189,4 +203,95 @@ async fn sums_that_have_not_changed_are_not_read_again() {
     assert_eq!(one.last(HOUR).await.totals.requests, 2);
     let read = monitor.finish().matches("HGETALL").count();
     assert!((1..=2).contains(&read), "{read}: a minute, or an hour, or two where one has just begun");
+}
+
+/// Each call costs 100; without the cache each request that was answered would have been a call.
+#[tokio::test]
+async fn the_books_of_two_processes_balance_over_every_outcome() {
+    let server = Server::start();
+    let clock = Clock::movable();
+    let called = Arc::new(AtomicU64::new(0));
+    let down = Arc::new(AtomicBool::new(false));
+    let (frames, held) = streamed();
+    let held = Mutex::new(Some(held));
+    let origin = {
+        let (called, down) = (Arc::clone(&called), Arc::clone(&down));
+        Origin::new(move |call| {
+            let path = call.head.uri.path().to_owned();
+            let held = if path == "/held" { held.lock().unwrap().take() } else { None };
+            let answer = if path == "/fails" || down.load(SeqCst) { Err("down".into()) } else { Ok(held.unwrap_or_else(|| text(path))) };
+            called.fetch_add(u64::from(answer.is_ok()), SeqCst);
+            async move { answer }
+        })
+    };
+    let records = Arc::new(Mutex::new(Vec::<RequestRecord>::new()));
+    let process = || {
+        let analytics = analytics(&server.url());
+        let store = patient(server.url()).clock(clock.clone()).build().unwrap();
+        let minute = Duration::from_secs(60);
+        let policy = ApiPolicy::new(Sharing::Shared).ttl(minute).stale_while_revalidate(minute).stale_if_error(10 * minute);
+        let records = Arc::clone(&records);
+        let layer = CacheLayer::new(store, policy).clock(clock.clone()).cost(|_: &Call<'_>| Some(NanoUsd(100)));
+        let layer = layer.observer(analytics.clone()).observer(move |event: &Event<'_>| {
+            if let Event::Request(record) = event {
+                records.lock().unwrap().push((*record).clone());
+            }
+        });
+        (layer.handle(), layer.layer(origin.clone()), analytics)
+    };
+    let [(one, cache, analytics), (other, elsewhere, too)] = [process(), process()];
+    let head = async |cache: &Cache<Origin, Redis, ApiPolicy>, path: &str| {
+        let mut request = Request::post(format!("http://origin{path}")).body(Full::new(Bytes::new())).unwrap();
+        if path == "/ranged" {
+            request.headers_mut().insert("range", "bytes=0-1".parse().unwrap());
+        }
+        request.extensions_mut().insert(CacheOptions::new().label("model", "m"));
+        cache.clone().oneshot(request).await
+    };
+    let ask = async |cache: &Cache<Origin, Redis, ApiPolicy>, path: &str| match head(cache, path).await {
+        Ok(answer) => drop(answer.into_body().collect().await.unwrap()),
+        Err(error) => assert_eq!(error, "down".into()),
+    };
+
+    // One call for two in one process, who both have the head before the end; and for one in the other.
+    let both = [head(&cache, "/held").await.unwrap(), head(&cache, "/held").await.unwrap()];
+    drop(frames);
+    let ended = both.map(|answer| answer.into_body().collect());
+    futures_util::join!(futures_util::future::join_all(ended), ask(&elsewhere, "/held"));
+    for path in ["/a", "/b", "/ranged", "/fails"] {
+        ask(&cache, path).await;
+        ask(&elsewhere, path).await;
+    }
+    // Stale, and refreshed in the background.
+    clock.advance(Duration::from_secs(61));
+    ask(&elsewhere, "/a").await;
+    let calls = || called.load(SeqCst);
+    crate::until(async || calls() == 6).await;
+    // Stale, and the upstream is down.
+    clock.advance(Duration::from_secs(61));
+    down.store(true, SeqCst);
+    ask(&cache, "/b").await;
+    for handle in [one, other] {
+        assert!(handle.shutdown(Duration::from_secs(30)).await);
+    }
+    too.flush().await;
+
+    // The clock of the test is ahead.
+    let now = SystemTime::now();
+    let all = analytics.period(now - HOUR..now + Duration::from_secs(600)).await;
+    let records = records.lock().unwrap().clone();
+    let totals = all.totals;
+    let count = |wanted: fn(&Outcome) -> bool| records.iter().filter(|record| wanted(&record.outcome)).count() as u64;
+    assert_eq!(records.len(), 13, "one record per request");
+    assert_eq!(totals.coalesced, count(|outcome| matches!(outcome, Outcome::Collapsed)));
+    assert_eq!(totals.hits, count(|outcome| matches!(outcome, Outcome::Hit)));
+    assert_eq!(totals.misses, count(|outcome| matches!(outcome, Outcome::Miss(_))));
+    assert_eq!((totals.requests, totals.coalesced + totals.hits, totals.stale, totals.bypassed), (13, 4, 2, 2), "{all:?}");
+    assert!(totals.coalesced >= 1 && totals.hits >= 2, "{all:?}");
+    assert_eq!((totals.failed, totals.refreshes), (2, 1), "{all:?}");
+    let sum = |of: fn(&RequestRecord) -> Option<NanoUsd>| records.iter().filter_map(of).sum::<NanoUsd>();
+    let (billed, saved) = (sum(|record| record.billed), sum(|record| record.saved));
+    assert_eq!((totals.billed(), totals.saved()), (billed + NanoUsd(100), saved), "and the refresh");
+    assert_eq!(totals.billed(), NanoUsd(100 * calls()));
+    assert_eq!(billed + saved, NanoUsd(100 * 11), "eleven were answered");
 }
