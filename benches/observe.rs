@@ -23,7 +23,7 @@ use metrics_util::registry::{AtomicStorage, Registry};
 use tokio::runtime::Runtime;
 use tower::{Layer, ServiceExt, service_fn};
 use tower_response_cache::{
-    ApiPolicy, CacheLayer, CacheOptions, RequestBody, Sharing,
+    ApiPolicy, CacheLayer, CacheOptions, Mode, RequestBody, Sharing,
     entry::Usage,
     llm::{Dialects, LlmPrices},
     observe::{Event, MetricsObserver, Observer, RequestRecord, analytics::Analytics},
@@ -69,33 +69,39 @@ async fn answer(_: Request<RequestBody<Full<Bytes>>>) -> Result<Response<Full<By
     Ok(response.body(Full::new(Bytes::from_static(ANSWER.as_bytes()))).unwrap())
 }
 
-fn request() -> Request<Full<Bytes>> {
+fn request(mode: Mode) -> Request<Full<Bytes>> {
     let mut request = Request::post("http://origin/v1/chat/completions")
         .header("content-type", "application/json")
         .body(Full::new(Bytes::from_static(b"{}")))
         .unwrap();
-    request.extensions_mut().insert(CacheOptions::new().request_id("r").label("provider", "openai").label("route", "chat"));
+    request.extensions_mut().insert(CacheOptions::new().mode(mode).request_id("r").label("provider", "openai").label("route", "chat"));
     request
 }
 
 /// Whole requests, through layers that differ in what watches them.
-fn hits(criterion: &mut Criterion) {
+fn requests(criterion: &mut Criterion) {
     let runtime = Runtime::new().unwrap();
     let _in = runtime.enter();
-    let mut group = criterion.benchmark_group("hit, POST, by what watches it");
-    group.warm_up_time(Duration::from_millis(500)).measurement_time(Duration::from_secs(2));
-    let layer = || CacheLayer::new(Memory::new(64 << 20), ApiPolicy::new(Sharing::Shared).inspector(Dialects::new()));
-    let layers = [
-        ("nothing", layer()),
-        ("prices", layer().cost(LlmPrices::embedded())),
-        ("prices, metrics", layer().cost(LlmPrices::embedded()).observer(MetricsObserver::with_recorder(recorder()))),
-        ("prices, analytics", layer().cost(LlmPrices::embedded()).observer(Analytics::builder().spawn())),
-    ];
-    for (name, layer) in layers {
-        let cache = layer.layer(service_fn(answer));
-        let ask = || async { cache.clone().oneshot(request()).await.unwrap().into_body().collect().await.unwrap() };
-        runtime.block_on(ask());
-        group.bench_function(name, |bencher| bencher.to_async(&runtime).iter(ask));
+    for (kind, mode) in [("hit", Mode::ReadWrite), ("miss", Mode::WriteOnly)] {
+        let mut group = criterion.benchmark_group(format!("{kind}, POST, by what watches it"));
+        group.warm_up_time(Duration::from_millis(500)).measurement_time(Duration::from_secs(2));
+        let layer = |policy| CacheLayer::new(Memory::new(64 << 20), policy);
+        let plain = || ApiPolicy::new(Sharing::Shared);
+        let looking = || layer(plain().inspector(Dialects::new()));
+        let layers = [
+            ("nothing", layer(plain())),
+            ("usage", looking()),
+            ("usage, prices", looking().cost(LlmPrices::embedded())),
+            ("usage, prices, metrics", looking().cost(LlmPrices::embedded()).observer(MetricsObserver::with_recorder(recorder()))),
+            ("usage, prices, analytics", looking().cost(LlmPrices::embedded()).observer(Analytics::builder().spawn())),
+        ];
+        for (name, layer) in layers {
+            let cache = layer.layer(service_fn(answer));
+            let ask = || async { cache.clone().oneshot(request(mode)).await.unwrap().into_body().collect().await.unwrap() };
+            runtime.block_on(ask());
+            group.bench_function(name, |bencher| bencher.to_async(&runtime).iter(ask));
+        }
+        group.finish();
     }
 }
 
@@ -113,7 +119,7 @@ fn record() -> RequestRecord {
     let cache = layer.layer(service_fn(answer));
     runtime.block_on(async {
         for _ in 0..2 {
-            cache.clone().oneshot(request()).await.unwrap().into_body().collect().await.unwrap();
+            cache.clone().oneshot(request(Mode::ReadWrite)).await.unwrap().into_body().collect().await.unwrap();
             tokio::task::yield_now().await;
         }
     });
@@ -221,5 +227,5 @@ fn redis(criterion: &mut Criterion) {
     group.bench_function("newest 50", |bencher| bencher.to_async(&runtime).iter(|| analytics.recent(50)));
 }
 
-criterion_group!(benches, hits, hooks, periods, redis);
+criterion_group!(benches, requests, hooks, periods, redis);
 criterion_main!(benches);
