@@ -58,6 +58,7 @@ each_feature() {
 dependencies() {
     tests/msrv.py
     tests/dependencies.py
+    tests/minimal.sh --all-features
     cargo deny --locked --all-features check bans licenses sources
 }
 
