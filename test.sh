@@ -57,6 +57,8 @@ each_feature() {
 # Advisories are not part of this: their database is fetched, and what it says today is no property of a commit.
 dependencies() {
     tests/msrv.py
+    tests/dependencies.py
+    tests/minimal.sh --all-features
     cargo deny --locked --all-features check bans licenses sources
 }
 

@@ -13,4 +13,5 @@ mod axum;
 mod clients;
 mod custom;
 mod program;
+mod proxy;
 mod tonic;

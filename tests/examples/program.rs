@@ -47,7 +47,12 @@ pub struct Server {
 impl Server {
     /// Started on a port of its own, which it says in its first line.
     pub async fn start(name: &str) -> Self {
-        let mut child = example(name).arg("127.0.0.1:0").stdout(Stdio::piped()).spawn().unwrap();
+        Self::start_with(name, &["127.0.0.1:0"]).await
+    }
+
+    /// The same of an example that takes options; they have to say that any port will do.
+    pub async fn start_with(name: &str, args: &[&str]) -> Self {
+        let mut child = example(name).args(args).stdout(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let line = lines.next_line().await.unwrap().expect("a line");
         let url = line.strip_prefix("listening on ").unwrap_or_else(|| panic!("{line:?}")).to_owned();

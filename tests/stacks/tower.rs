@@ -24,7 +24,7 @@ use tower_http::{
 };
 use tower_response_cache::{ApiPolicy, CacheLayer, RequestBody, Sharing, store::Memory};
 
-use crate::origin::{Origin, OriginError, text};
+use crate::origin::{Origin, OriginBody, OriginError, text};
 
 fn layer() -> CacheLayer<Memory, ApiPolicy> {
     layer_of(ApiPolicy::new(Sharing::Shared))
@@ -140,21 +140,60 @@ async fn decompression_inside_makes_what_an_upstream_encodes_unasked_storable() 
 }
 
 #[tokio::test]
-#[allow(clippy::result_large_err, reason = "what the layer asks for")]
 async fn authentication_outside_guards_what_is_stored() {
     let origin = long();
-    let service = ServiceBuilder::new()
-        .layer(ValidateRequestHeaderLayer::custom(|request: &mut Request<Full<Bytes>>| {
-            let allowed = request.headers().get(header::AUTHORIZATION).is_some_and(|token| token == "Bearer good");
-            if allowed { Ok(()) } else { Err(Response::builder().status(StatusCode::UNAUTHORIZED).body(Default::default()).unwrap()) }
-        }))
-        .layer(layer())
-        .service(origin.clone());
+    let service = ServiceBuilder::new().layer(ValidateRequestHeaderLayer::custom(good_only)).layer(layer()).service(origin.clone());
     for token in ["Bearer bad", "Bearer good", "Bearer bad", "Bearer good"] {
         let expected = if token == "Bearer good" { StatusCode::OK } else { StatusCode::UNAUTHORIZED };
         assert_eq!(ask(&service, with(header::AUTHORIZATION, token)).await.0.status, expected);
     }
     assert_eq!(origin.calls(), 1);
+}
+
+/// Refuses whoever does not come with the good token.
+#[allow(clippy::result_large_err, reason = "what the layer asks for")]
+fn good_only<B, RB>(request: &mut Request<B>) -> Result<(), Response<RB>>
+where
+    RB: Default,
+{
+    let allowed = request.headers().get(header::AUTHORIZATION).is_some_and(|token| token == "Bearer good");
+    if allowed { Ok(()) } else { Err(Response::builder().status(StatusCode::UNAUTHORIZED).body(RB::default()).unwrap()) }
+}
+
+/// Why authentication stands outside: this is what happens where it does not.
+#[tokio::test]
+async fn authentication_inside_is_passed_by_with_every_hit_on_what_is_shared() {
+    let inside = |sharing| {
+        ServiceBuilder::new()
+            .layer(layer_of(ApiPolicy::new(sharing)))
+            .layer(ValidateRequestHeaderLayer::custom(good_only::<RequestBody<Full<Bytes>>, OriginBody>))
+            .service(long())
+    };
+    let service = inside(Sharing::Shared);
+    for (token, status) in [("Bearer bad", 401), ("Bearer good", 200), ("Bearer bad", 200)] {
+        assert_eq!(ask(&service, with(header::AUTHORIZATION, token)).await.0.status.as_u16(), status, "the hit is for all");
+    }
+    // Who shares with nobody but himself is safe with it, as long as his token is not withdrawn.
+    let service = inside(Sharing::PerCredential);
+    for (token, status) in [("Bearer bad", 401), ("Bearer good", 200), ("Bearer bad", 401)] {
+        assert_eq!(ask(&service, with(header::AUTHORIZATION, token)).await.0.status.as_u16(), status);
+    }
+}
+
+#[tokio::test]
+async fn credentials_of_the_service_are_added_inside_where_they_are_no_part_of_the_key() {
+    let origin = Origin::new(|call| async move { Ok(text(format!("{:?} {}", call.head.headers[header::AUTHORIZATION], call.number))) });
+    let add = |token| tower_http::auth::AddAuthorizationLayer::bearer(token);
+    let layer = layer_of(ApiPolicy::new(Sharing::PerCredential));
+    let service = |token| ServiceBuilder::new().layer(layer.clone()).layer(add(token)).service(origin.clone());
+    // A token that rotates costs no hit.
+    for token in ["old", "new"] {
+        assert_eq!(ask(&service(token), post("/")).await.1, "\"Bearer old\" 1");
+    }
+    let outside = |token| ServiceBuilder::new().layer(add(token)).layer(layer.clone()).service(origin.clone());
+    for (token, answer) in [("old", "\"Bearer old\" 2"), ("new", "\"Bearer new\" 3"), ("new", "\"Bearer new\" 3")] {
+        assert_eq!(ask(&outside(token), post("/")).await.1, answer);
+    }
 }
 
 #[tokio::test]

@@ -1,0 +1,38 @@
+use std::sync::{
+    Arc,
+    atomic::{AtomicU32, Ordering},
+};
+
+use axum::{Router, routing::get};
+use http::{Method, header::CACHE_CONTROL};
+
+use crate::program::{Server, http, timeless};
+
+#[tokio::test]
+async fn the_proxy_answers_from_its_cache_what_the_origin_lets_it_keep() {
+    let calls = Arc::new(AtomicU32::new(0));
+    let page = |directives: &'static str| {
+        let calls = calls.clone();
+        get(async move || ([(CACHE_CONTROL, directives)], format!("call {}", calls.fetch_add(1, Ordering::SeqCst) + 1)))
+    };
+    let origin = Router::new().route("/kept", page("max-age=60").post(async || "written")).route("/private", page("private"));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move { axum::serve(listener, origin).await });
+
+    let proxy = Server::start_with("proxy", &["--listen", "127.0.0.1:0", "--origin", &address, "--name", "front"]).await;
+    for (method, path, body, cache) in [
+        (Method::GET, "/kept", "call 1", "front; fwd=miss; fwd-status=200; stored"),
+        (Method::GET, "/kept", "call 1", "front; hit"),
+        (Method::GET, "/private", "call 2", "front; fwd=miss; fwd-status=200"),
+        (Method::GET, "/private", "call 3", "front; fwd=miss; fwd-status=200"),
+        // A write outdates what was read there (RFC 9111, section 4.4).
+        (Method::POST, "/kept", "written", "front; fwd=method"),
+        (Method::GET, "/kept", "call 4", "front; fwd=miss; fwd-status=200; stored"),
+    ] {
+        let answer = http().request(method.clone(), format!("{}{path}", proxy.url)).send().await.unwrap();
+        assert_eq!(answer.headers()["via"], "1.1 front");
+        assert_eq!(timeless(answer.headers()["cache-status"].to_str().unwrap()), cache, "{method} {path}");
+        assert_eq!(answer.text().await.unwrap(), body);
+    }
+}
