@@ -41,7 +41,7 @@ use tracing_subscriber::EnvFilter;
 use app::{App, StartError};
 use config::Settings;
 
-fn main() -> ExitCode {
+pub(crate) fn main() -> ExitCode {
     match settings().and_then(run) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
