@@ -195,7 +195,9 @@ impl Caller {
             // A few questions are asked much more often than the rest.
             let place = self.rng.f64().powi(3) * self.args.questions as f64;
             let question = Question { number: place as usize, streamed: self.rng.bool() };
-            let life = self.routers.life(self.rng.usize(..2));
+            // A balancer in front would notice that one is gone.
+            let which = self.rng.usize(..2);
+            let life = Some(self.routers.life(which)).filter(|life| !life.was_killed()).unwrap_or_else(|| self.routers.life(1 - which));
             let leaves_after = (self.rng.u8(..) < 8).then(|| self.rng.usize(..4));
             let (begun, before) = (Instant::now(), self.invalidations.before(question.model()));
             let asked = timeout(PATIENCE, ask(&life, question, leaves_after)).await;
@@ -213,6 +215,7 @@ impl Caller {
         };
         let took = u32::try_from(begun.elapsed().as_micros()).unwrap_or(u32::MAX);
         self.progress.answered.fetch_add(1, Ordering::Relaxed);
+        if took > 1_500_000 {}
         if status.contains("; hit") {
             self.counted.hits.push(took);
             self.progress.shared.fetch_add(1, Ordering::Relaxed);
