@@ -12,5 +12,6 @@
 mod axum;
 mod clients;
 mod custom;
+mod load;
 mod program;
 mod tonic;
