@@ -119,7 +119,7 @@ where
         metadata.add_tags(storing.tags);
         let (status, headers, body) = (response.status, storing.headers, Frames::from(body));
         let entry = Entry { status, headers, body, trailers: None, lifetime: storing.lifetime, metadata };
-        let generation = self.shared.core.store.get(&key).await?.generation;
+        let generation = self.shared.get_sound(&key).await?.generation;
         let stored = self.shared.core.store.put(&key, Record::Response(Arc::new(entry)), generation).await?;
         Ok(if stored { Ok(key) } else { Err(NotStored::Superseded) })
     }

@@ -182,24 +182,40 @@ where
     /// Looks one key up; `None`, and told to observers, if the store could not.
     pub(crate) async fn get(&self, key: &Key) -> Option<Lookup> {
         // Within the guard also what a store does before its first await.
-        self.attempt("get", async { self.core.store.get(key).await }).await
+        self.attempt("get", async { self.get_sound(key).await }).await
+    }
+
+    /// Looks one key up. A damaged value, which the store drops, is told to observers, and the key looked up again: what is stored in its place is stored
+    /// under the generation of what is there since.
+    pub(crate) async fn get_sound(&self, key: &Key) -> Result<Lookup, crate::Error> {
+        match self.core.store.get(key).await {
+            Err(error) if error.is_corrupt() => {
+                self.trouble("get", &error);
+                self.core.store.get(key).await
+            }
+            found => found,
+        }
     }
 
     /// Carries out an operation of the store; `None`, and told to observers, if it failed.
     pub(crate) async fn attempt<T>(&self, operation: &'static str, work: impl Future<Output = Result<T, crate::Error>>) -> Option<T> {
-        let counters = &self.core.counters;
         match AssertUnwindSafe(work).catch_unwind().await {
             Ok(Ok(value)) => Some(value),
             Ok(Err(error)) => {
-                if error.is_corrupt() { &counters.corrupt } else { &counters.store_errors }.add(1);
-                self.sink().tell(&Event::Trouble(&Trouble { operation, error: &error }));
+                self.trouble(operation, &error);
                 None
             }
             Err(_) => {
-                counters.panics.add(1);
+                self.core.counters.panics.add(1);
                 None
             }
         }
+    }
+
+    fn trouble(&self, operation: &'static str, error: &crate::Error) {
+        let counters = &self.core.counters;
+        if error.is_corrupt() { &counters.corrupt } else { &counters.store_errors }.add(1);
+        self.sink().tell(&Event::Trouble(&Trouble { operation, error }));
     }
 }
 

@@ -6,7 +6,6 @@ use std::{convert::Infallible, sync::Arc};
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header};
-use hyper::body::Incoming;
 use serde_json::json;
 use subtle::ConstantTimeEq as _;
 use tower_response_cache::{
@@ -14,7 +13,10 @@ use tower_response_cache::{
     store::{Selection, Store},
 };
 
-use crate::proxy::{Body, plain};
+use crate::{
+    listener::Arriving,
+    proxy::{Body, plain},
+};
 
 pub struct Admin<St> {
     handle: Handle<St, HttpPolicy>,
@@ -35,7 +37,7 @@ where
         Self { handle, token: token.map(Arc::from) }
     }
 
-    pub async fn answer(&self, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+    pub async fn answer(&self, request: Request<Arriving>) -> Result<Response<Body>, Infallible> {
         if !self.may(&request) {
             return Ok(plain(StatusCode::UNAUTHORIZED, "a bearer token is needed"));
         }
@@ -50,7 +52,7 @@ where
         })
     }
 
-    fn may(&self, request: &Request<Incoming>) -> bool {
+    fn may(&self, request: &Request<Arriving>) -> bool {
         let Some(token) = &self.token else { return true };
         let given = request.headers().get(header::AUTHORIZATION).and_then(|value| value.as_bytes().strip_prefix(b"Bearer "));
         given.is_some_and(|given| given.ct_eq(token.as_bytes()).into())

@@ -10,6 +10,8 @@
 
 mod admin;
 mod fields;
+#[path = "../shared/listener.rs"]
+mod listener;
 mod origin;
 mod proxy;
 
@@ -17,7 +19,11 @@ use std::{net::SocketAddr, time::Duration};
 
 use clap::Parser;
 use hyper::{Uri, service::service_fn};
-use tokio::net::TcpListener;
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+};
+use tokio_util::sync::CancellationToken;
 use tower::Layer;
 use tower_response_cache::{
     BoxError, CacheLayer, HttpPolicy,
@@ -25,7 +31,7 @@ use tower_response_cache::{
     store::{BoxStore, Memory, Redis},
 };
 
-use crate::{admin::Admin, origin::Origin, proxy::Proxy};
+use crate::{admin::Admin, listener::Listeners, origin::Origin, proxy::Proxy};
 
 // No `Debug`: a URL may hold a password.
 #[derive(Parser)]
@@ -46,6 +52,14 @@ struct Args {
     /// How long the origin may take to answer, in seconds.
     #[arg(long, default_value_t = 60)]
     origin_timeout: u64,
+
+    /// How long a request body may pause before its sender gets a 408, in seconds.
+    #[arg(long, default_value_t = 30)]
+    body_idle: u64,
+
+    /// How long open responses may take to finish after SIGTERM or SIGINT, in seconds.
+    #[arg(long, default_value_t = 10)]
+    drain: u64,
 
     /// Go by the letter of the standards where the defaults are more careful (see `HttpPolicy::rfc`).
     #[arg(long)]
@@ -95,22 +109,25 @@ async fn main() -> Result<(), BoxError> {
     let handle = layer.handle();
     let proxy = Proxy::new(layer.layer(origin), &args.name, args.forwarded)?;
 
+    // First, so that whoever reads that it serves can end it.
+    let mut terminate = signal(SignalKind::terminate())?;
+    let listeners = Listeners::new(Duration::from_secs(args.body_idle), CancellationToken::new());
     if let Some(address) = args.admin_listen {
         let listener = TcpListener::bind(address).await?;
         eprintln!("admin on http://{}", listener.local_addr()?);
         let admin = Admin::new(handle.clone(), args.admin_token);
-        tokio::spawn(proxy::serve(listener, move |_| {
+        listeners.serve(listener, move |_| {
             let admin = admin.clone();
             service_fn(move |request| {
                 let admin = admin.clone();
                 async move { admin.answer(request).await }
             })
-        }));
+        });
     }
 
     let listener = TcpListener::bind(args.listen).await?;
     println!("listening on http://{}", listener.local_addr()?);
-    let serving = proxy::serve(listener, move |peer| {
+    listeners.serve(listener, move |peer| {
         let proxy = proxy.clone();
         service_fn(move |request| {
             let proxy = proxy.clone();
@@ -118,9 +135,10 @@ async fn main() -> Result<(), BoxError> {
         })
     });
     tokio::select! {
-        () = serving => {}
+        _ = terminate.recv() => {}
         stopped = tokio::signal::ctrl_c() => stopped?,
     }
+    listeners.drain(Duration::from_secs(args.drain)).await;
     handle.shutdown(Duration::from_secs(5)).await;
     Ok(())
 }

@@ -21,6 +21,8 @@ use tokio::time::timeout;
 use tower::Service;
 use tower_response_cache::{BoxError, RequestBody};
 
+use crate::listener::Arriving;
+
 /// How long a connection is kept for the next request. Short: a request on a connection that the origin is about to close fails, and nothing here
 /// asks twice.
 const IDLE: Duration = Duration::from_secs(1);
@@ -28,7 +30,7 @@ const IDLE: Duration = Duration::from_secs(1);
 /// Forwards requests to one origin.
 #[derive(Clone)]
 pub struct Origin {
-    client: Client<HttpsConnector<HttpConnector>, RequestBody<Incoming>>,
+    client: Client<HttpsConnector<HttpConnector>, RequestBody<Arriving>>,
     scheme: uri::Scheme,
     authority: uri::Authority,
     patience: Duration,
@@ -82,7 +84,7 @@ fn tls(needed: bool) -> Result<ClientConfig, BoxError> {
     })
 }
 
-impl Service<Request<RequestBody<Incoming>>> for Origin {
+impl Service<Request<RequestBody<Arriving>>> for Origin {
     type Response = Response<Incoming>;
     type Error = OriginError;
     type Future = Pin<Box<dyn Future<Output = Result<Response<Incoming>, OriginError>> + Send>>;
@@ -91,7 +93,7 @@ impl Service<Request<RequestBody<Incoming>>> for Origin {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, mut request: Request<RequestBody<Incoming>>) -> Self::Future {
+    fn call(&mut self, mut request: Request<RequestBody<Arriving>>) -> Self::Future {
         // The `Host` field goes on saying what the caller asked for.
         let mut parts = std::mem::take(request.uri_mut()).into_parts();
         parts.scheme = Some(self.scheme.clone());

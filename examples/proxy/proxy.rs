@@ -5,17 +5,12 @@ use std::{convert::Infallible, net::SocketAddr, sync::Arc};
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use http_body_util::{BodyExt as _, Full, combinators::UnsyncBoxBody};
-use hyper::{body::Incoming, service::Service};
-use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::conn::auto,
-};
-use tokio::net::TcpListener;
 use tower::ServiceExt as _;
 use tower_response_cache::{BoxError, Cache, HttpPolicy, store::Store};
 
 use crate::{
     fields,
+    listener::{ArrivalError, Arriving, names_one_host},
     origin::{Origin, OriginError},
 };
 
@@ -44,11 +39,14 @@ where
         Ok(Self { cache, via: name.into(), forwarded })
     }
 
-    pub async fn answer(&self, request: Request<Incoming>, peer: SocketAddr) -> Result<Response<Body>, Infallible> {
+    pub async fn answer(&self, request: Request<Arriving>, peer: SocketAddr) -> Result<Response<Body>, Infallible> {
         if request.method() == Method::CONNECT || request.uri().path() == "*" {
             return Ok(plain(StatusCode::NOT_IMPLEMENTED, "this proxy forwards to one origin, and answers for nothing else"));
         }
         let (mut parts, body) = request.into_parts();
+        if !names_one_host(&parts) {
+            return Ok(plain(StatusCode::BAD_REQUEST, "a request has to name one host"));
+        }
         if let Err(problem) = fields::forward(&mut parts, &self.via, self.forwarded.then_some(peer), self.cache.inner().authority()) {
             return Ok(plain(StatusCode::BAD_REQUEST, problem));
         }
@@ -58,7 +56,10 @@ where
                 tracing::warn!(error = %error, source = std::error::Error::source(&error).map(tracing::field::display));
                 match error {
                     OriginError::Slow => plain(StatusCode::GATEWAY_TIMEOUT, "the origin took too long to answer"),
-                    OriginError::Broken(_) => plain(StatusCode::BAD_GATEWAY, "the origin gave no answer that makes sense"),
+                    OriginError::Broken(error) => match ArrivalError::behind(&*error) {
+                        Some(arrival) => unasked(arrival),
+                        None => plain(StatusCode::BAD_GATEWAY, "the origin gave no answer that makes sense"),
+                    },
                 }
             }
         };
@@ -80,33 +81,12 @@ pub fn plain(status: StatusCode, text: impl Into<String>) -> Response<Body> {
     response
 }
 
-/// Serves every connection in a task of its own, HTTP/1.1 or HTTP/2 as the client begins.
-pub async fn serve<F, S>(listener: TcpListener, service: F)
-where
-    F: Fn(SocketAddr) -> S,
-    S: Service<Request<Incoming>, Response = Response<Body>> + Send + 'static,
-    S::Future: Send + 'static,
-    S::Error: Into<BoxError>,
-{
-    loop {
-        let (stream, peer) = match listener.accept().await {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                // Out of descriptors, mostly: those in use come free.
-                tracing::warn!(%error, "accept");
-                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-                continue;
-            }
-        };
-        drop(stream.set_nodelay(true));
-        let service = service(peer);
-        tokio::spawn(async move {
-            let mut builder = auto::Builder::new(TokioExecutor::new());
-            builder.http1().timer(TokioTimer::new());
-            builder.http2().timer(TokioTimer::new());
-            if let Err(error) = builder.serve_connection(TokioIo::new(stream), service).await {
-                tracing::debug!(error, "connection");
-            }
-        });
-    }
+/// To whoever did not send all of a request.
+fn unasked(arrival: &ArrivalError) -> Response<Body> {
+    let status = match arrival {
+        ArrivalError::Broken(_) => StatusCode::BAD_REQUEST,
+        ArrivalError::Idle(_) => StatusCode::REQUEST_TIMEOUT,
+        ArrivalError::Draining => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    plain(status, arrival.to_string())
 }

@@ -7,8 +7,8 @@ use std::{
 };
 
 use hyper_util::service::TowerToHyperService;
-use tokio::{net::TcpListener, time::timeout};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
 use tower::Layer as _;
 use tower_response_cache::{
     ApiPolicy, CacheLayer, Handle,
@@ -21,8 +21,9 @@ use super::{
     client::Client,
     config::{Settings, Shared},
     gateway::Gateway,
+    listener::Listeners,
     metrics::Metrics,
-    server, store,
+    store,
 };
 
 /// A router that serves.
@@ -31,8 +32,7 @@ pub(crate) struct App {
     pub(crate) admin: SocketAddr,
     handle: Handle<BoxStore, ApiPolicy>,
     analytics: Analytics,
-    stop: CancellationToken,
-    connections: TaskTracker,
+    listeners: Listeners,
 }
 
 /// How long pending writes get at the end, even if open responses took all the time there was.
@@ -82,14 +82,14 @@ impl App {
             "routing"
         );
 
-        let (stop, connections) = (CancellationToken::new(), TaskTracker::new());
+        let stop = CancellationToken::new();
+        let listeners = Listeners::new(settings.body_idle, stop.clone());
         let gateway = Gateway::new(layer.layer(client), settings.directory, settings.max_request);
         let admin_router =
             TowerToHyperService::new(admin::router(handle.clone(), analytics.clone(), metrics.clone(), settings.admin_token.as_deref()));
-        // The accepting tasks count as well: when all have ended, nothing listens.
-        connections.spawn(server::serve(listener, gateway, stop.clone(), connections.clone()));
-        connections.spawn(server::serve(admin_listener, admin_router, stop.clone(), connections.clone()));
-        tokio::spawn(stop.clone().run_until_cancelled_owned(metrics.keep_up()));
+        listeners.serve(listener, move |_| gateway.clone());
+        listeners.serve(admin_listener, move |_| admin_router.clone());
+        tokio::spawn(stop.run_until_cancelled_owned(metrics.keep_up()));
         tokio::spawn({
             let handle = handle.clone();
             async move {
@@ -98,15 +98,13 @@ impl App {
                 }
             }
         });
-        Ok(Self { public, admin, handle, analytics, stop, connections })
+        Ok(Self { public, admin, handle, analytics, listeners })
     }
 
     /// Accepts nothing more, lets open responses and pending writes finish within the bound, and says whether they did.
     pub(crate) async fn drain(self, within: Duration) -> bool {
         let start = Instant::now();
-        self.stop.cancel();
-        self.connections.close();
-        let answered = timeout(within, self.connections.wait()).await.is_ok();
+        let answered = self.listeners.drain(within).await;
         // The store is what carries them, and ends with the cache. Its own deadlines bound this.
         self.analytics.flush().await;
         let written = self.handle.shutdown(within.saturating_sub(start.elapsed()).max(LEAST_FOR_WRITES)).await;

@@ -13,12 +13,15 @@ use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use tower_response_cache::{BoxError, ResponseBody};
 
-use super::simulator::SimBody;
+use super::{
+    listener::{ArrivalError, Arriving},
+    simulator::SimBody,
+};
 
 /// A request body: as it comes, or read in front because it names the model.
 #[derive(Debug)]
 pub(crate) enum Upload {
-    Live(Incoming),
+    Live(Arriving),
     /// All of it. The cache takes these bytes as they are.
     Whole {
         bytes: Bytes,
@@ -27,13 +30,13 @@ pub(crate) enum Upload {
     /// More than the cache takes: what was read, and the rest.
     Rejoined {
         start: Bytes,
-        rest: Incoming,
+        rest: Arriving,
     },
 }
 
 impl Upload {
     /// Reads a body until it is whole, or longer than `limit` bytes; then what was read goes on in front of the rest.
-    pub(crate) async fn read(mut body: Incoming, limit: usize) -> Result<Self, hyper::Error> {
+    pub(crate) async fn read(mut body: Arriving, limit: usize) -> Result<Self, ArrivalError> {
         let mut start = Start::default();
         let mut trailers = None;
         while let Some(frame) = body.frame().await {
@@ -93,9 +96,9 @@ impl Start {
 
 impl Body for Upload {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = ArrivalError;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, ArrivalError>>> {
         match self.get_mut() {
             Self::Live(body) => Pin::new(body).poll_frame(cx),
             Self::Whole { bytes, trailers } => Poll::Ready(if bytes.is_empty() {

@@ -25,6 +25,17 @@ pub(crate) struct Args {
     #[arg(long, env = "ROUTER_ADMIN_TOKEN", value_name = "TOKEN", hide_env_values = true, help_heading = "Listeners")]
     pub(crate) admin_token: Option<String>,
 
+    /// How long a request body may pause before its caller gets a 408, in seconds
+    #[arg(
+        long,
+        env = "ROUTER_BODY_IDLE_SECONDS",
+        value_name = "SECONDS",
+        default_value_t = 30,
+        value_parser = clap::value_parser!(u64).range(1..),
+        help_heading = "Listeners"
+    )]
+    pub(crate) body_idle_seconds: u64,
+
     /// How long open responses and pending writes may take to finish after SIGTERM or SIGINT, in seconds
     #[arg(long, env = "ROUTER_DRAIN_SECONDS", value_name = "SECONDS", default_value_t = 10, help_heading = "Listeners")]
     pub(crate) drain_seconds: u64,

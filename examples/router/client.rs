@@ -30,6 +30,7 @@ use super::{
     body::{Answer, Upload},
     cli::SimulatorPace,
     config::Settings,
+    listener::ArrivalError,
     problem::Problem,
     simulator::{Pace, Simulator},
     upstream::{Destination, Upstream},
@@ -178,7 +179,7 @@ pub(crate) struct Failure {
     detail: String,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Kind {
     Unreachable,
     /// Connecting took too long.
@@ -187,6 +188,8 @@ enum Kind {
     Silent,
     /// It hung up, or spoke nonsense.
     Broken,
+    /// It was never asked in whole.
+    Unasked(Problem),
 }
 
 impl Failure {
@@ -195,6 +198,9 @@ impl Failure {
     }
 
     fn of(upstream: &str, error: legacy::Error) -> Self {
+        if let Some(arrival) = ArrivalError::behind(&error) {
+            return Self::new(upstream, Kind::Unasked(arrival.into()));
+        }
         let mut detail = error.to_string();
         let mut kind = if error.is_connect() { Kind::Unreachable } else { Kind::Broken };
         let mut source = error.source();
@@ -209,7 +215,8 @@ impl Failure {
     }
 
     pub(crate) fn problem(&self) -> Problem {
-        let (status, code) = match self.kind {
+        let (status, code) = match &self.kind {
+            Kind::Unasked(problem) => return problem.clone(),
             Kind::Unreachable => (StatusCode::BAD_GATEWAY, "upstream_unreachable"),
             Kind::Broken => (StatusCode::BAD_GATEWAY, "upstream_failed"),
             Kind::Slow | Kind::Silent => (StatusCode::GATEWAY_TIMEOUT, "upstream_timeout"),
@@ -220,11 +227,12 @@ impl Failure {
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let what = match self.kind {
+        let what = match &self.kind {
             Kind::Unreachable => "cannot be reached",
             Kind::Slow => "could not be connected to in time",
             Kind::Silent => "did not begin to answer in time",
             Kind::Broken => "broke off before it answered",
+            Kind::Unasked(problem) => return write!(f, "the upstream `{}` was not asked: {}", self.upstream, problem.message),
         };
         write!(f, "the upstream `{}` {what}", self.upstream)
     }

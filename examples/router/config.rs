@@ -29,6 +29,8 @@ pub(crate) struct Settings {
     pub(crate) admin_listen: SocketAddr,
     pub(crate) admin_token: Option<String>,
     pub(crate) drain: Duration,
+    /// How long a request body may pause.
+    pub(crate) body_idle: Duration,
     pub(crate) directory: Directory,
     pub(crate) connect_timeout: Duration,
     /// Until the head of an answer; `None` for no bound.
@@ -111,6 +113,7 @@ impl Settings {
             admin_listen,
             admin_token,
             drain: Duration::from_secs(args.drain_seconds),
+            body_idle: Duration::from_secs(args.body_idle_seconds),
             directory: directory(args.upstream.as_deref().filter(|url| !url.is_empty()), file.upstream, file.default)?,
             connect_timeout: Duration::from_secs(args.connect_timeout_seconds),
             upstream_timeout: Some(Duration::from_secs(args.upstream_timeout_seconds)).filter(|bound| !bound.is_zero()),

@@ -4,13 +4,13 @@ use std::{convert::Infallible, future::Future, pin::Pin, sync::Arc};
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header, request};
-use hyper::body::Incoming;
 use tower::Service as _;
 use tower_response_cache::{ApiPolicy, Cache, CacheOptions, policy::strip_hop_by_hop, store::BoxStore};
 
 use super::{
     body::{Reply, Upload},
     client::{Client, Target},
+    listener::{Arriving, names_one_host},
     model::model_of,
     problem::Problem,
     route::{Model, Route},
@@ -43,29 +43,37 @@ impl Gateway {
     }
 }
 
-impl hyper::service::Service<Request<Incoming>> for Gateway {
+impl hyper::service::Service<Request<Arriving>> for Gateway {
     type Response = Response<Reply>;
     type Error = Infallible;
     type Future = Pin<Box<dyn Future<Output = Result<Response<Reply>, Infallible>> + Send>>;
 
-    fn call(&self, request: Request<Incoming>) -> Self::Future {
+    fn call(&self, request: Request<Arriving>) -> Self::Future {
         let inner = Arc::clone(&self.0);
         Box::pin(async move { Ok(inner.answer(request).await) })
     }
 }
 
 impl Inner {
-    async fn answer(&self, request: Request<Incoming>) -> Response<Reply> {
+    async fn answer(&self, request: Request<Arriving>) -> Response<Reply> {
         let (mut head, body) = request.into_parts();
         let id = request_id(&mut head);
         let asked = head.uri.clone();
         let route = Route::of(asked.path());
+        let has_connection_fields = head.version < Version::HTTP_2;
+        let mut is_last = false;
         let mut response = match self.forward(head, body, &route, &id).await {
             Ok(response) => response,
-            Err(problem) => problem.response(route.dialect, id.to_str().unwrap_or_default()).map(Reply::Own),
+            Err(problem) => {
+                is_last = problem.is_last && has_connection_fields;
+                problem.response(route.dialect, id.to_str().unwrap_or_default()).map(Reply::Own)
+            }
         };
         *response.version_mut() = Version::HTTP_11;
         strip_hop_by_hop(response.headers_mut());
+        if is_last {
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
         match response.headers_mut().insert(REQUEST_ID.clone(), id.clone()) {
             Some(theirs) if theirs != id => {
                 response.headers_mut().insert(UPSTREAM_REQUEST_ID.clone(), theirs);
@@ -78,10 +86,13 @@ impl Inner {
     async fn forward(
         &self,
         mut head: request::Parts,
-        body: Incoming,
+        body: Arriving,
         route: &Route<'_>,
         id: &HeaderValue,
     ) -> Result<Response<Reply>, Problem> {
+        if !names_one_host(&head) {
+            return Err(Problem::new(StatusCode::BAD_REQUEST, "invalid_host", "a request has to name one host"));
+        }
         if head.uri.path() == "/healthz" {
             return health(&head.method);
         }
@@ -92,11 +103,13 @@ impl Inner {
 
         let (body, model) = match route.model {
             Model::Body if head.method == Method::POST => {
-                let body = Upload::read(body, self.limit).await.map_err(|_| {
-                    Problem::new(StatusCode::BAD_REQUEST, "request_broken", "the request body broke off before it was whole")
-                })?;
+                let body = Upload::read(body, self.limit).await?;
                 let model = model_of(body.seen());
                 (body, model)
+            }
+            // The cache would read it; what goes wrong then it would leave to the upstream to find.
+            Model::Path(model) if route.cached && head.method == Method::POST => {
+                (Upload::read(body, self.limit).await?, Some(model.to_owned()))
             }
             Model::Path(model) => (Upload::Live(body), Some(model.to_owned())),
             Model::Body | Model::None => (Upload::Live(body), None),

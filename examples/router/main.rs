@@ -9,7 +9,7 @@
 //!      -d '{"model": "gpt-4o", "messages": [{"role": "user", "content": "hello"}]}'
 //! ```
 //!
-//! The path of a request: [`server`] accepts it, [`gateway`] reads as much as names its [`route`], its [`model`] and with them its [`upstream`], the
+//! The path of a request: [`listener`] accepts it, [`gateway`] reads as much as names its [`route`], its [`model`] and with them its [`upstream`], the
 //! cache answers it or asks the [`client`]. `README.md` beside this file is for those who run it.
 
 mod admin;
@@ -19,11 +19,12 @@ pub(crate) mod cli;
 mod client;
 pub(crate) mod config;
 mod gateway;
+#[path = "../shared/listener.rs"]
+mod listener;
 mod metrics;
 mod model;
 mod problem;
 mod route;
-mod server;
 pub(crate) mod simulator;
 mod store;
 mod upstream;
@@ -40,7 +41,7 @@ use tracing_subscriber::EnvFilter;
 use app::{App, StartError};
 use config::Settings;
 
-fn main() -> ExitCode {
+pub(crate) fn main() -> ExitCode {
     match settings().and_then(run) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -48,7 +48,8 @@ pub trait Store: Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// If the store cannot answer in time; a damaged value is removed and reported as [corrupt](Error::is_corrupt).
+    /// If the store cannot answer in time; a damaged value is removed and reported as [corrupt](Error::is_corrupt), once: the cache then looks again, for
+    /// the generation under which it stores another.
     fn get(&self, key: &Key) -> impl Future<Output = Result<Lookup, Error>> + Send;
 
     /// Stores a record until [`Record::expires`], unless the key changed since `generation` was noted. Says whether it did.

@@ -12,6 +12,7 @@
 mod axum;
 mod clients;
 mod custom;
+mod load;
 mod program;
 mod proxy;
 mod tonic;

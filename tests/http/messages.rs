@@ -4,9 +4,14 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tower_response_cache::HttpPolicy;
+use tokio_util::sync::CancellationToken;
+use tower::Layer;
+use tower_response_cache::{CacheLayer, HttpPolicy, store::Memory};
 
 use crate::{
+    listener::Listeners,
+    origin::Origin,
+    proxy::Proxy,
     script::{Rig, memory, run},
     wire,
 };
@@ -88,4 +93,41 @@ async fn bodies_stream_both_ways_while_they_are_stored() {
     stream.write_all(b"st!").await.unwrap();
     client.read_to_end(&mut read).await.unwrap();
     assert!(read.ends_with(b"first!"));
+}
+
+#[tokio::test]
+async fn a_request_of_http_1_1_that_does_not_name_one_host_is_refused() {
+    let rig = Rig::new(HttpPolicy::shared()).await;
+    for hosts in ["", "Host: a\r\nHost: a\r\n", "Host: a b\r\n", "Host: me@a\r\n"] {
+        for target in ["/", "http://a/"] {
+            let mut client = TcpStream::connect(rig.proxy).await.unwrap();
+            client.write_all(format!("GET {target} HTTP/1.1\r\n{hosts}Connection: close\r\n\r\n").as_bytes()).await.unwrap();
+            let mut read = String::new();
+            client.read_to_string(&mut read).await.unwrap();
+            assert!(read.starts_with("HTTP/1.1 400 "), "{target} {hosts:?}: {read}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_request_body_that_does_not_go_on_is_a_408_and_not_the_fault_of_the_origin() {
+    let origin = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let service =
+        Origin::new(&format!("http://{}", origin.local_addr().unwrap()).parse().unwrap(), false, Duration::from_secs(30)).unwrap();
+    let layer = CacheLayer::new(Memory::default(), HttpPolicy::shared());
+    let proxy = Proxy::new(layer.layer(service), "proxy", false).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    Listeners::new(Duration::from_millis(50), CancellationToken::new()).serve(listener, move |peer| {
+        let proxy = proxy.clone();
+        hyper::service::service_fn(move |request| {
+            let proxy = proxy.clone();
+            async move { proxy.answer(request, peer).await }
+        })
+    });
+    let mut client = TcpStream::connect(address).await.unwrap();
+    client.write_all(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 100\r\n\r\nhalf").await.unwrap();
+    let mut read = String::new();
+    client.read_to_string(&mut read).await.unwrap();
+    assert!(read.starts_with("HTTP/1.1 408 ") && read.contains("did not go on"), "{read}");
 }

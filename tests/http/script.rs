@@ -29,6 +29,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
     time::timeout,
 };
+use tokio_util::sync::CancellationToken;
 use tower::Layer;
 use tower_response_cache::{
     CacheLayer, Clock, HttpPolicy,
@@ -37,8 +38,9 @@ use tower_response_cache::{
 };
 
 use crate::{
+    listener::Listeners,
     origin::Origin,
-    proxy::{self, Proxy},
+    proxy::Proxy,
     wire::{self, Message},
 };
 
@@ -94,13 +96,13 @@ impl Rig {
         let service = Proxy::new(layer.layer(origin), "proxy", true).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let proxy = listener.local_addr().unwrap();
-        tokio::spawn(proxy::serve(listener, move |peer| {
+        Listeners::new(Duration::from_secs(30), CancellationToken::new()).serve(listener, move |peer| {
             let service = service.clone();
             service_fn(move |request| {
                 let service = service.clone();
                 async move { service.answer(request, peer).await }
             })
-        }));
+        });
         Self { clock, proxy, replies, seen, fills }
     }
 

@@ -13,7 +13,7 @@ use tower::Layer;
 use tower_response_cache::{
     Cache, CacheLayer,
     status::Outcome,
-    store::{Redis, RedisBuilder, Store, Tiered},
+    store::{Claim, Redis, RedisBuilder, Store, Tiered},
 };
 
 use crate::{
@@ -247,6 +247,19 @@ async fn who_waits_is_woken_by_the_answer_and_a_lease_lasts_as_long_as_its_call(
 
 fn lease_names(server: &Server) -> Vec<String> {
     server.run(&["KEYS", "t:*:lease"])
+}
+
+#[tokio::test]
+async fn a_lease_that_nobody_may_know_of_is_short_and_one_that_is_renewed_is_long() {
+    let server = Server::start();
+    let lasts = Duration::from_secs(36_000);
+    let store = patient(server.url()).lease(Some(lasts)).build().unwrap();
+    let seen = store.get(&key(1)).await.unwrap().generation;
+    let Claim::Granted(token, renew_in) = store.claim(&key(1), seen, LONG).await.unwrap() else { panic!("nobody has it") };
+    let left = || Duration::from_millis(server.run(&["PTTL", &lease_names(&server)[0]]));
+    assert!(left() <= lasts / 10 && renew_in < lasts / 10);
+    assert_eq!(store.renew(&key(1), token).await.unwrap(), Some(lasts / 3));
+    assert!(left() > lasts / 2);
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use tower_response_cache::{
     entry::record::{Compression, SealKeys},
+    status::Outcome,
     store::{LinkState, Selection, Store},
 };
 
@@ -53,6 +54,44 @@ async fn through_the_layer_swapped_values_are_counted_and_fetched_anew() {
     let (_, again) = ask(&cache, post("/two")).await;
     assert!(again.contains("/two") && again != two, "{again}");
     assert_eq!(handle.stats().await.corrupt, 2);
+    // What was fetched anew was stored in the place of what was damaged.
+    crate::until(async || handle.stats().await.stored == 4).await;
+    for (path, body) in [("/one", one), ("/two", two)] {
+        let (outcome, hit) = ask(&cache, post(path)).await;
+        assert_eq!(outcome, Outcome::Hit, "{path}");
+        assert_ne!(hit, body);
+    }
+    assert_eq!(origin.calls(), 4);
+}
+
+#[tokio::test]
+async fn what_is_inserted_by_hand_takes_the_place_of_a_damaged_value() {
+    let server = Server::start();
+    let layer = layer(patient(server.url()).build().unwrap());
+    let handle = layer.handle();
+    let insert = async || {
+        let request = post("/").map(|_| Bytes::new());
+        handle.insert(&request, http::Response::new(Bytes::from("by hand")), None).await.unwrap().unwrap()
+    };
+    let key = insert().await;
+    let name = server.records("t").remove(0);
+    let () = server.run(&["SETRANGE", &name, "30", "damage"]);
+    assert_eq!(insert().await, key);
+    assert_eq!(handle.stats().await.corrupt, 1);
+    assert!(handle.metadata(&key).await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn a_large_value_that_lost_its_end_is_dropped_and_replaced() {
+    let server = Server::start();
+    let store = patient(server.url()).build().unwrap();
+    assert!(fill(&store, &key(1), record(vec![b'x'; 200 << 10])).await);
+    let name = server.records("t").remove(0);
+    let value: Vec<u8> = redis::cmd("GETRANGE").arg(&name).arg(0).arg(150 << 10).query(&mut server.admin()).unwrap();
+    let () = redis::cmd("SET").arg(&name).arg(value).query(&mut server.admin()).unwrap();
+    assert!(store.get(&key(1)).await.unwrap_err().is_corrupt());
+    assert!(fill(&store, &key(1), record("anew")).await);
+    assert_eq!(stored(&store, &key(1)).await.as_deref(), Some("anew"));
 }
 
 #[tokio::test]

@@ -22,6 +22,7 @@ mod redis;
 
 mod admin;
 mod answers;
+mod arrivals;
 mod callers;
 mod failures;
 mod program;

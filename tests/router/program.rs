@@ -36,13 +36,13 @@ pub(crate) fn program() -> Command {
 pub(crate) struct Running {
     child: Child,
     lines: Lines<BufReader<ChildStdout>>,
-    public: String,
+    pub(crate) public: String,
     pub(crate) admin: String,
     log: tempfile::NamedTempFile,
 }
 
 impl Running {
-    async fn start(args: &[&str]) -> Self {
+    pub(crate) async fn start(args: &[&str]) -> Self {
         Self::start_with(args, &[]).await
     }
 

@@ -6,6 +6,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use tokio::{
@@ -59,6 +60,8 @@ struct Shared {
     accepted: AtomicU64,
     open: AtomicUsize,
     received: AtomicU64,
+    /// How long what arrives is kept before it goes on.
+    delay: Mutex<Duration>,
 }
 
 impl Proxy {
@@ -76,6 +79,7 @@ impl Proxy {
             accepted: AtomicU64::new(0),
             open: AtomicUsize::new(0),
             received: AtomicU64::new(0),
+            delay: Mutex::default(),
         });
         let accepting = tokio::spawn({
             let shared = Arc::clone(&shared);
@@ -106,6 +110,11 @@ impl Proxy {
     /// Resets all connections that are open now.
     pub fn reset(&self) {
         self.shared.broken.send_replace(self.accepted());
+    }
+
+    /// Keeps everything for so long before it goes on, either way.
+    pub fn delay(&self, delay: Duration) {
+        *self.shared.delay.lock().unwrap() = delay;
     }
 
     /// Cuts connections when this many bytes have gone to the server from now on.
@@ -190,6 +199,10 @@ async fn copy(shared: &Shared, number: u64, way: Way, mut from: tcp::OwnedReadHa
     while let Ok(read @ 1..) = from.read(&mut buffer).await {
         if number < *shared.forgotten.borrow() {
             continue;
+        }
+        let delay = *shared.delay.lock().unwrap();
+        if !delay.is_zero() {
+            tokio::time::sleep(delay).await;
         }
         let mut bytes = &buffer[..read];
         let mut cut = false;

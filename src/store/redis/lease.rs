@@ -2,6 +2,9 @@
 //!
 //! A lease is `{record}:lease`, with the holder's token and an expiry. Whoever waits is woken by word of the record or of its lease, and
 //! asks again from time to time all the same, for nobody tells that a holder has died.
+//!
+//! A lease is granted for a tenth of its time, and renewed for all of it: a Redis that hung, or a link that broke, leaves leases behind that nobody
+//! knows to have, and others are not to wait for those.
 
 use std::{
     collections::HashMap,
@@ -33,6 +36,9 @@ const DECLINED: &[u8] = b"-";
 /// How long it stands there.
 const DECLINED_FOR: Duration = Duration::from_secs(5);
 
+/// A holder that is busy is not to lose its lease before it can renew it.
+const LEAST_GRANT: Duration = Duration::from_secs(1);
+
 /// How often those who wait ask, at first and at last.
 const POLL: Duration = Duration::from_millis(50);
 const LONGEST_POLL: Duration = Duration::from_secs(1);
@@ -45,7 +51,8 @@ impl Redis {
         let token = Token(fastrand::u128(..).to_be_bytes());
         let [_, seen] = generation.0;
         let mut command = CLAIM.call(&[&inner.names.record(key), &inner.names.lease(key)]);
-        command.arg(&seen.to_be_bytes()[..]).arg(&token.0[..]).arg(millis(lasts)).arg(DECLINED);
+        let granted_for = lasts.min((lasts / 10).max(LEAST_GRANT));
+        command.arg(&seen.to_be_bytes()[..]).arg(&token.0[..]).arg(millis(granted_for)).arg(DECLINED);
         // Given up in the middle, it may have been granted: then it expires. Waiting begins before the question, so that no word is missed.
         let waiter = Waiter::new(&inner.waiters, *key);
         let mut poll = POLL;
@@ -53,7 +60,7 @@ impl Redis {
             let woken = waiter.notify.notified();
             let granted = inner.run_on(Lane::Read, &CLAIM, Instant::now() + inner.deadlines.read, 0, &command).await?;
             match granted {
-                1 => return Ok(Claim::Granted(token, lasts / 3)),
+                1 => return Ok(Claim::Granted(token, granted_for / 3)),
                 2 => return Ok(Claim::Changed),
                 3 => return Ok(Claim::Alone),
                 _ if patience.is_zero() => return Ok(Claim::Taken),

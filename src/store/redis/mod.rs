@@ -255,6 +255,7 @@ impl Store for Redis {
             let rest = self.inner.whole(&name, whole, start + self.inner.deadlines.write.max(self.inner.deadlines.read)).await?;
             match Frame::parse(&rest) {
                 Some(again) if again == frame && rest.len() == whole => rest,
+                Some(again) if again == frame => return Err(self.inner.unusable(&name, None, &beginning, until).await),
                 // It was replaced or removed in between.
                 again => return Ok(Lookup { record: None, generation: found(again.map_or(0, |frame| frame.id)) }),
             }
