@@ -35,5 +35,6 @@ mod ranges;
 mod redis_store;
 mod stale;
 mod storing;
+mod together;
 mod validation;
 mod vary;

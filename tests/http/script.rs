@@ -10,7 +10,7 @@
 //! ```
 //!
 //! `{date+10}` is the date in ten seconds. The origin's answers have a date and a content-length unless they say otherwise: `#chunked`, `#close` (ends with
-//! the connection), `#short` (breaks off), `#hangup` (no answer at all), `#junk` (no HTTP), `#nodate`. A client's answer comes `#fresh` (from the cache), or
+//! the connection), `#short` (breaks off), `#hangup` (no answer at all), `#junk` (no HTTP), `#nodate`, `#interim` (a 103 goes before it), `#http10`. A client's answer comes `#fresh` (from the cache), or
 //! `#origin`; `#kept` says that an answer to an unsafe request is stored. A field value of `*` is any; one that begins with `~` has to contain the rest.
 
 use std::{
@@ -187,7 +187,12 @@ async fn answer(stream: &mut TcpStream, reply: Reply, head: bool) -> bool {
     if bodiless || head {
         rest.clear();
     }
-    wire::write(stream, &format!("HTTP/1.1 {} Said", reply.status), &fields, &rest).await;
+    if has("#interim") {
+        let hint = [("Link".to_owned(), "</style.css>; rel=preload".to_owned()), ("X-Early".to_owned(), "1".to_owned())];
+        wire::write(stream, "HTTP/1.1 103 Early Hints", &hint, b"").await;
+    }
+    let version = if has("#http10") { "1.0" } else { "1.1" };
+    wire::write(stream, &format!("HTTP/{version} {} Said", reply.status), &fields, &rest).await;
     !(has("#close") || has("#short"))
 }
 

@@ -259,6 +259,10 @@ pub(super) fn select(request: &request::Parts, entry: &Entry, answer: &mut Repla
         return;
     }
     let len = entry.body.len() as u64;
+    // The last bytes of nothing are satisfiable, and no part (RFC 9110 section 14.1.2).
+    if len == 0 && asked.iter().any(|asked| matches!(asked, Asked::Last(1..))) {
+        return;
+    }
     let ranges: Vec<Range<u64>> = asked.into_iter().filter_map(|asked| asked.of(len)).collect();
     match &ranges[..] {
         [] => {

@@ -4,7 +4,7 @@ use std::time::SystemTime;
 
 use http::{HeaderMap, HeaderName, StatusCode, header, request, response};
 
-use super::{HttpPolicy, date, freshness::Arrival, range, storing::is_stored_field};
+use super::{HttpPolicy, date, freshness::Arrival, range, storing::is_stored_field, vary};
 use crate::entry::Entry;
 
 /// What the caller's conditions say of a stored response (RFC 9110 section 13.2.2).
@@ -87,9 +87,19 @@ pub(super) fn validators(entry: &Entry) -> HeaderMap {
 }
 
 impl HttpPolicy {
-    /// The stored response as a 304 freshens it (RFC 9111 section 4.3.4); `None` if the 304 speaks of another.
+    /// The stored response as a 304 freshens it (RFC 9111 section 4.3.4); `None` if the 304 speaks of another, or says what a stored response cannot be told:
+    /// then the whole is asked for.
     pub(super) fn freshened(&self, entry: &Entry, response: &response::Parts, arrival: Arrival) -> Option<Entry> {
-        selects(&response.headers, entry).then(|| self.updated(entry, &response.headers, arrival))
+        let holds = selects(&response.headers, entry) && self.may_stay(entry, &response.headers);
+        holds.then(|| self.updated(entry, &response.headers, arrival))
+    }
+
+    /// May the stored response stay where it is once these fields are its own? Not if they forbid to store it, and not if they have it answer other requests
+    /// than it did.
+    fn may_stay(&self, entry: &Entry, newer: &HeaderMap) -> bool {
+        let (directives, _) = self.directives(newer);
+        let selects_as_before = !newer.contains_key(header::VARY) || vary::fields(newer) == vary::fields(&entry.headers);
+        !directives.no_store && !(self.shared && directives.private.is_all()) && selects_as_before
     }
 
     /// What a HEAD says about the stored answer to a GET (RFC 9111 section 4.3.5): freshened, or `None` if it holds no more.
@@ -110,7 +120,8 @@ impl HttpPolicy {
             && matches!(entry.status, StatusCode::OK | StatusCode::PARTIAL_CONTENT)
             && same(header::ETAG)
             && same(header::LAST_MODIFIED)
-            && as_long;
+            && as_long
+            && self.may_stay(entry, &response.headers);
         holds.then(|| self.updated(entry, &response.headers, arrival))
     }
 
