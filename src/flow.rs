@@ -333,7 +333,13 @@ where
                     .unwrap_or(Reuse::No(Miss::Request))
             }
             Some(_) => Reuse::No(Miss::Request),
-            None => Reuse::No(if found.variants.is_some() { Miss::Vary } else { Miss::Absent }),
+            None if found.variants.is_some() => Reuse::No(Miss::Vary),
+            // A store that did not answer cannot say what it has not got.
+            None if found.generation.is_none() => Reuse::No(Miss::Absent),
+            None => {
+                let why = contain(&self.shared.core.counters, || self.shared.core.policy.missing(&self.request, &self.options));
+                Reuse::No(why.unwrap_or(Miss::Absent))
+            }
         }
     }
 

@@ -71,6 +71,13 @@ pub trait Policy: Send + Sync + 'static {
     /// May a stored response answer the request?
     fn reuse(&self, request: &request::Parts, options: &CacheOptions, entry: &Entry, moment: Moment) -> Reuse;
 
+    /// What it means that nothing is stored under the key of a request: [`Miss::Uri`] where the key holds nothing but the target (RFC 9211 section 2.2).
+    /// The default: [`Miss::Absent`].
+    fn missing(&self, request: &request::Parts, options: &CacheOptions) -> Miss {
+        let _ = (request, options);
+        Miss::Absent
+    }
+
     /// May a request share an upstream call with others that ask for the same? If it `validates` what is stored, the call carries [our
     /// conditions](Reuse::Validate) in place of the caller's own. The default: yes.
     fn joins(&self, request: &request::Parts, validates: bool) -> bool {

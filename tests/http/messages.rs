@@ -37,9 +37,13 @@ async fn every_response_says_what_the_cache_did() {
     run(
         HttpPolicy::shared(),
         &[
-            ("miss", "> \n< 200 | Cache-Control: max-age=60\n= Cache-Status: tower-response-cache; fwd=miss; fwd-status=200; stored\n> \n= Cache-Status: ~tower-response-cache; hit; ttl="),
-            ("not stored", "> \n< 200 | Cache-Control: no-store\n= Cache-Status: tower-response-cache; fwd=miss; fwd-status=200"),
-            ("after others", "> \n< 200 | Cache-Control: max-age=60 | Cache-Status: \"Nearer\"; hit\n= Cache-Status: \"Nearer\"; hit, tower-response-cache; fwd=miss; fwd-status=200; stored\n> \n= Cache-Status: ~\"Nearer\"; hit, tower-response-cache; hit"),
+            ("miss", "> \n< 200 | Cache-Control: max-age=60\n= Cache-Status: tower-response-cache; fwd=uri-miss; fwd-status=200; stored\n> \n= Cache-Status: ~tower-response-cache; hit; ttl="),
+            ("for other cookies there may be something", "> | Cookie: a=1\n< 200 | Cache-Control: max-age=60\n= Cache-Status: tower-response-cache; fwd=miss; fwd-status=200; stored"),
+            ("for another query there may be something", "> QUERY / | @a\n< 200 | Cache-Control: max-age=60\n= Cache-Status: tower-response-cache; fwd=miss; fwd-status=200; stored"),
+            ("for other fields there is something", "> | Foo: 1\n< 200 | Cache-Control: max-age=60 | Vary: Foo\n> | Foo: 2\n< 200 | Cache-Control: max-age=60\n= Cache-Status: tower-response-cache; fwd=vary-miss; fwd-status=200; stored"),
+            ("a part of it is there", "> | Range: bytes=0-1\n< 206 | Cache-Control: max-age=60 | Content-Range: bytes 0-1/9 | @01\n> | Range: bytes=2-3\n< 206 | Cache-Control: max-age=60 | Content-Range: bytes 2-3/9 | @23\n= Cache-Status: tower-response-cache; fwd=partial; fwd-status=206; stored"),
+            ("not stored", "> \n< 200 | Cache-Control: no-store\n= Cache-Status: tower-response-cache; fwd=uri-miss; fwd-status=200"),
+            ("after others", "> \n< 200 | Cache-Control: max-age=60 | Cache-Status: \"Nearer\"; hit\n= Cache-Status: \"Nearer\"; hit, tower-response-cache; fwd=uri-miss; fwd-status=200; stored\n> \n= Cache-Status: ~\"Nearer\"; hit, tower-response-cache; hit"),
             ("unsafe", "> POST / | @x\n< 200\n= Cache-Status: tower-response-cache; fwd=method"),
             ("validated", "> \n< 200 | Cache-Control: max-age=5 | ETag: \"a\"\n+ 9\n> \n< 304 | ETag: \"a\"\n= Cache-Status: ~tower-response-cache; fwd=stale; fwd-status=304"),
             ("stale", "> \n< 200 | Cache-Control: max-age=5\n+ 9\n> | Cache-Control: max-stale\n= Cache-Status: tower-response-cache; hit; detail=max-stale; ttl=-4"),
@@ -49,7 +53,6 @@ async fn every_response_says_what_the_cache_did() {
     .await;
 }
 
-/// A thousand requests for one stale page: one validation.
 #[tokio::test]
 async fn many_who_ask_for_one_stale_page_cause_one_validation() {
     const MANY: usize = 300;

@@ -1,9 +1,21 @@
 //! The same rules on Redis, with and without memory in front of it: conditional hits, parts, variants, updates and invalidation work on what went through the wire.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::{BodyExt, Full};
+use tokio::{sync::Semaphore, time::timeout};
+use tower::{Layer, ServiceExt, service_fn};
 use tower_response_cache::{
-    HttpPolicy,
+    CacheLayer, HttpPolicy, RequestBody,
     store::{BoxStore, Redis, Tiered},
 };
 
@@ -60,4 +72,63 @@ async fn hold(boxed: impl Fn(Redis) -> BoxStore + Send + Sync + 'static) {
         ],
     )
     .await;
+}
+
+/// What everyone has to ask for is asked for by everyone at once: no process waits for another's answer, which it could not use.
+#[tokio::test]
+async fn processes_do_not_queue_for_a_page_that_is_stale_at_birth() {
+    const PROCESSES: usize = 4;
+    let long = Duration::from_secs(20);
+    let server = Server::start();
+    let (arrived, gate) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
+    let calls = Arc::new(AtomicUsize::new(0));
+    let (came, opened, counted) = (Arc::clone(&arrived), Arc::clone(&gate), Arc::clone(&calls));
+    let origin = service_fn(move |request: Request<RequestBody<Full<Bytes>>>| {
+        let (came, opened, counted) = (Arc::clone(&came), Arc::clone(&opened), Arc::clone(&counted));
+        async move {
+            counted.fetch_add(1, Ordering::SeqCst);
+            came.add_permits(1);
+            opened.acquire().await.unwrap().forget();
+            let known = request.headers().contains_key("if-none-match");
+            let response = Response::builder().status(if known { 304 } else { 200 }).header("cache-control", "no-cache");
+            Ok::<_, Infallible>(response.header("etag", "\"a\"").body(Full::<Bytes>::from(if known { "" } else { "page" })).unwrap())
+        }
+    });
+    // As many caches with connections, listeners and flights of their own as there would be processes.
+    let caches: Vec<_> = (0..PROCESSES)
+        .map(|_| {
+            let redis = Redis::builder(&*server.url()).read_deadline(long).write_deadline(long).connect_deadline(long).build().unwrap();
+            let layer = CacheLayer::new(redis, HttpPolicy::shared()).patience(long);
+            layer.layer(origin.clone())
+        })
+        .collect();
+    let ask = |cache: usize| {
+        let cache = caches[cache].clone();
+        tokio::spawn(async move {
+            let response = cache.oneshot(Request::get("http://host/").body(Full::<Bytes>::default()).unwrap()).await.unwrap();
+            let body = response.into_body().collect().await.unwrap().to_bytes();
+            assert_eq!(body, "page");
+        })
+    };
+    let all_arrive = async |many: usize, when: &str| {
+        let all = arrived.acquire_many(u32::try_from(many).unwrap());
+        timeout(long, all).await.unwrap_or_else(|_| panic!("{when}: some wait for others")).unwrap().forget();
+    };
+    for round in 0..3 {
+        let asking: Vec<_> = (0..PROCESSES).map(ask).collect();
+        if round == 0 {
+            // Nobody knows what it is. One asks, and then they know.
+            all_arrive(1, "cold").await;
+            gate.add_permits(1);
+            all_arrive(PROCESSES - 1, "once one has the answer").await;
+            gate.add_permits(PROCESSES - 1);
+        } else {
+            all_arrive(PROCESSES, "warm").await;
+            gate.add_permits(PROCESSES);
+        }
+        for asking in asking {
+            asking.await.unwrap();
+        }
+        assert_eq!(calls.load(Ordering::SeqCst), (1 + round) * PROCESSES);
+    }
 }

@@ -9,6 +9,7 @@ use crate::{
     key::{Envelope, Field, Fields, Identity, Scope},
     options::CacheOptions,
     policy::Bypass,
+    status::Miss,
 };
 
 /// Scheme, authority, path and query. What needs no change is borrowed: a hit allocates nothing for its key.
@@ -106,6 +107,14 @@ impl HttpPolicy {
         }
         fields.add(Field::RawBody, body);
         Ok(fields.seal(scope))
+    }
+
+    /// Nothing is stored under the key: is that all that can be said of the target?
+    pub(super) fn unknown(&self, request: &request::Parts, options: &CacheOptions) -> Miss {
+        let scope = options.scope.unwrap_or_else(|| self.scope(&request.headers));
+        // There may be something for others, or in answer to other content.
+        let is_target = request.method != *QUERY && scope == Scope::shared() && options.extra.is_empty() && options.upstream.is_none();
+        if is_target { Miss::Uri } else { Miss::Absent }
     }
 
     /// Callers with other cookies are other callers, unless told otherwise.

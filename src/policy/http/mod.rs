@@ -31,6 +31,7 @@ use crate::{
     entry::Entry,
     key::{Envelope, Identity, Key},
     options::{CacheOptions, Mode},
+    status::Miss,
 };
 
 /// Caches GET, HEAD and QUERY as HTTP says (RFC 9111): what the origin permits, for as long as it says.
@@ -304,6 +305,10 @@ impl Policy for HttpPolicy {
 
     fn reuse(&self, request: &req::Parts, options: &CacheOptions, entry: &Entry, moment: Moment) -> Reuse {
         self.reusable(request, options, entry, moment)
+    }
+
+    fn missing(&self, request: &req::Parts, options: &CacheOptions) -> Miss {
+        self.unknown(request, options)
     }
 
     fn joins(&self, request: &req::Parts, validates: bool) -> bool {
