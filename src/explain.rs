@@ -287,6 +287,7 @@ fn readable(trace: &[(Field, Vec<u8>)]) -> Vec<KeyField> {
             Field::Primary => "primary".to_owned(),
             Field::Epoch => "epoch".to_owned(),
             Field::Rule => "rule".to_owned(),
+            Field::Search => "search".to_owned(),
         };
         let shown = match field {
             Field::Namespace | Field::Method | Field::Scheme | Field::Authority | Field::Path | Field::Upstream => true,

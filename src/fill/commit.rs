@@ -7,9 +7,10 @@ use super::{Caller, Fill, tell};
 use crate::{
     entry::{Entry, Frames, Metadata, Record, Variants},
     flight::State,
-    flow::{Found, Opening, VARIANTS, contain},
+    flow::{Found, Opening, VARIANTS, contain, look_up},
     inspect::Findings,
     key::Key,
+    layer::Shared,
     observe::FillRecord,
     options::Mode,
     policy::{NotStored, Policy, Revision, Splice, Storing},
@@ -61,6 +62,21 @@ where
         let shared = &self.shared;
         contain(&shared.core.counters, || shared.core.policy.variant(&shared.settings.envelope, &self.identity.key, &self.asked, fields))
             .flatten()
+    }
+
+    /// Goes where the entry is to be stored now that its response has said something new of that.
+    pub(super) async fn relocate(&mut self, entry: &Entry) -> Result<(), NotStored> {
+        let Shared { core, settings } = &self.shared;
+        let identity = contain(&core.counters, || core.policy.relocate(&settings.envelope, &self.asked, &self.options, entry));
+        let identity = identity.flatten().ok_or(NotStored::Panic)?;
+        let (found, _) = look_up(&self.shared, &self.asked, &identity.key).await;
+        // What was invalidated since the request began was so under its old key first.
+        let unchanged = self.shared.get(&self.identity.key).await.map(|lookup| lookup.generation) == self.found.primary;
+        if !unchanged {
+            return Err(NotStored::Superseded);
+        }
+        (self.identity, self.found) = (identity, found);
+        Ok(())
     }
 
     /// Stores an entry, unless it was superseded.

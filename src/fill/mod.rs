@@ -245,7 +245,7 @@ where
 
     /// From the head of the response to the store.
     async fn land<RB, E>(
-        self,
+        mut self,
         (mut head, body): (response::Parts, RB),
         splice: Option<Splice>,
         mut vigil: Vigil,
@@ -319,8 +319,12 @@ where
         let (storing, findings) = finished?;
         complete?;
         let frames = frames.ok_or(NotStored::TooLarge)?;
+        let moved = storing.moved;
         let (entry, vary) = self.entry(&head, storing, findings, &frames, trailers, record);
         let entry = self.merge(entry)?;
+        if moved {
+            self.relocate(&entry).await?;
+        }
         self.commit(entry, vary).await
     }
 

@@ -13,6 +13,7 @@ use std::{borrow::Cow, time::Duration, time::SystemTime};
 use ::http::{HeaderMap, HeaderName, Response, StatusCode, request, response};
 
 pub use self::http::HttpPolicy;
+pub(crate) use self::http::Rule;
 pub use api::{ApiPolicy, Sharing};
 pub(crate) use fields::strip_conditions;
 pub use fields::{is_hop_by_hop, strip_hop_by_hop};
@@ -178,6 +179,13 @@ pub trait Policy: Send + Sync + 'static {
         response: &response::Parts,
     ) -> Option<(Identity, request::Parts)> {
         let _ = (envelope, request, options, response);
+        None
+    }
+
+    /// The identity that a request has from now on, where its response [changed](Storing::moved) what that is. Asked when the response is about to be stored. The
+    /// default: none.
+    fn relocate(&self, envelope: &Envelope, request: &request::Parts, options: &CacheOptions, entry: &Entry) -> Option<Identity> {
+        let _ = (envelope, request, options, entry);
         None
     }
 
@@ -397,6 +405,8 @@ pub struct Storing {
     pub tags: Vec<String>,
     /// The request fields that select this response among others under the same key; `None` if there are no others.
     pub vary: Option<Vec<HeaderName>>,
+    /// Does the response say something new of the key that its request has? Then it is stored where [`relocate`](Policy::relocate) says.
+    pub moved: bool,
     /// Watches the body.
     pub inspector: Option<Box<dyn Inspector>>,
     /// Must something in the body prove that it is whole, because its framing does not?

@@ -33,6 +33,7 @@ mod messages;
 mod private;
 mod ranges;
 mod redis_store;
+mod search;
 mod stale;
 mod storing;
 mod together;

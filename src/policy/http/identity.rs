@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use http::{HeaderMap, header, request};
 
-use super::{HttpPolicy, QUERY};
+use super::{HttpPolicy, QUERY, Rule};
 use crate::{
     key::{Envelope, Field, Fields, Identity, Scope},
     options::CacheOptions,
@@ -46,18 +46,20 @@ impl<'a> Target<'a> {
     }
 
     /// The key of its stored response, whatever of it was asked for.
-    pub(super) fn key(&self, envelope: &Envelope, options: &CacheOptions, scope: Scope) -> Identity {
-        self.fields(envelope, "GET", options).seal(scope)
+    pub(super) fn key(&self, envelope: &Envelope, options: &CacheOptions, rule: Option<&Rule>, scope: Scope) -> Identity {
+        self.fields(envelope, "GET", options, rule).seal(scope)
     }
 
-    fn fields(&self, envelope: &Envelope, method: &str, options: &CacheOptions) -> Fields {
+    fn fields(&self, envelope: &Envelope, method: &str, options: &CacheOptions, rule: Option<&Rule>) -> Fields {
         let mut fields = envelope.open();
         fields
             .add(Field::Method, method.as_bytes())
             .add(Field::Scheme, self.scheme.as_bytes())
             .add(Field::Authority, self.authority.as_bytes())
             .add(Field::Path, self.path.as_bytes());
-        if let Some(query) = &self.query {
+        if let Some(rule) = rule {
+            rule.add(self.query.as_deref(), &mut fields);
+        } else if let Some(query) = &self.query {
             fields.add(Field::Query, query.as_bytes());
         }
         if let Some(upstream) = &options.upstream {
@@ -97,9 +99,13 @@ impl HttpPolicy {
         let scope = options.scope.unwrap_or_else(|| self.scope(&request.headers));
         if request.method != *QUERY {
             // What a body of a GET means is between its two ends (RFC 9110 section 9.3.1): no key could hold it.
-            return if body.is_empty() { Ok(target.key(envelope, options, scope)) } else { Err(Bypass::Content) };
+            return if body.is_empty() {
+                Ok(target.key(envelope, options, options.search.as_deref(), scope))
+            } else {
+                Err(Bypass::Content)
+            };
         }
-        let mut fields = target.fields(envelope, "QUERY", options);
+        let mut fields = target.fields(envelope, "QUERY", options, None);
         for name in [header::CONTENT_TYPE, header::CONTENT_ENCODING, header::CONTENT_LANGUAGE] {
             for value in request.headers.get_all(&name) {
                 fields.add(Field::HeaderName, name.as_str().as_bytes()).add(Field::HeaderValue, value.as_bytes());

@@ -10,6 +10,7 @@ mod identity;
 mod invalidation;
 mod range;
 mod reuse;
+mod search;
 mod storing;
 mod targeted;
 mod validation;
@@ -24,6 +25,7 @@ use std::{
 use http::{HeaderMap, HeaderName, Method, StatusCode, header, request as req, response as res};
 
 use self::freshness::Arrival;
+pub(crate) use self::search::Rule;
 use super::{
     Abandoned, Admission, Bypass, Invalidation, Moment, NotStored, Policy, Replay, Reuse, Revision, Splice, Storing, strip_conditions,
 };
@@ -68,6 +70,8 @@ pub struct HttpPolicy {
     normalise_order: bool,
     set_cookie: bool,
     close_delimited: bool,
+    no_vary_search: bool,
+    rules: search::Rules,
     max_body: usize,
     query_limit: usize,
     assumed_scheme: &'static str,
@@ -99,6 +103,8 @@ impl HttpPolicy {
             normalise_order: false,
             set_cookie: false,
             close_delimited: false,
+            no_vary_search: false,
+            rules: search::Rules::default(),
             max_body: 64 << 20,
             query_limit: 64 << 10,
             assumed_scheme: "http",
@@ -115,10 +121,15 @@ impl HttpPolicy {
 
     /// Goes by the letter of the standards where the defaults are more careful: callers with different cookies share what the
     /// origin lets them share, `Set-Cookie` is stored, bodies that end with their connection are, languages and encodings that a request accepts are compared
-    /// without regard to their order, and a failing upstream counts as one that cannot be reached. Default: off.
+    /// without regard to their order, a failing upstream counts as one that cannot be reached, and `No-Vary-Search` is heeded. Default: off.
     #[must_use]
     pub fn rfc(self) -> Self {
-        self.key_cookies(false).store_set_cookie(true).store_close_delimited(true).normalise_order(true).stale_if_failing(true)
+        self.key_cookies(false)
+            .store_set_cookie(true)
+            .store_close_delimited(true)
+            .normalise_order(true)
+            .stale_if_failing(true)
+            .no_vary_search(true)
     }
 
     /// Sets for what part of the time since its last modification a response is fresh that says nothing of its freshness (RFC 9111 section 4.2.2);
@@ -216,6 +227,16 @@ impl HttpPolicy {
         self
     }
 
+    /// Heeds `No-Vary-Search` (draft-ietf-httpbis-no-vary-search), with which a response says that parameters of its query, or their order, make no difference.
+    ///
+    /// What it says is learned, path by path, in each process: the first request for a path that is new to a process goes by its whole query. Where several processes share a
+    /// store, an unsafe request that comes to one that has yet to learn a path's rule does not void what is stored by it, which then lives as long as it is fresh. Default: off.
+    #[must_use]
+    pub fn no_vary_search(mut self, on: bool) -> Self {
+        self.no_vary_search = on;
+        self
+    }
+
     /// Sets the longest body that is stored, in bytes. Default: 64 MiB.
     #[must_use]
     pub fn max_body(mut self, bytes: usize) -> Self {
@@ -265,6 +286,7 @@ const SAFE: [&str; 5] = ["OPTIONS", "TRACE", "PROPFIND", "REPORT", "SEARCH"];
 
 impl Policy for HttpPolicy {
     fn admit(&self, request: &mut req::Parts, options: &mut CacheOptions) -> Admission {
+        self.recall(request, options);
         let method = &request.method;
         if method == Method::CONNECT || request.headers.contains_key(header::UPGRADE) {
             return Admission::Bypass(Bypass::Upgrade);
@@ -378,6 +400,10 @@ impl Policy for HttpPolicy {
         response: &res::Parts,
     ) -> Option<(Identity, req::Parts)> {
         self.also_answered(envelope, request, options, response)
+    }
+
+    fn relocate(&self, envelope: &Envelope, request: &req::Parts, options: &CacheOptions, entry: &Entry) -> Option<Identity> {
+        Some(self.relocated(envelope, request, options, entry))
     }
 
     fn replay(&self, request: &req::Parts, entry: &Entry, answer: &mut Replay) {

@@ -6,7 +6,9 @@ use super::{
     HttpPolicy, date,
     directives::Directives,
     freshness::{Arrival, Freshness, has_validator, is_heuristically_cacheable},
-    invalidation, range, targeted, vary,
+    invalidation, range,
+    search::Said,
+    targeted, vary,
 };
 use crate::{
     entry::Lifetime,
@@ -49,6 +51,10 @@ impl HttpPolicy {
         let directives = self.directives(headers);
         self.permits(request, response, &directives.0)?;
         let vary = vary::fields(headers).map_err(|_| NotStored::Vary)?;
+        let said = self.said(request, options, response);
+        if said == Said::Nothing {
+            return Err(NotStored::Request);
+        }
         let lifetime = self.worth(response, options, &directives, arrival)?;
         let promised = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok()).or(len);
         if promised.is_some_and(|promised: u64| promised > self.max_body as u64) {
@@ -71,6 +77,7 @@ impl HttpPolicy {
             max_body: self.max_body,
             tags: invalidation::groups(request, headers, self),
             vary: (!vary.is_empty()).then_some(vary),
+            moved: said == Said::New,
             inspector: None,
             needs_proof: !self.close_delimited && promised.is_none() && is_close_delimited(response),
             upstream_request_id: None,

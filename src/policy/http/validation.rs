@@ -4,7 +4,7 @@ use std::time::SystemTime;
 
 use http::{HeaderMap, HeaderName, StatusCode, header, request, response};
 
-use super::{HttpPolicy, date, freshness::Arrival, range, storing::is_stored_field, vary};
+use super::{HttpPolicy, Rule, date, freshness::Arrival, range, storing::is_stored_field, vary};
 use crate::entry::Entry;
 
 /// What the caller's conditions say of a stored response (RFC 9110 section 13.2.2).
@@ -99,7 +99,9 @@ impl HttpPolicy {
     fn may_stay(&self, entry: &Entry, newer: &HeaderMap) -> bool {
         let (directives, _) = self.directives(newer);
         let selects_as_before = !newer.contains_key(header::VARY) || vary::fields(newer) == vary::fields(&entry.headers);
-        !directives.no_store && !(self.shared && directives.private.is_all()) && selects_as_before
+        let said_of_search = Rule::of(newer);
+        let asked_as_before = said_of_search.is_none() || said_of_search == Rule::of(&entry.headers);
+        asked_as_before && !directives.no_store && !(self.shared && directives.private.is_all()) && selects_as_before
     }
 
     /// What a HEAD says about the stored answer to a GET (RFC 9111 section 4.3.5): freshened, or `None` if it holds no more.
