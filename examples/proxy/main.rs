@@ -10,6 +10,7 @@
 
 mod admin;
 mod fields;
+mod interim;
 mod origin;
 mod proxy;
 
@@ -113,7 +114,7 @@ async fn main() -> Result<(), BoxError> {
     let serving = proxy::serve(listener, move |peer| {
         let proxy = proxy.clone();
         service_fn(move |request| {
-            let proxy = proxy.clone();
+            let (proxy, peer) = (proxy.clone(), peer.clone());
             async move { proxy.answer(request, peer).await }
         })
     });

@@ -16,10 +16,18 @@ use tower_response_cache::{BoxError, Cache, HttpPolicy, store::Store};
 
 use crate::{
     fields,
+    interim::{Hints, Lane, Wire},
     origin::{Origin, OriginError},
 };
 
 pub type Body = UnsyncBoxBody<Bytes, BoxError>;
+
+/// Who is at the other end of a connection, and a way to tell it something before its answer.
+#[derive(Clone)]
+pub struct Peer {
+    pub address: SocketAddr,
+    lane: Lane,
+}
 
 /// A cache with the manners of a proxy around it.
 pub struct Proxy<St> {
@@ -44,15 +52,25 @@ where
         Ok(Self { cache, via: name.into(), forwarded })
     }
 
-    pub async fn answer(&self, request: Request<Incoming>, peer: SocketAddr) -> Result<Response<Body>, Infallible> {
+    pub async fn answer(&self, request: Request<Incoming>, peer: Peer) -> Result<Response<Body>, Infallible> {
         if request.method() == Method::CONNECT || request.uri().path() == "*" {
             return Ok(plain(StatusCode::NOT_IMPLEMENTED, "this proxy forwards to one origin, and answers for nothing else"));
         }
         let (mut parts, body) = request.into_parts();
-        if let Err(problem) = fields::forward(&mut parts, &self.via, self.forwarded.then_some(peer), self.cache.inner().authority()) {
+        let received = parts.version;
+        if let Err(problem) = fields::forward(&mut parts, &self.via, self.forwarded.then_some(peer.address), self.cache.inner().authority())
+        {
             return Ok(plain(StatusCode::BAD_REQUEST, problem));
         }
-        let mut response = match self.cache.clone().oneshot(Request::from_parts(parts, body)).await {
+        let mut request = Request::from_parts(parts, body);
+        // "A server MUST NOT send a 1xx response to an HTTP/1.0 client" (RFC 9110 section 15.2).
+        let hints = (received == Version::HTTP_11).then(|| Hints::of(&mut request, &self.via));
+        let answer = self.cache.clone().oneshot(request);
+        let answer = match hints {
+            Some(hints) => hints.until(answer, &peer.lane).await,
+            None => answer.await,
+        };
+        let mut response = match answer {
             Ok(response) => response.map(|body| body.boxed_unsync()),
             Err(error) => {
                 tracing::warn!(error = %error, source = std::error::Error::source(&error).map(tracing::field::display));
@@ -83,13 +101,13 @@ pub fn plain(status: StatusCode, text: impl Into<String>) -> Response<Body> {
 /// Serves every connection in a task of its own, HTTP/1.1 or HTTP/2 as the client begins.
 pub async fn serve<F, S>(listener: TcpListener, service: F)
 where
-    F: Fn(SocketAddr) -> S,
+    F: Fn(Peer) -> S,
     S: Service<Request<Incoming>, Response = Response<Body>> + Send + 'static,
     S::Future: Send + 'static,
     S::Error: Into<BoxError>,
 {
     loop {
-        let (stream, peer) = match listener.accept().await {
+        let (stream, address) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
                 // Out of descriptors, mostly: those in use come free.
@@ -99,12 +117,13 @@ where
             }
         };
         drop(stream.set_nodelay(true));
-        let service = service(peer);
+        let lane = Lane::default();
+        let service = service(Peer { address, lane: lane.clone() });
         tokio::spawn(async move {
             let mut builder = auto::Builder::new(TokioExecutor::new());
             builder.http1().timer(TokioTimer::new());
             builder.http2().timer(TokioTimer::new());
-            if let Err(error) = builder.serve_connection(TokioIo::new(stream), service).await {
+            if let Err(error) = builder.serve_connection(TokioIo::new(Wire::new(stream, lane)), service).await {
                 tracing::debug!(error, "connection");
             }
         });

@@ -16,6 +16,8 @@ mod server;
 
 #[path = "../../examples/proxy/fields.rs"]
 mod fields;
+#[path = "../../examples/proxy/interim.rs"]
+mod interim;
 #[path = "../../examples/proxy/origin.rs"]
 mod origin;
 #[path = "../../examples/proxy/proxy.rs"]

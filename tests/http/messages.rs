@@ -92,3 +92,49 @@ async fn bodies_stream_both_ways_while_they_are_stored() {
     client.read_to_end(&mut read).await.unwrap();
     assert!(read.ends_with(b"first!"));
 }
+
+/// Reads from a connection until it has said something.
+async fn read_to(stream: &mut TcpStream, end: &str) -> String {
+    let mut read = Vec::new();
+    while !read.ends_with(end.as_bytes()) {
+        let byte = tokio::time::timeout(Duration::from_secs(20), stream.read_u8()).await;
+        read.push(byte.unwrap_or_else(|_| panic!("no {end:?} after {:?}", String::from_utf8_lossy(&read))).unwrap());
+    }
+    String::from_utf8(read).unwrap()
+}
+
+#[tokio::test]
+async fn what_an_origin_says_before_it_answers_reaches_the_client_before_the_answer() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let rig = Rig::in_front_of(HttpPolicy::shared(), &memory(), listener.local_addr().unwrap()).await;
+    let mut client = TcpStream::connect(rig.proxy).await.unwrap();
+    // Two at once on one connection: what is said before the second comes after all of the first.
+    client.write_all(b"GET /1 HTTP/1.1\r\nHost: h\r\n\r\nGET /2 HTTP/1.1\r\nHost: h\r\n\r\n").await.unwrap();
+    let (mut origin, _) = listener.accept().await.unwrap();
+    for page in ["/1", "/2"] {
+        let asked = wire::read(&mut origin, true, false).await.unwrap();
+        assert!(asked.start.contains(page));
+        for hint in ["HTTP/1.1 102 Processing\r\n\r\n", "HTTP/1.1 103 Early Hints\r\nLink: </style.css>\r\n\r\n"] {
+            origin.write_all(hint.as_bytes()).await.unwrap();
+            // The client has it while there is no answer yet.
+            let told = read_to(&mut client, "\r\n\r\n").await;
+            assert!(told.starts_with(&hint[..12]), "{told}");
+            assert_eq!(told.contains("link: </style.css>"), hint.contains("Link"), "{told}");
+        }
+        // One that comes with the answer comes before it all the same.
+        let end = "HTTP/1.1 103 Early Hints\r\nX: last\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\npage";
+        origin.write_all(end.as_bytes()).await.unwrap();
+        let told = read_to(&mut client, "page").await;
+        assert!(told.starts_with("HTTP/1.1 103 Early Hints\r\nx: last\r\nvia: 1.1 proxy\r\n\r\nHTTP/1.1 200 OK\r\n"), "{told}");
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_knows_of_no_interim_responses_gets_none() {
+    let rig = Rig::new(HttpPolicy::shared()).await;
+    rig.expect_reply(&["200", "#interim", "@page"]);
+    let mut client = TcpStream::connect(rig.proxy).await.unwrap();
+    client.write_all(b"GET / HTTP/1.0\r\nHost: h\r\n\r\n").await.unwrap();
+    let told = read_to(&mut client, "page").await;
+    assert!(told.starts_with("HTTP/1.0 200 Said\r\n"), "{told}");
+}

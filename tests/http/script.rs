@@ -11,7 +11,8 @@
 //!
 //! `{date+10}` is the date in ten seconds. The origin's answers have a date and a content-length unless they say otherwise: `#chunked`, `#close` (ends with
 //! the connection), `#short` (breaks off), `#hangup` (no answer at all), `#junk` (no HTTP), `#nodate`, `#interim` (a 103 goes before it), `#http10`. A client's answer comes `#fresh` (from the cache), or
-//! `#origin`; `#kept` says that an answer to an unsafe request is stored. A field value of `*` is any; one that begins with `~` has to contain the rest.
+//! `#origin`; `#kept` says that an answer to an unsafe request is stored. `^field: value` is
+//! in an interim response. A field value of `*` is any; one that begins with `~` has to contain the rest.
 
 use std::{
     collections::VecDeque,
@@ -97,7 +98,7 @@ impl Rig {
         tokio::spawn(proxy::serve(listener, move |peer| {
             let service = service.clone();
             service_fn(move |request| {
-                let service = service.clone();
+                let (service, peer) = (service.clone(), peer.clone());
                 async move { service.answer(request, peer).await }
             })
         }));
@@ -331,6 +332,10 @@ impl Rig {
         }
         if let Some(name) = part.strip_prefix('!') {
             return message.field(name).map_or(Ok(()), |value| Err(format!("with {name}: {value}")));
+        }
+        if let Some(hint) = part.strip_prefix('^') {
+            let told = message.interim.iter().any(|told| self.check(hint, told).is_ok());
+            return if told { Ok(()) } else { Err(format!("without {hint} beforehand")) };
         }
         let Some((name, expected)) = part.split_once(": ") else {
             return if message.start.split(' ').any(|word| word == part) { Ok(()) } else { Err(format!("not {part}")) };

@@ -77,8 +77,9 @@ async fn rules_hold_where_they_meet() {
         ("multi range too many", format!("> \n< 200 | {f} | @0123456789\n> | Range: bytes=0-0,1-1,2-2,3-3,4-4,5-5,6-6,7-7,8-8,9-9,0-0,0-0,0-0,0-0,0-0,0-0,0-0\n= 200 | #fresh | @0123456789")),
         ("range of one in multi", format!("> \n< 200 | {f} | @0123456789\n> | Range: bytes=0-0,-1\n= 206 | #fresh | Content-Type: ~multipart/byteranges")),
         ("HTTP10 origin", format!("> \n< 200 | {f} | #http10 | @1\n> \n= #fresh | @1")),
-        ("early hints are no part of it", format!("> \n< 200 | {f} | #interim | @1\n= 200 | !X-Early | @1\n> \n= #fresh | !X-Early | @1")),
-        ("early hints before a 304", format!("> \n< 200 | Cache-Control: max-age=5 | ETag: \"a\" | @1\n+ 9\n> \n< 304 | #interim\n= 200 | !X-Early | @1")),
+        ("early hints are no part of it", format!("> \n< 200 | {f} | #interim | @1\n= 200 | ^103 | ^X-Early: 1 | ^Via: 1.1 proxy | !X-Early | @1\n> \n= #fresh | !X-Early | @1")),
+        ("early hints about what is not cached", "> POST / | @x\n< 201 | #interim | @1\n= 201 | ^Link: ~rel=preload | @1".into()),
+        ("early hints before a 304", format!("> \n< 200 | Cache-Control: max-age=5 | ETag: \"a\" | @1\n+ 9\n> \n< 304 | #interim\n= 200 | ^X-Early: 1 | !X-Early | @1")),
     ];
     run(HttpPolicy::shared().rfc(), &cases.iter().map(|(name, case)| (*name, case.as_str())).collect::<Vec<_>>()).await;
 }

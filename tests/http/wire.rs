@@ -9,6 +9,8 @@ pub struct Message {
     pub start: String,
     pub fields: Vec<(String, String)>,
     pub body: Vec<u8>,
+    /// The 1xx responses that came before it.
+    pub interim: Vec<Message>,
     /// Did it end before its framing said so?
     pub broken: bool,
 }
@@ -46,6 +48,11 @@ pub async fn read(stream: &mut (impl AsyncRead + Unpin), is_request: bool, bodil
     let fields = lines.filter_map(|line| line.split_once(':')).map(|(name, value)| (name.to_owned(), value.trim().to_owned())).collect();
     let mut message = Message { start, fields, ..Message::default() };
     let status = message.status();
+    if !is_request && (102..200).contains(&status) {
+        let mut last = Box::pin(read(stream, is_request, bodiless)).await?;
+        last.interim.insert(0, message);
+        return Some(last);
+    }
     if bodiless || (!is_request && (status == 204 || status == 304)) {
         return Some(message);
     }
