@@ -32,6 +32,7 @@ mod directives;
 mod expires;
 mod invalidation;
 mod messages;
+mod peers;
 mod private;
 mod ranges;
 mod redis_store;

@@ -21,7 +21,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
-    time::{Duration, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use hyper::service::service_fn;
@@ -81,8 +81,13 @@ impl Rig {
 
     /// A proxy in front of an origin that is not scripted.
     pub async fn in_front_of(policy: HttpPolicy, store: &MakeStore, at: SocketAddr) -> Self {
+        Self::in_front_of_at(policy, store, at, UNIX_EPOCH + Duration::from_secs(1_800_000_000)).await
+    }
+
+    /// At a time of its own.
+    pub async fn in_front_of_at(policy: HttpPolicy, store: &MakeStore, at: SocketAddr, now: SystemTime) -> Self {
         // Dates have whole seconds, and cases are to see none go by.
-        let clock = Clock::stopped(UNIX_EPOCH + Duration::from_secs(1_800_000_000));
+        let clock = Clock::stopped(now);
         let fills = Arc::new(AtomicUsize::new(0));
         let ended = Arc::clone(&fills);
         let layer = CacheLayer::new(store(&clock), policy).clock(clock.clone()).observer(move |event: &Event<'_>| {

@@ -1,9 +1,11 @@
 //! HTTP/1.1 on the wire, as plainly as tests need it: what is sent and received is seen as bytes.
 
+use std::fmt;
+
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 /// A request or a response.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct Message {
     /// `GET /path HTTP/1.1`, or `HTTP/1.1 200 OK`.
     pub start: String,
@@ -13,6 +15,14 @@ pub struct Message {
     pub interim: Vec<Message>,
     /// Did it end before its framing said so?
     pub broken: bool,
+}
+
+impl fmt::Debug for Message {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { start, fields, body, interim, broken } = self;
+        let body = String::from_utf8_lossy(&body[..body.len().min(100)]);
+        f.debug_tuple("Message").field(start).field(fields).field(&body).field(interim).field(broken).finish()
+    }
 }
 
 impl Message {

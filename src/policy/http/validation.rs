@@ -142,7 +142,12 @@ impl HttpPolicy {
         // What the body as it is stored depends on stays as it is.
         const OF_THE_BODY: [HeaderName; 3] = [header::CONTENT_LENGTH, header::CONTENT_ENCODING, header::CONTENT_RANGE];
         let (directives, _) = self.directives(newer);
-        for name in newer.keys().filter(|name| is_stored_field(name, newer) && !OF_THE_BODY.contains(name)) {
+        let is_weak = |headers: &HeaderMap| headers.get(header::ETAG).is_some_and(|tag| tag.as_bytes().starts_with(b"W/"));
+        // One who says that what is stored is the same in meaning has not said that it is so byte for byte.
+        let keeps_tag = is_weak(stored) && !is_weak(newer);
+        let updates =
+            |name: &&HeaderName| is_stored_field(name, newer) && !OF_THE_BODY.contains(name) && !(keeps_tag && **name == header::ETAG);
+        for name in newer.keys().filter(updates) {
             stored.remove(name);
             for value in newer.get_all(name) {
                 stored.append(name, value.clone());
@@ -163,8 +168,8 @@ impl HttpPolicy {
 fn selects(newer: &HeaderMap, entry: &Entry) -> bool {
     if let Some(tag) = newer.get(header::ETAG) {
         let Some(stored) = entry.headers.get(header::ETAG) else { return false };
-        let weak = tag.as_bytes().starts_with(b"W/");
-        return if weak { matches_weakly(tag.as_bytes(), stored.as_bytes()) } else { tag == stored };
+        // Servers that compress on the way give what they compress a weak tag, and in a 304 have nothing to compress: theirs says the strong one.
+        return matches_weakly(tag.as_bytes(), stored.as_bytes());
     }
     match newer.get(header::LAST_MODIFIED) {
         Some(modified) => entry.headers.get(header::LAST_MODIFIED) == Some(modified),
@@ -239,13 +244,30 @@ mod tests {
             (&stored, vec![("etag", "\"b\"")], false),
             (&stored, vec![("etag", "W/\"a\"")], true),
             (&weak, vec![("etag", "W/\"a\"")], true),
-            (&weak, vec![("etag", "\"a\"")], false),
+            (&weak, vec![("etag", "\"a\"")], true),
+            (&weak, vec![("etag", "\"b\"")], false),
             (&bare, vec![("etag", "\"a\"")], false),
             (&stored, vec![("last-modified", &date_at(-9))], true),
             (&stored, vec![("last-modified", &date_at(-8))], false),
             (&stored, vec![], true),
         ] {
             assert_eq!(selects(&headers(&newer), entry), expected, "{newer:?}");
+        }
+    }
+
+    #[test]
+    fn a_304_makes_no_tag_strong() {
+        let policy = HttpPolicy::shared();
+        let arrival = Arrival { at: now(), waited: Duration::ZERO };
+        for (stored, newer, expected) in [
+            ("W/\"a\"", "\"a\"", "W/\"a\""),
+            ("W/\"a\"", "W/\"a\"", "W/\"a\""),
+            ("\"a\"", "W/\"a\"", "W/\"a\""),
+            ("\"a\"", "\"a\"", "\"a\""),
+        ] {
+            let entry = entry(200, &[("etag", stored)], b"");
+            let fresh = policy.freshened(&entry, &response(304, &[("etag", newer)]), arrival).unwrap();
+            assert_eq!(fresh.headers["etag"], expected, "{stored} {newer}");
         }
     }
 
