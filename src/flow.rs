@@ -203,7 +203,7 @@ impl<S, St, P> Flow<S, St, P> {
                     attempt = if looks < LOOKS { attempt } else { ALONE };
                     continue;
                 }
-                Ok(Opening::Live { head, reader, storing }) => Ok(self.live(head, reader, ticket, key, why, storing)),
+                Ok(Opening::Live { head, upstream, reader, storing }) => Ok(self.live(head, upstream, reader, ticket, key, why, storing)),
                 Ok(Opening::Freshened(entry)) => Ok(self.stored_after_wait(&entry, &key, Outcome::Revalidated)),
                 // A response is withheld where a stale one stood in for it a moment ago.
                 Ok(Opening::Failed(failure)) => match (fallback.filter(|entry| failure.is_response() || self.stands_in(entry)), failure) {
@@ -420,8 +420,8 @@ where
 
 /// What became of an upstream call, for the one who leads it.
 pub(crate) enum Opening<RB, E> {
-    /// The response is on its way.
-    Live { head: response::Parts, reader: Reader, storing: bool },
+    /// The response is on its way; `upstream` is the status of the upstream's own, of which it may be a part.
+    Live { head: response::Parts, upstream: StatusCode, reader: Reader, storing: bool },
     /// What is stored still holds.
     Freshened(Arc<Entry>),
     /// Another process made the answer. The request comes back.
@@ -598,9 +598,11 @@ where
     }
 
     /// The answer from upstream, to the one who asked.
+    #[allow(clippy::too_many_arguments, reason = "the parts of one answer, from one place")]
     fn live<RB>(
         self: Box<Self>,
         head: response::Parts,
+        upstream: StatusCode,
         reader: Reader,
         ticket: Ticket,
         key: Key,
@@ -612,7 +614,7 @@ where
         RB::Error: Into<BoxError>,
     {
         let outcome = Outcome::Miss(why);
-        let status = CacheStatus { key: Some(key), storing, upstream_status: Some(head.status), ..CacheStatus::of(outcome) };
+        let status = CacheStatus { key: Some(key), storing, upstream_status: Some(upstream), ..CacheStatus::of(outcome) };
         let (shared, recorder) = self.answered(outcome, head.status);
         let mut response = Response::from_parts(head, ResponseBody::reading(reader, ticket, recorder));
         tell(&shared.settings, status, &mut response);

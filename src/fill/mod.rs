@@ -258,6 +258,7 @@ where
     {
         let shared = self.shared.clone();
         let (policy, counters) = (&shared.core.policy, &shared.core.counters);
+        let upstream = head.status;
         let mut promised = body.size_hint();
         let before = splice.map(|Splice { status, headers, before }| {
             (head.status, head.headers) = (status, headers);
@@ -278,7 +279,7 @@ where
         if caller.is_some()
             && let Some(reader) = tape.read()
         {
-            let opening = Opening::Live { head: head.clone(), reader, storing: verdict.why_not.is_none() };
+            let opening = Opening::Live { head: head.clone(), upstream, reader, storing: verdict.why_not.is_none() };
             self.announce(&verdict, &head, tape);
             tell(caller, opening);
         } else {
