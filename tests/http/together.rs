@@ -8,6 +8,13 @@ use crate::script::run;
 async fn rules_hold_where_they_meet() {
     let f = "Cache-Control: max-age=60";
     let cases: Vec<(&str, String)> = vec![
+        ("stale when it comes, and taken so", "> \n< 200 | Cache-Control: max-age=1500 | Age: 2000 | @1\n> | Cache-Control: max-stale=1000\n= 200 | #fresh | @1 | Age: 2000".into()),
+        ("stale when it comes, and not that stale", "> \n< 200 | Cache-Control: max-age=1500 | Age: 2000 | @1\n> | Cache-Control: max-stale=400\n< 200 | @2\n= #origin | @2".into()),
+        ("stale when it comes, and the origin is gone", "> \n< 200 | Cache-Control: max-age=0 | @1\n> \n< #hangup\n= 200 | @1".into()),
+        ("stale when it comes, and never to be served so", "> \n< 200 | Cache-Control: max-age=0, must-revalidate | @1\n> \n< #hangup\n= 502".into()),
+        ("expired when it comes", "> \n< 200 | Expires: {date-10} | @1\n> | Cache-Control: max-stale\n= 200 | #fresh | @1".into()),
+        ("nothing said, nothing stored", "> \n< 200 | @1\n> | Cache-Control: max-stale\n< 200 | @2\n= #origin | @2".into()),
+        ("a part that is too short for what it says", "> | Range: bytes=0-4\n< 206 | Cache-Control: max-age=60 | Content-Range: bytes 0-4/10 | @012\n> | Range: bytes=0-4\n< 206 | Content-Range: bytes 0-4/10 | @01234\n= #origin | @01234".into()),
         ("zero length suffix", format!("> \n< 200 | {f}\n> | Range: bytes=-5\n= 200 | #fresh")),
         ("zero length from", format!("> \n< 200 | {f}\n> | Range: bytes=0-\n= 416 | #fresh")),
         ("304 quoted etag weak vs strong", format!("> \n< 200 | Cache-Control: max-age=5 | ETag: \"a\" | @1\n+ 9\n> \n< 304 | ETag: W/\"a\" | X: 2\n= 200 | @1 | X: 2")),

@@ -63,6 +63,7 @@ pub struct HttpPolicy {
     keep: Duration,
     stale_if_unreachable: bool,
     stale_if_failing: bool,
+    store_stale: bool,
     targets: Vec<HeaderName>,
     heed_requests: bool,
     key_cookies: bool,
@@ -96,6 +97,7 @@ impl HttpPolicy {
             keep: Duration::from_secs(86_400),
             stale_if_unreachable: true,
             stale_if_failing: false,
+            store_stale: false,
             targets: vec![HeaderName::from_static("cdn-cache-control")],
             heed_requests: true,
             key_cookies: true,
@@ -121,7 +123,7 @@ impl HttpPolicy {
 
     /// Goes by the letter of the standards where the defaults are more careful: callers with different cookies share what the
     /// origin lets them share, `Set-Cookie` is stored, bodies that end with their connection are, languages and encodings that a request accepts are compared
-    /// without regard to their order, a failing upstream counts as one that cannot be reached, and `No-Vary-Search` is heeded. Default: off.
+    /// without regard to their order, a failing upstream counts as one that cannot be reached, responses that come stale are stored, and `No-Vary-Search` is heeded. Default: off.
     #[must_use]
     pub fn rfc(self) -> Self {
         self.key_cookies(false)
@@ -129,6 +131,7 @@ impl HttpPolicy {
             .store_close_delimited(true)
             .normalise_order(true)
             .stale_if_failing(true)
+            .store_stale(true)
             .no_vary_search(true)
     }
 
@@ -166,6 +169,14 @@ impl HttpPolicy {
     #[must_use]
     pub fn stale_if_failing(mut self, on: bool) -> Self {
         self.stale_if_failing = on;
+        self
+    }
+
+    /// Stores responses of explicit freshness that are stale when they come and have nothing to be validated with, unless they forbid to be served stale: for requests that
+    /// take them so (`max-stale`), and for when the upstream cannot be reached. Default: off.
+    #[must_use]
+    pub fn store_stale(mut self, on: bool) -> Self {
+        self.store_stale = on;
         self
     }
 

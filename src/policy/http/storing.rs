@@ -119,7 +119,8 @@ impl HttpPolicy {
         arrival: Arrival,
     ) -> Result<Lifetime, NotStored> {
         let (status, headers) = (response.status, &response.headers);
-        let fresh_for = match (options.ttl, self.freshness(status, headers, directives, arrival)) {
+        let freshness = self.freshness(status, headers, directives, arrival);
+        let fresh_for = match (options.ttl, freshness) {
             (Some(ttl), _) => ttl,
             (None, Freshness::Explicit(fresh_for) | Freshness::Heuristic(fresh_for)) => fresh_for,
             // What may be stored without explicit freshness (section 3) is not fresh, but can be validated.
@@ -127,7 +128,8 @@ impl HttpPolicy {
             (None, Freshness::Unknown) => return Err(NotStored::Freshness),
         };
         let lifetime = self.lifetime(headers, &directives.0, fresh_for, arrival);
-        let serves_stale = !lifetime.stale_while_revalidate.is_zero() || !lifetime.stale_if_error.is_zero();
+        let stands_in = self.store_stale && matches!(freshness, Freshness::Explicit(_)) && !self.forbids_stale(&directives.0);
+        let serves_stale = stands_in || !lifetime.stale_while_revalidate.is_zero() || !lifetime.stale_if_error.is_zero();
         if lifetime.ttl(arrival.at).is_none() && !serves_stale && !has_validator(headers) {
             return Err(NotStored::Freshness);
         }
