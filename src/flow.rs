@@ -333,7 +333,15 @@ where
                     .unwrap_or(Reuse::No(Miss::Request))
             }
             Some(_) => Reuse::No(Miss::Request),
-            None if found.variants.is_some() => Reuse::No(Miss::Vary),
+            None if found.variants.is_some() => {
+                let conditions = found.variants.as_ref().and_then(|variants| {
+                    contain(&self.shared.core.counters, || self.shared.core.policy.elect(&self.request, &self.options, variants)).flatten()
+                });
+                match conditions {
+                    Some(conditions) => Reuse::Validate { conditions, why: Miss::Vary, on_failure: OnFailure::Pass },
+                    None => Reuse::No(Miss::Vary),
+                }
+            }
             // A store that did not answer cannot say what it has not got.
             None if found.generation.is_none() => Reuse::No(Miss::Absent),
             None => {

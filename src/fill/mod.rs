@@ -201,7 +201,7 @@ where
                     record.last_byte = start.elapsed();
                     match head.status {
                         StatusCode::NOT_MODIFIED if self.conditions.is_some() => {
-                            if let Some(entry) = self.freshen(&head) {
+                            if let Some(entry) = self.freshen(&head).await {
                                 self.bill(&head, record);
                                 return self.freshened(entry, caller).await;
                             }

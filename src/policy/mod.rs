@@ -20,7 +20,7 @@ pub use fields::{is_hop_by_hop, strip_hop_by_hop};
 pub use grpc::GrpcPolicy;
 
 use crate::{
-    entry::{Entry, Frames, Lifetime},
+    entry::{Entry, Frames, Lifetime, Variants},
     inspect::Inspector,
     key::{Envelope, Identity, Key},
     options::CacheOptions,
@@ -77,6 +77,13 @@ pub trait Policy: Send + Sync + 'static {
     fn missing(&self, request: &request::Parts, options: &CacheOptions) -> Miss {
         let _ = (request, options);
         Miss::Absent
+    }
+
+    /// Conditions on which the upstream may choose one of the [variants](Variants::tags) that are stored, none of which the request selects (RFC 9111 section 4.1).
+    /// The default: none.
+    fn elect(&self, request: &request::Parts, options: &CacheOptions, variants: &Variants) -> Option<HeaderMap> {
+        let _ = (request, options, variants);
+        None
     }
 
     /// May a request share an upstream call with others that ask for the same? If it `validates` what is stored, the call carries [our

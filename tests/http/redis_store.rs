@@ -48,7 +48,7 @@ async fn hold(boxed: impl Fn(Redis) -> BoxStore + Send + Sync + 'static) {
     let v = "Cache-Control: max-age=60 | Vary: Foo";
     run_in(
         &store,
-        HttpPolicy::shared(),
+        HttpPolicy::shared().elect_variants(true).no_vary_search(true),
         &[
             ("fields", &format!("> \n< 200 | {fresh} | X: 1 | X: 2 | X-Odd: \u{e4}\u{ff} | @body\n+ 5\n> \n= #fresh | X: 1, 2 | X-Odd: \u{e4}\u{ff} | Age: 5 | @body")),
             ("conditional", &format!("> \n< 200 | {fresh} | ETag: \"a\" | @1\n> | If-None-Match: W/\"a\"\n= 304 | #fresh\n> HEAD /\n= 200 | #fresh | Content-Length: 1")),
@@ -65,6 +65,8 @@ async fn hold(boxed: impl Fn(Redis) -> BoxStore + Send + Sync + 'static) {
                 &format!("> | Foo: 1\n< 200 | {v} | @1\n> | Foo: 2\n< 200 | {v} | @2\n= #origin | Cache-Status: ~vary-miss\n> | Foo: 1\n= #fresh | @1\n> | Foo: 2\n= #fresh | @2
                  > POST / | @x\n< 200\n> | Foo: 1\n< 200 | {v} | @3\n= #origin\n> | Foo: 2\n< 200 | {v} | @4\n= #origin"),
             ),
+            ("a variant that the origin elects", &format!("> | Foo: 1\n< 200 | {v} | ETag: \"1\" | @1\n> | Foo: 2\n< 304 | ETag: \"1\"\n~ If-None-Match: \"1\"\n= 200 | @1\n> | Foo: 2\n= #fresh | @1")),
+            ("what does not count of a query", &format!("> GET /a?b=1\n< 200 | {fresh} | No-Vary-Search: params | @1\n> GET /a?b=2\n= #fresh | @1\n> POST /a?b=3 | @x\n< 200\n> GET /a?b=1\n< 200 | @2\n= #origin")),
             ("group", &format!("> GET /a\n< 200 | {fresh} | Cache-Groups: \"x\"\n> GET /a\n= #fresh\n> POST /c | @x\n< 200 | Cache-Group-Invalidation: \"x\"\n> GET /a\n< 200\n= #origin")),
             ("stale while it is refreshed", "> \n< 200 | Cache-Control: max-age=5, stale-while-revalidate=20 | @1\n+ 9\n> \n& 200 | Cache-Control: max-age=5 | @2\n= @1 | #fresh\n> \n= #fresh | @2"),
             ("stale if there is no answer", "> \n< 200 | Cache-Control: max-age=5 | @1\n+ 9\n> \n< #hangup\n= 200 | @1 | Age: 9"),

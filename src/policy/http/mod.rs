@@ -30,7 +30,7 @@ use super::{
     Abandoned, Admission, Bypass, Invalidation, Moment, NotStored, Policy, Replay, Reuse, Revision, Splice, Storing, strip_conditions,
 };
 use crate::{
-    entry::Entry,
+    entry::{Entry, Variants},
     key::{Envelope, Identity, Key},
     options::{CacheOptions, Mode},
     status::Miss,
@@ -72,6 +72,7 @@ pub struct HttpPolicy {
     set_cookie: bool,
     close_delimited: bool,
     no_vary_search: bool,
+    elect_variants: bool,
     rules: search::Rules,
     max_body: usize,
     query_limit: usize,
@@ -106,6 +107,7 @@ impl HttpPolicy {
             set_cookie: false,
             close_delimited: false,
             no_vary_search: false,
+            elect_variants: false,
             rules: search::Rules::default(),
             max_body: 64 << 20,
             query_limit: 64 << 10,
@@ -123,7 +125,7 @@ impl HttpPolicy {
 
     /// Goes by the letter of the standards where the defaults are more careful: callers with different cookies share what the
     /// origin lets them share, `Set-Cookie` is stored, bodies that end with their connection are, languages and encodings that a request accepts are compared
-    /// without regard to their order, a failing upstream counts as one that cannot be reached, responses that come stale are stored, and `No-Vary-Search` is heeded. Default: off.
+    /// without regard to their order, a failing upstream counts as one that cannot be reached, responses that come stale are stored, `No-Vary-Search` is heeded, and the origin may elect a stored variant. Default: off.
     #[must_use]
     pub fn rfc(self) -> Self {
         self.key_cookies(false)
@@ -133,6 +135,7 @@ impl HttpPolicy {
             .stale_if_failing(true)
             .store_stale(true)
             .no_vary_search(true)
+            .elect_variants(true)
     }
 
     /// Sets for what part of the time since its last modification a response is fresh that says nothing of its freshness (RFC 9111 section 4.2.2);
@@ -238,6 +241,15 @@ impl HttpPolicy {
         self
     }
 
+    /// Lets the origin elect a stored variant for a request that selects none (RFC 9111 section 4.1): it is asked on condition that none of those fits, by their strong entity tags, and a 304
+    /// that names one saves its content the way. An origin whose tags are the same for different content, against RFC 9110 section 8.8.1, hands one caller's variant to another
+    /// so. Default: off.
+    #[must_use]
+    pub fn elect_variants(mut self, on: bool) -> Self {
+        self.elect_variants = on;
+        self
+    }
+
     /// Heeds `No-Vary-Search` (draft-ietf-httpbis-no-vary-search), with which a response says that parameters of its query, or their order, make no difference.
     ///
     /// What it says is learned, path by path, in each process: the first request for a path that is new to a process goes by its whole query. Where several processes share a
@@ -338,6 +350,10 @@ impl Policy for HttpPolicy {
 
     fn reuse(&self, request: &req::Parts, options: &CacheOptions, entry: &Entry, moment: Moment) -> Reuse {
         self.reusable(request, options, entry, moment)
+    }
+
+    fn elect(&self, request: &req::Parts, options: &CacheOptions, variants: &Variants) -> Option<HeaderMap> {
+        (self.elect_variants && options.mode == Mode::ReadWrite).then(|| validation::any_of(request, variants)).flatten()
     }
 
     fn missing(&self, request: &req::Parts, options: &CacheOptions) -> Miss {

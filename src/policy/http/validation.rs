@@ -2,10 +2,10 @@
 
 use std::time::SystemTime;
 
-use http::{HeaderMap, HeaderName, StatusCode, header, request, response};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header, request, response};
 
-use super::{HttpPolicy, Rule, date, freshness::Arrival, range, storing::is_stored_field, vary};
-use crate::entry::Entry;
+use super::{HttpPolicy, Rule, date, freshness::Arrival, range, reuse::is_conditional, storing::is_stored_field, vary};
+use crate::entry::{Entry, Variants};
 
 /// What the caller's conditions say of a stored response (RFC 9110 section 13.2.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,6 +84,25 @@ pub(super) fn validators(entry: &Entry) -> HeaderMap {
         conditions.insert(header::IF_MODIFIED_SINCE, modified.clone());
     }
     conditions
+}
+
+/// Makes a request conditional on all variants of which the tags are known: any that the origin would choose for it, it need not send (RFC 9111 section 4.1). Only where all
+/// of them are selected by the same fields, and only for one who asks for the whole.
+pub(super) fn any_of(request: &request::Parts, variants: &Variants) -> Option<HeaderMap> {
+    let special = is_conditional(&request.headers) || request.headers.contains_key(header::RANGE);
+    let [fields] = &variants.fields[..] else { return None };
+    // Servers that compress on the way would elect what is not compressed.
+    if request.method != Method::GET || special || fields.contains(&header::ACCEPT_ENCODING) {
+        return None;
+    }
+    let tags: Vec<&[u8]> = variants.tags.iter().map(|(tag, _)| tag.as_bytes()).filter(|tag| is_strong_tag(tag)).collect();
+    let tags = HeaderValue::from_bytes(&tags.join(&b", "[..])).ok().filter(|tags| !tags.is_empty())?;
+    Some(HeaderMap::from_iter([(header::IF_NONE_MATCH, tags)]))
+}
+
+/// Can the tag stand in a list (RFC 9110 section 8.8.3)?
+fn is_strong_tag(tag: &[u8]) -> bool {
+    matches!(tag, [b'"', inner @ .., b'"'] if !inner.contains(&b'"'))
 }
 
 impl HttpPolicy {
