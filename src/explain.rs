@@ -205,7 +205,9 @@ where
     let (found, failures) = look_up(shared, head, &identity.key).await;
     let Some(entry) = found.entry else {
         return match (failures, &found.variants) {
-            (0, None) => Decision::Miss(Miss::Absent),
+            (0, None) => {
+                Decision::Miss(contain(&shared.core.counters, || shared.core.policy.missing(head, options)).unwrap_or(Miss::Absent))
+            }
             (0, Some(_)) => Decision::Miss(Miss::Vary),
             _ => Decision::Unavailable,
         };
@@ -285,6 +287,7 @@ fn readable(trace: &[(Field, Vec<u8>)]) -> Vec<KeyField> {
             Field::Primary => "primary".to_owned(),
             Field::Epoch => "epoch".to_owned(),
             Field::Rule => "rule".to_owned(),
+            Field::Search => "search".to_owned(),
         };
         let shown = match field {
             Field::Namespace | Field::Method | Field::Scheme | Field::Authority | Field::Path | Field::Upstream => true,
@@ -309,7 +312,7 @@ fn fingerprint(value: &[u8]) -> String {
 
 fn why_missed(miss: Miss) -> &'static str {
     match miss {
-        Miss::Absent => {
+        Miss::Absent | Miss::Uri => {
             "nothing is stored under this key. If the same was asked before, compare the two (`differences`), and see whether the response is stored."
         }
         Miss::Vary => "what is stored is for requests with other header fields (the response has a `Vary`).",

@@ -171,7 +171,7 @@ impl<S, St, P> Flow<S, St, P> {
                     attempt = if looks < LOOKS { attempt } else { ALONE };
                     continue;
                 }
-                Ok(Opening::Live { head, reader, storing }) => Ok(self.live(head, reader, ticket, key, why, storing)),
+                Ok(Opening::Live { head, upstream, reader, storing }) => Ok(self.live(head, upstream, reader, ticket, key, why, storing)),
                 Ok(Opening::Freshened(entry)) => Ok(self.stored_after_wait(&entry, &key, Outcome::Revalidated)),
                 // A response is withheld where a stale one stood in for it a moment ago.
                 Ok(Opening::Failed(failure)) => match (fallback.filter(|entry| failure.is_response() || self.stands_in(entry)), failure) {
@@ -301,7 +301,21 @@ where
                     .unwrap_or(Reuse::No(Miss::Request))
             }
             Some(_) => Reuse::No(Miss::Request),
-            None => Reuse::No(if found.variants.is_some() { Miss::Vary } else { Miss::Absent }),
+            None if found.variants.is_some() => {
+                let conditions = found.variants.as_ref().and_then(|variants| {
+                    contain(&self.shared.core.counters, || self.shared.core.policy.elect(&self.request, &self.options, variants)).flatten()
+                });
+                match conditions {
+                    Some(conditions) => Reuse::Validate { conditions, why: Miss::Vary, on_failure: OnFailure::Pass },
+                    None => Reuse::No(Miss::Vary),
+                }
+            }
+            // A store that did not answer cannot say what it has not got.
+            None if found.generation.is_none() => Reuse::No(Miss::Absent),
+            None => {
+                let why = contain(&self.shared.core.counters, || self.shared.core.policy.missing(&self.request, &self.options));
+                Reuse::No(why.unwrap_or(Miss::Absent))
+            }
         }
     }
 
@@ -435,9 +449,11 @@ where
     }
 
     /// The answer from upstream, to the one who asked.
+    #[allow(clippy::too_many_arguments, reason = "the parts of one answer, from one place")]
     fn live<RB>(
         self: Box<Self>,
         head: response::Parts,
+        upstream: StatusCode,
         reader: Reader,
         ticket: Ticket,
         key: Key,
@@ -449,7 +465,7 @@ where
         RB::Error: Into<BoxError>,
     {
         let outcome = Outcome::Miss(why);
-        let status = CacheStatus { key: Some(key), storing, upstream_status: Some(head.status), ..CacheStatus::of(outcome) };
+        let status = CacheStatus { key: Some(key), storing, upstream_status: Some(upstream), ..CacheStatus::of(outcome) };
         let (shared, recorder) = self.answered(outcome, head.status);
         let mut response = Response::from_parts(head, ResponseBody::reading(reader, ticket, recorder));
         tell(&shared.settings, status, &mut response);

@@ -1,12 +1,12 @@
 //! What one request, or the one who answers it, may ask of the cache.
 
-use std::{borrow::Cow, time::Duration};
+use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use http::{request, response};
 
 use crate::{
     key::Scope,
-    policy::{Moment, NotStored, Policy, Storing},
+    policy::{Moment, NotStored, Policy, Rule, Storing},
 };
 
 /// Per-request control, set in the request's extensions by code that the operator trusts.
@@ -31,6 +31,8 @@ pub struct CacheOptions {
     pub(crate) upstream: Option<String>,
     pub(crate) labels: Vec<(String, String)>,
     pub(crate) request_id: Option<String>,
+    /// What is known to count of the query.
+    pub(crate) search: Option<Arc<Rule>>,
 }
 
 /// Which way the cache may be used for a request.

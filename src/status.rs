@@ -70,6 +70,8 @@ pub enum Stale {
 pub enum Miss {
     /// Nothing was stored.
     Absent,
+    /// Nothing was stored for the target, for whomever and in whatever variant (RFC 9211 section 2.2).
+    Uri,
     /// What was stored is for requests with other fields (RFC 9111 section 4.1).
     Vary,
     /// What was stored is a part, and lacks what is asked for.
@@ -104,6 +106,7 @@ impl Outcome {
             Self::Stale(Stale::IfError) => "if-error",
             Self::Stale(Stale::Accepted) => "accepted",
             Self::Miss(Miss::Absent) => "absent",
+            Self::Miss(Miss::Uri) => "uri",
             Self::Miss(Miss::Vary) => "vary",
             Self::Miss(Miss::Partial) => "partial",
             Self::Miss(Miss::Stale) => "stale",
@@ -137,6 +140,7 @@ impl CacheStatus {
             Outcome::Revalidated => member.push_str("; fwd=stale"),
             Outcome::Stale(Stale::IfError) => member.push_str("; fwd=stale; detail=stale-if-error"),
             Outcome::Miss(Miss::Absent) => member.push_str("; fwd=miss"),
+            Outcome::Miss(Miss::Uri) => member.push_str("; fwd=uri-miss"),
             Outcome::Miss(Miss::Vary) => member.push_str("; fwd=vary-miss"),
             Outcome::Miss(Miss::Partial) => member.push_str("; fwd=partial"),
             Outcome::Miss(Miss::Stale) => member.push_str("; fwd=stale"),

@@ -3,7 +3,7 @@
 use std::{any::Any, future::Future, pin::Pin, sync::Arc};
 
 use bytes::Bytes;
-use http::{HeaderMap, Request, Response, request, response};
+use http::{HeaderMap, Request, Response, StatusCode, request, response};
 use http_body::Body;
 use tower::Service;
 
@@ -41,8 +41,8 @@ impl<B> Upload for B where B: Body<Data: Send, Error: Send + 'static> + Send + '
 
 /// What became of an upstream call, for the one who leads it.
 pub(crate) enum Opening<RB, E> {
-    /// The response is on its way.
-    Live { head: response::Parts, reader: Reader, storing: bool },
+    /// The response is on its way; `upstream` is the status of the upstream's own, of which it may be a part.
+    Live { head: response::Parts, upstream: StatusCode, reader: Reader, storing: bool },
     /// What is stored still holds.
     Freshened(Arc<Entry>),
     /// Another process made the answer. The request comes back.

@@ -10,6 +10,7 @@
 
 mod admin;
 mod fields;
+mod interim;
 #[path = "../shared/listener.rs"]
 mod listener;
 mod origin;
@@ -127,10 +128,10 @@ async fn main() -> Result<(), BoxError> {
 
     let listener = TcpListener::bind(args.listen).await?;
     println!("listening on http://{}", listener.local_addr()?);
-    listeners.serve(listener, move |peer| {
+    proxy::serve(&listeners, listener, move |peer| {
         let proxy = proxy.clone();
         service_fn(move |request| {
-            let proxy = proxy.clone();
+            let (proxy, peer) = (proxy.clone(), peer.clone());
             async move { proxy.answer(request, peer).await }
         })
     });

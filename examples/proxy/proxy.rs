@@ -5,16 +5,26 @@ use std::{convert::Infallible, net::SocketAddr, sync::Arc};
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use http_body_util::{BodyExt as _, Full, combinators::UnsyncBoxBody};
+use hyper::service::Service;
+use tokio::net::TcpListener;
 use tower::ServiceExt as _;
 use tower_response_cache::{BoxError, Cache, HttpPolicy, store::Store};
 
 use crate::{
     fields,
-    listener::{ArrivalError, Arriving, names_one_host},
+    interim::{Hints, Lane, Wire},
+    listener::{ArrivalError, Arriving, Listeners, names_one_host},
     origin::{Origin, OriginError},
 };
 
 pub type Body = UnsyncBoxBody<Bytes, BoxError>;
+
+/// Who is at the other end of a connection, and a way to tell it something before its answer.
+#[derive(Clone)]
+pub struct Peer {
+    pub address: SocketAddr,
+    lane: Lane,
+}
 
 /// A cache with the manners of a proxy around it.
 pub struct Proxy<St> {
@@ -39,7 +49,7 @@ where
         Ok(Self { cache, via: name.into(), forwarded })
     }
 
-    pub async fn answer(&self, request: Request<Arriving>, peer: SocketAddr) -> Result<Response<Body>, Infallible> {
+    pub async fn answer(&self, request: Request<Arriving>, peer: Peer) -> Result<Response<Body>, Infallible> {
         if request.method() == Method::CONNECT || request.uri().path() == "*" {
             return Ok(plain(StatusCode::NOT_IMPLEMENTED, "this proxy forwards to one origin, and answers for nothing else"));
         }
@@ -47,10 +57,20 @@ where
         if !names_one_host(&parts) {
             return Ok(plain(StatusCode::BAD_REQUEST, "a request has to name one host"));
         }
-        if let Err(problem) = fields::forward(&mut parts, &self.via, self.forwarded.then_some(peer), self.cache.inner().authority()) {
+        let received = parts.version;
+        if let Err(problem) = fields::forward(&mut parts, &self.via, self.forwarded.then_some(peer.address), self.cache.inner().authority())
+        {
             return Ok(plain(StatusCode::BAD_REQUEST, problem));
         }
-        let mut response = match self.cache.clone().oneshot(Request::from_parts(parts, body)).await {
+        let mut request = Request::from_parts(parts, body);
+        // "A server MUST NOT send a 1xx response to an HTTP/1.0 client" (RFC 9110 section 15.2).
+        let hints = (received == Version::HTTP_11).then(|| Hints::of(&mut request, &self.via));
+        let answer = self.cache.clone().oneshot(request);
+        let answer = match hints {
+            Some(hints) => hints.until(answer, &peer.lane).await,
+            None => answer.await,
+        };
+        let mut response = match answer {
             Ok(response) => response.map(|body| body.boxed_unsync()),
             Err(error) => {
                 tracing::warn!(error = %error, source = std::error::Error::source(&error).map(tracing::field::display));
@@ -89,4 +109,19 @@ fn unasked(arrival: &ArrivalError) -> Response<Body> {
         ArrivalError::Draining => StatusCode::SERVICE_UNAVAILABLE,
     };
     plain(status, arrival.to_string())
+}
+
+/// Serves HTTP/1.1 and HTTP/2 from now on, with a service for each connection.
+pub fn serve<F, S>(listeners: &Listeners, listener: TcpListener, service: F)
+where
+    F: Fn(Peer) -> S + Send + 'static,
+    S: Service<Request<Arriving>, Response = Response<Body>> + Send + 'static,
+    S::Future: Send + 'static,
+    S::Error: Into<BoxError>,
+{
+    listeners.serve_over(listener, move |stream, address| {
+        let lane = Lane::default();
+        let service = service(Peer { address, lane: lane.clone() });
+        (Wire::new(stream, lane), service)
+    });
 }

@@ -23,6 +23,7 @@ use hyper_util::{
     server::conn::auto::Builder,
 };
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     time::{sleep, timeout},
 };
@@ -50,9 +51,25 @@ impl Listeners {
     }
 
     /// Serves HTTP/1.1 and HTTP/2 from now on, with a service for each connection. No response is bounded in time.
+    #[allow(dead_code, reason = "the proxy alone serves over something else")]
     pub(crate) fn serve<F, S, B>(&self, listener: TcpListener, service: F)
     where
         F: Fn(SocketAddr) -> S + Send + 'static,
+        S: Service<Request<Arriving>, Response = Response<B>> + Send + 'static,
+        S::Future: Send + 'static,
+        S::Error: Into<BoxError>,
+        B: Body + Send + 'static,
+        B::Data: Send,
+        B::Error: Into<BoxError>,
+    {
+        self.serve_over(listener, move |stream, peer| (stream, service(peer)));
+    }
+
+    /// The same, over what is made of each connection.
+    pub(crate) fn serve_over<F, T, S, B>(&self, listener: TcpListener, service: F)
+    where
+        F: Fn(TcpStream, SocketAddr) -> (T, S) + Send + 'static,
+        T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
         S: Service<Request<Arriving>, Response = Response<B>> + Send + 'static,
         S::Future: Send + 'static,
         S::Error: Into<BoxError>,
@@ -72,9 +89,10 @@ impl Listeners {
         timeout(within, self.connections.wait()).await.is_ok()
     }
 
-    async fn accept<F, S, B>(self, listener: TcpListener, service: F)
+    async fn accept<F, T, S, B>(self, listener: TcpListener, service: F)
     where
-        F: Fn(SocketAddr) -> S,
+        F: Fn(TcpStream, SocketAddr) -> (T, S),
+        T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
         S: Service<Request<Arriving>, Response = Response<B>> + Send + 'static,
         S::Future: Send + 'static,
         S::Error: Into<BoxError>,
@@ -92,7 +110,10 @@ impl Listeners {
             };
             match accepted {
                 Ok((stream, peer)) => {
-                    self.connections.spawn(connection(builder.clone(), stream, service(peer), self.body_idle, self.stop.clone()));
+                    // A streamed answer goes out token by token. It works without, just later.
+                    let _ = stream.set_nodelay(true);
+                    let (stream, service) = service(stream, peer);
+                    self.connections.spawn(connection(builder.clone(), stream, service, self.body_idle, self.stop.clone()));
                 }
                 Err(error) if is_of_one_connection(&error) => {}
                 Err(error) => {
@@ -105,8 +126,9 @@ impl Listeners {
     }
 }
 
-async fn connection<S, B>(builder: Builder<TokioExecutor>, stream: TcpStream, service: S, body_idle: Duration, stop: CancellationToken)
+async fn connection<T, S, B>(builder: Builder<TokioExecutor>, stream: T, service: S, body_idle: Duration, stop: CancellationToken)
 where
+    T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     S: Service<Request<Arriving>, Response = Response<B>> + Send + 'static,
     S::Future: Send + 'static,
     S::Error: Into<BoxError>,
@@ -114,8 +136,6 @@ where
     B::Data: Send,
     B::Error: Into<BoxError>,
 {
-    // A streamed answer goes out token by token. It works without, just later.
-    let _ = stream.set_nodelay(true);
     let asked = Arc::new(AtomicBool::new(false));
     let service = Arriver { service, body_idle, stop: stop.clone(), asked: Arc::clone(&asked) };
     let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));

@@ -16,9 +16,10 @@ use tower_response_cache::{
     policy::{Moment, Replay, Reuse},
 };
 
-const FIELDS: [&str; 20] = [
+const FIELDS: [&str; 25] = [
     "cache-control", "cdn-cache-control", "expires", "date", "age", "vary", "etag", "last-modified", "range", "if-range", "if-none-match", "if-match",
     "if-modified-since", "if-unmodified-since", "content-range", "connection", "cookie", "content-location", "cache-groups", "pragma",
+    "no-vary-search", "location", "cache-group-invalidation", "content-length", "authorization",
 ];
 
 fuzz_target!(|data: &[u8]| {
@@ -55,17 +56,29 @@ fuzz_target!(|data: &[u8]| {
     if let Some(fields) = &storing.vary {
         policy.variant(&envelope, &identity.key, &request, fields);
     }
+    let pass = policy.variant(&envelope, &identity.key, &request, &[HeaderName::from_static("range")]);
+    assert_eq!(pass, policy.variant(&envelope, &identity.key, &request, &[HeaderName::from_static("range")]), "one request, one variant");
     let body = Frames::from(Bytes::from_static(b"0123456789"));
+    let storing_moved = storing.moved;
     let entry = Entry { status, headers: storing.headers, body, trailers: None, lifetime: storing.lifetime, metadata: Metadata::default() };
+    if storing_moved {
+        // Learned: the request has the key from now on that its response was moved to.
+        let moved = policy.relocate(&envelope, &request, &options, &entry).unwrap();
+        let mut later = CacheOptions::new();
+        policy.admit(&mut request.clone(), &mut later);
+        assert_eq!(policy.identify(&envelope, &request, b"", &later, 0).unwrap(), moved);
+    }
     moment.now += Duration::from_secs(data.len() as u64);
     let reuse = policy.reuse(&request, &options, &entry, moment);
     if matches!(reuse, Reuse::Fresh { .. } | Reuse::StaleWhileRevalidate | Reuse::StaleAccepted) {
         let mut answer = Replay { status, headers: entry.headers.clone(), body: None };
         policy.replay(&request, &entry, &mut answer);
-        assert!(
-            answer.status != StatusCode::PARTIAL_CONTENT || request.headers.contains_key("range"),
-            "a part for one who did not ask for one"
-        );
+        let is_part = answer.status == StatusCode::PARTIAL_CONTENT;
+        assert!(!is_part || request.headers.contains_key("range"), "a part for one who did not ask for one");
+        if let Some(body) = answer.body.as_ref().filter(|_| is_part) {
+            assert_eq!(answer.headers["content-length"], body.len().to_string(), "a part is as long as it says");
+        }
+        assert!(!answer.headers.contains_key("connection"), "fields of a connection are not stored");
     }
     let newer = head(StatusCode::NOT_MODIFIED, newer);
     if let Some(fresh) = policy.freshen(&request, &entry, &newer, moment) {
@@ -73,6 +86,7 @@ fuzz_target!(|data: &[u8]| {
             assert_eq!(fresh.headers.get(name), entry.headers.get(name), "a 304 brings nothing that the body depends on");
         }
     }
+    policy.revise(&request, &entry, &head(StatusCode::OK, newer.headers.clone()), moment);
     policy.splice(&request, &entry, &head(StatusCode::PARTIAL_CONTENT, newer.headers.clone()), moment);
     let other = Entry { status: StatusCode::PARTIAL_CONTENT, headers: newer.headers, ..entry.clone() };
     policy.merge(&entry, other);

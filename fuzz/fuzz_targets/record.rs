@@ -104,7 +104,7 @@ fn mended(mut bytes: Vec<u8>) -> Vec<u8> {
 fn record(input: &mut Unstructured<'_>) -> Result<Record> {
     if input.ratio(1, 8)? {
         let fields = list(input, 4, |input| list(input, 4, name))?;
-        return Ok(Record::Variants(Arc::new(Variants { fields, epoch: input.arbitrary()?, expires: time(input)? })));
+        return Ok(Record::Variants(Arc::new(Variants { fields, tags: Vec::new(), epoch: input.arbitrary()?, expires: time(input)? })));
     }
     Ok(Record::Response(Arc::new(Entry {
         status: StatusCode::from_u16(input.int_in_range(200..=999)?).expect("in range"),

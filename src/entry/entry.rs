@@ -1,7 +1,9 @@
 use std::time::{Duration, SystemTime};
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, HeaderName, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+
+use crate::key::Key;
 
 /// A stored response: head, body frames, trailers, and what is known about it.
 ///
@@ -275,8 +277,30 @@ impl Usage {
 pub struct Variants {
     /// Lists of field names, the most recently stored first.
     pub fields: Vec<Vec<HeaderName>>,
+    /// Strong entity tags of variants, and the keys that these are under, the most recently stored first: by them the origin may choose one for a request that selects none
+    /// (RFC 9111 section 4.1). Of at most [`Self::MAX_TAGS`], all of them whole and none of them encoded: whoever asked for another encoding may be unable to read it.
+    pub tags: Vec<(HeaderValue, Key)>,
     /// A number at random, drawn when the index began, and part of the variants' keys: removing the index removes them all from sight.
     pub epoch: u64,
     /// When the last of the variants may be forgotten.
     pub expires: SystemTime,
+}
+
+impl Variants {
+    /// How many entity tags are kept.
+    pub const MAX_TAGS: usize = 8;
+
+    /// The longest tag that is kept, in bytes.
+    pub const MAX_TAG: usize = 256;
+
+    /// Notes the tag of the variant that is stored under a key, if it is one to choose by.
+    pub(crate) fn note(&mut self, entry: &Entry, key: &Key) {
+        self.tags.retain(|(_, known)| known != key);
+        let is_plain = entry.status == StatusCode::OK && !entry.headers.contains_key(header::CONTENT_ENCODING);
+        let is_strong = |tag: &&HeaderValue| tag.as_bytes().starts_with(b"\"") && tag.len() <= Self::MAX_TAG;
+        if let Some(tag) = entry.headers.get(header::ETAG).filter(|_| is_plain).filter(is_strong) {
+            self.tags.insert(0, (tag.clone(), *key));
+            self.tags.truncate(Self::MAX_TAGS);
+        }
+    }
 }

@@ -37,7 +37,10 @@ impl Record {
     pub fn weight(&self) -> usize {
         match self {
             Self::Response(entry) => entry.weight(),
-            Self::Variants(variants) => 200 + variants.fields.iter().flatten().map(|name| 40 + name.as_str().len()).sum::<usize>(),
+            Self::Variants(variants) => {
+                let names = variants.fields.iter().flatten().map(|name| 40 + name.as_str().len());
+                200 + names.chain(variants.tags.iter().map(|(tag, _)| 80 + tag.len())).sum::<usize>()
+            }
         }
     }
 }

@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, response};
+use http::{HeaderMap, HeaderName, header, response};
 
 use super::{Caller, Fill, tell};
 use crate::{
@@ -9,11 +9,11 @@ use crate::{
     flight::State,
     inspect::Findings,
     key::Key,
-    lookup::{Found, VARIANTS},
+    lookup::{Found, VARIANTS, look_up},
     observe::FillRecord,
     options::Mode,
     policy::{NotStored, Policy, Revision, Splice, Storing},
-    shared::contain,
+    shared::{Shared, contain},
     store::{Generation, Store},
     upstream::Opening,
 };
@@ -65,6 +65,21 @@ where
             .flatten()
     }
 
+    /// Goes where the entry is to be stored now that its response has said something new of that.
+    pub(super) async fn relocate(&mut self, entry: &Entry) -> Result<(), NotStored> {
+        let Shared { core, settings } = &self.shared;
+        let identity = contain(&core.counters, || core.policy.relocate(&settings.envelope, &self.asked, &self.options, entry));
+        let identity = identity.flatten().ok_or(NotStored::Panic)?;
+        let (found, _) = look_up(&self.shared, &self.asked, &identity.key).await;
+        // What was invalidated since the request began was so under its old key first.
+        let unchanged = self.shared.get(&self.identity.key).await.map(|lookup| lookup.generation) == self.found.primary;
+        if !unchanged {
+            return Err(NotStored::Superseded);
+        }
+        (self.identity, self.found) = (identity, found);
+        Ok(())
+    }
+
     /// Stores an entry, unless it was superseded.
     pub(super) async fn commit(&self, entry: Entry, vary: Option<Vec<HeaderName>>) -> Result<(), NotStored> {
         // Shutting down, the store is given no more than the bound that the rest has.
@@ -98,7 +113,8 @@ where
                 self.put_one(&key, Record::Response(Arc::clone(&entry)), of_variant).await?;
                 placed = Some(key);
             }
-            let merged = merge(known.as_deref(), &fields, epoch, expires);
+            let mut merged = merge(known.as_deref(), &fields, epoch, expires);
+            merged.note(&entry, &key);
             if self.put_one(primary, Record::Variants(Arc::new(merged)), generation).await.is_ok() {
                 return Ok(());
             }
@@ -133,10 +149,19 @@ where
         }
     }
 
-    /// The entry that was found, as a 304 freshens it.
-    pub(super) fn freshen(&self, head: &response::Parts) -> Option<Entry> {
-        let (shared, entry) = (&self.shared, self.found.entry.as_ref()?);
+    /// The entry that was found, or the variant that a 304 names, as the 304 freshens it.
+    pub(super) async fn freshen(&self, head: &response::Parts) -> Option<Entry> {
+        let (shared, named) = (&self.shared, self.named(head).await);
+        let entry = self.found.entry.as_ref().or(named.as_ref())?;
         contain(&shared.core.counters, || shared.core.policy.freshen(&self.asked, entry, head, self.moment())).flatten()
+    }
+
+    /// The variant that a 304 names by its tag, where the request selected none of those that are stored and all were asked about.
+    async fn named(&self, head: &response::Parts) -> Option<Arc<Entry>> {
+        let variants = self.found.variants.as_ref().filter(|_| self.found.entry.is_none())?;
+        let tag = head.headers.get(header::ETAG)?;
+        let (_, key) = variants.tags.iter().find(|(known, _)| known == tag)?;
+        self.shared.get(key).await?.record?.response()
     }
 
     /// The whole that the entry that was found and the rest of it make.
@@ -193,5 +218,6 @@ fn merge(known: Option<&Variants>, fields: &[HeaderName], epoch: u64, expires: s
     let mut all = vec![fields.to_vec()];
     let others = known.map_or(&[][..], |known| &known.fields);
     all.extend(others.iter().filter(|other| *other != fields).take(VARIANTS - 1).cloned());
-    Variants { fields: all, epoch, expires: known.map_or(expires, |known| known.expires.max(expires)) }
+    let tags = known.map_or_else(Vec::new, |known| known.tags.clone());
+    Variants { fields: all, tags, epoch, expires: known.map_or(expires, |known| known.expires.max(expires)) }
 }

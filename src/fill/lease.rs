@@ -41,6 +41,10 @@ where
         let Some(generation) = self.found.generation.filter(|_| self.lead.is_joinable() && self.options.mode == Mode::ReadWrite) else {
             return Ok(None);
         };
+        // What was stale at birth has to be asked for by each who wants it: nobody waits for another's.
+        if !refresh && self.found.entry.as_ref().is_some_and(|entry| entry.lifetime.fresh_for.is_zero()) {
+            return Ok(None);
+        }
         let (shared, key) = (&self.shared, self.lead.key());
         // Who refreshes in the background need not wait for another who does.
         let patience = if refresh { Duration::ZERO } else { shared.settings.patience };

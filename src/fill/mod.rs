@@ -202,7 +202,7 @@ where
                     record.last_byte = start.elapsed();
                     match head.status {
                         StatusCode::NOT_MODIFIED if self.conditions.is_some() => {
-                            if let Some(entry) = self.freshen(&head) {
+                            if let Some(entry) = self.freshen(&head).await {
                                 self.bill(&head, record);
                                 return self.freshened(entry, caller).await;
                             }
@@ -246,7 +246,7 @@ where
 
     /// From the head of the response to the store.
     async fn land<RB, E>(
-        self,
+        mut self,
         (mut head, body): (response::Parts, RB),
         splice: Option<Splice>,
         mut vigil: Vigil,
@@ -259,6 +259,7 @@ where
     {
         let shared = self.shared.clone();
         let (policy, counters) = (&shared.core.policy, &shared.core.counters);
+        let upstream = head.status;
         let mut promised = body.size_hint();
         let before = splice.map(|Splice { status, headers, before }| {
             (head.status, head.headers) = (status, headers);
@@ -279,7 +280,7 @@ where
         if caller.is_some()
             && let Some(reader) = tape.read()
         {
-            let opening = Opening::Live { head: head.clone(), reader, storing: verdict.why_not.is_none() };
+            let opening = Opening::Live { head: head.clone(), upstream, reader, storing: verdict.why_not.is_none() };
             self.announce(&verdict, &head, tape);
             tell(caller, opening);
         } else {
@@ -320,8 +321,12 @@ where
         let (storing, findings) = finished?;
         complete?;
         let frames = frames.ok_or(NotStored::TooLarge)?;
+        let moved = storing.moved;
         let (entry, vary) = self.entry(&head, storing, findings, &frames, trailers, record);
         let entry = self.merge(entry)?;
+        if moved {
+            self.relocate(&entry).await?;
+        }
         self.commit(entry, vary).await
     }
 

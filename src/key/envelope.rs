@@ -50,6 +50,8 @@ pub enum Field {
     Epoch = 16,
     /// What a rule of the operator's adds.
     Rule = 17,
+    /// What counts of a query, and by which rule.
+    Search = 18,
 }
 
 /// An envelope that has its domain and namespace, and takes the fields of one request after another.

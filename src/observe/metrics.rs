@@ -269,7 +269,7 @@ fn describe(recorder: &dyn Recorder) {
 const PLAIN: [Outcome; 6] =
     [Outcome::Hit, Outcome::Revalidated, Outcome::Collapsed, Outcome::Unsatisfied, Outcome::Unreachable, Outcome::Unanswered];
 const STALE: [Stale; 3] = [Stale::WhileRevalidate, Stale::IfError, Stale::Accepted];
-const MISSED: [Miss; 5] = [Miss::Absent, Miss::Vary, Miss::Partial, Miss::Stale, Miss::Request];
+const MISSED: [Miss; 6] = [Miss::Absent, Miss::Uri, Miss::Vary, Miss::Partial, Miss::Stale, Miss::Request];
 
 /// All outcomes, in the order of [`index`].
 fn outcomes() -> impl Iterator<Item = Outcome> {

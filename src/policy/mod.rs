@@ -14,13 +14,14 @@ use std::{borrow::Cow, time::Duration, time::SystemTime};
 use ::http::{HeaderMap, HeaderName, Response, StatusCode, request, response};
 
 pub use self::http::HttpPolicy;
+pub(crate) use self::http::Rule;
 pub use api::{ApiPolicy, Sharing};
 pub(crate) use fields::strip_conditions;
 pub use fields::{is_hop_by_hop, strip_hop_by_hop};
 pub use grpc::GrpcPolicy;
 
 use crate::{
-    entry::{Entry, Frames, Lifetime},
+    entry::{Entry, Frames, Lifetime, Variants},
     inspect::Inspector,
     key::{Envelope, Identity, Key},
     options::CacheOptions,
@@ -71,6 +72,20 @@ pub trait Policy: Send + Sync + 'static {
 
     /// May a stored response answer the request?
     fn reuse(&self, request: &request::Parts, options: &CacheOptions, entry: &Entry, moment: Moment) -> Reuse;
+
+    /// What it means that nothing is stored under the key of a request: [`Miss::Uri`] where the key holds nothing but the target (RFC 9211 section 2.2).
+    /// The default: [`Miss::Absent`].
+    fn missing(&self, request: &request::Parts, options: &CacheOptions) -> Miss {
+        let _ = (request, options);
+        Miss::Absent
+    }
+
+    /// Conditions on which the upstream may choose one of the [variants](Variants::tags) that are stored, none of which the request selects (RFC 9111 section 4.1).
+    /// The default: none.
+    fn elect(&self, request: &request::Parts, options: &CacheOptions, variants: &Variants) -> Option<HeaderMap> {
+        let _ = (request, options, variants);
+        None
+    }
 
     /// May a request share an upstream call with others that ask for the same? If it `validates` what is stored, the call carries [our
     /// conditions](Reuse::Validate) in place of the caller's own. The default: yes.
@@ -172,6 +187,13 @@ pub trait Policy: Send + Sync + 'static {
         response: &response::Parts,
     ) -> Option<(Identity, request::Parts)> {
         let _ = (envelope, request, options, response);
+        None
+    }
+
+    /// The identity that a request has from now on, where its response [changed](Storing::moved) what that is. Asked when the response is about to be stored. The
+    /// default: none.
+    fn relocate(&self, envelope: &Envelope, request: &request::Parts, options: &CacheOptions, entry: &Entry) -> Option<Identity> {
+        let _ = (envelope, request, options, entry);
         None
     }
 
@@ -391,6 +413,8 @@ pub struct Storing {
     pub tags: Vec<String>,
     /// The request fields that select this response among others under the same key; `None` if there are no others.
     pub vary: Option<Vec<HeaderName>>,
+    /// Does the response say something new of the key that its request has? Then it is stored where [`relocate`](Policy::relocate) says.
+    pub moved: bool,
     /// Watches the body.
     pub inspector: Option<Box<dyn Inspector>>,
     /// Must something in the body prove that it is whole, because its framing does not?

@@ -119,7 +119,8 @@ pub async fn whole_records_come_back<St: Store>(subject: &Subject<St>) {
     bare.trailers = None;
     bare.metadata = Metadata::default();
     let names = vec![vec![HeaderName::from_static("accept-language")], vec![]];
-    let variants = Variants { fields: names, epoch: 7, expires: subject.now() + Duration::from_secs(60) };
+    let tags = vec![(HeaderValue::from_static("\"a\""), any_key())];
+    let variants = Variants { fields: names, tags, epoch: 7, expires: subject.now() + Duration::from_secs(60) };
     for record in [Record::Response(plain.into()), Record::Response(bare.into()), Record::Variants(variants.into())] {
         let key = any_key();
         subject.must_put(&key, record.clone()).await;

@@ -355,7 +355,12 @@ mod tests {
     }
 
     fn record() -> Record {
-        Record::Variants(Arc::new(Variants { fields: Vec::new(), epoch: 0, expires: SystemTime::now() + Duration::from_secs(600) }))
+        Record::Variants(Arc::new(Variants {
+            fields: Vec::new(),
+            tags: Vec::new(),
+            epoch: 0,
+            expires: SystemTime::now() + Duration::from_secs(600),
+        }))
     }
 
     fn holds(tier: &Tier) -> bool {

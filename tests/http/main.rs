@@ -16,6 +16,8 @@ mod server;
 
 #[path = "../../examples/proxy/fields.rs"]
 mod fields;
+#[path = "../../examples/proxy/interim.rs"]
+mod interim;
 #[path = "../../examples/shared/listener.rs"]
 mod listener;
 #[path = "../../examples/proxy/origin.rs"]
@@ -32,10 +34,13 @@ mod directives;
 mod expires;
 mod invalidation;
 mod messages;
+mod peers;
 mod private;
 mod ranges;
 mod redis_store;
+mod search;
 mod stale;
 mod storing;
+mod together;
 mod validation;
 mod vary;

@@ -11,7 +11,7 @@ use tower_response_cache::{CacheLayer, HttpPolicy, store::Memory};
 use crate::{
     listener::Listeners,
     origin::Origin,
-    proxy::Proxy,
+    proxy::{self, Proxy},
     script::{Rig, memory, run},
     wire,
 };
@@ -42,9 +42,13 @@ async fn every_response_says_what_the_cache_did() {
     run(
         HttpPolicy::shared(),
         &[
-            ("miss", "> \n< 200 | Cache-Control: max-age=60\n= Cache-Status: tower-response-cache; fwd=miss; fwd-status=200; stored\n> \n= Cache-Status: ~tower-response-cache; hit; ttl="),
-            ("not stored", "> \n< 200 | Cache-Control: no-store\n= Cache-Status: tower-response-cache; fwd=miss; fwd-status=200"),
-            ("after others", "> \n< 200 | Cache-Control: max-age=60 | Cache-Status: \"Nearer\"; hit\n= Cache-Status: \"Nearer\"; hit, tower-response-cache; fwd=miss; fwd-status=200; stored\n> \n= Cache-Status: ~\"Nearer\"; hit, tower-response-cache; hit"),
+            ("miss", "> \n< 200 | Cache-Control: max-age=60\n= Cache-Status: tower-response-cache; fwd=uri-miss; fwd-status=200; stored\n> \n= Cache-Status: ~tower-response-cache; hit; ttl="),
+            ("for other cookies there may be something", "> | Cookie: a=1\n< 200 | Cache-Control: max-age=60\n= Cache-Status: tower-response-cache; fwd=miss; fwd-status=200; stored"),
+            ("for another query there may be something", "> QUERY / | @a\n< 200 | Cache-Control: max-age=60\n= Cache-Status: tower-response-cache; fwd=miss; fwd-status=200; stored"),
+            ("for other fields there is something", "> | Foo: 1\n< 200 | Cache-Control: max-age=60 | Vary: Foo\n> | Foo: 2\n< 200 | Cache-Control: max-age=60\n= Cache-Status: tower-response-cache; fwd=vary-miss; fwd-status=200; stored"),
+            ("a part of it is there", "> | Range: bytes=0-1\n< 206 | Cache-Control: max-age=60 | Content-Range: bytes 0-1/9 | @01\n> | Range: bytes=2-3\n< 206 | Cache-Control: max-age=60 | Content-Range: bytes 2-3/9 | @23\n= Cache-Status: tower-response-cache; fwd=partial; fwd-status=206; stored"),
+            ("not stored", "> \n< 200 | Cache-Control: no-store\n= Cache-Status: tower-response-cache; fwd=uri-miss; fwd-status=200"),
+            ("after others", "> \n< 200 | Cache-Control: max-age=60 | Cache-Status: \"Nearer\"; hit\n= Cache-Status: \"Nearer\"; hit, tower-response-cache; fwd=uri-miss; fwd-status=200; stored\n> \n= Cache-Status: ~\"Nearer\"; hit, tower-response-cache; hit"),
             ("unsafe", "> POST / | @x\n< 200\n= Cache-Status: tower-response-cache; fwd=method"),
             ("validated", "> \n< 200 | Cache-Control: max-age=5 | ETag: \"a\"\n+ 9\n> \n< 304 | ETag: \"a\"\n= Cache-Status: ~tower-response-cache; fwd=stale; fwd-status=304"),
             ("stale", "> \n< 200 | Cache-Control: max-age=5\n+ 9\n> | Cache-Control: max-stale\n= Cache-Status: tower-response-cache; hit; detail=max-stale; ttl=-4"),
@@ -54,7 +58,6 @@ async fn every_response_says_what_the_cache_did() {
     .await;
 }
 
-/// A thousand requests for one stale page: one validation.
 #[tokio::test]
 async fn many_who_ask_for_one_stale_page_cause_one_validation() {
     const MANY: usize = 300;
@@ -118,10 +121,10 @@ async fn a_request_body_that_does_not_go_on_is_a_408_and_not_the_fault_of_the_or
     let proxy = Proxy::new(layer.layer(service), "proxy", false).unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    Listeners::new(Duration::from_millis(50), CancellationToken::new()).serve(listener, move |peer| {
+    proxy::serve(&Listeners::new(Duration::from_millis(50), CancellationToken::new()), listener, move |peer| {
         let proxy = proxy.clone();
         hyper::service::service_fn(move |request| {
-            let proxy = proxy.clone();
+            let (proxy, peer) = (proxy.clone(), peer.clone());
             async move { proxy.answer(request, peer).await }
         })
     });
@@ -130,4 +133,50 @@ async fn a_request_body_that_does_not_go_on_is_a_408_and_not_the_fault_of_the_or
     let mut read = String::new();
     client.read_to_string(&mut read).await.unwrap();
     assert!(read.starts_with("HTTP/1.1 408 ") && read.contains("did not go on"), "{read}");
+}
+
+/// Reads from a connection until it has said something.
+async fn read_to(stream: &mut TcpStream, end: &str) -> String {
+    let mut read = Vec::new();
+    while !read.ends_with(end.as_bytes()) {
+        let byte = tokio::time::timeout(Duration::from_secs(20), stream.read_u8()).await;
+        read.push(byte.unwrap_or_else(|_| panic!("no {end:?} after {:?}", String::from_utf8_lossy(&read))).unwrap());
+    }
+    String::from_utf8(read).unwrap()
+}
+
+#[tokio::test]
+async fn what_an_origin_says_before_it_answers_reaches_the_client_before_the_answer() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let rig = Rig::in_front_of(HttpPolicy::shared(), &memory(), listener.local_addr().unwrap()).await;
+    let mut client = TcpStream::connect(rig.proxy).await.unwrap();
+    // Two at once on one connection: what is said before the second comes after all of the first.
+    client.write_all(b"GET /1 HTTP/1.1\r\nHost: h\r\n\r\nGET /2 HTTP/1.1\r\nHost: h\r\n\r\n").await.unwrap();
+    let (mut origin, _) = listener.accept().await.unwrap();
+    for page in ["/1", "/2"] {
+        let asked = wire::read(&mut origin, true, false).await.unwrap();
+        assert!(asked.start.contains(page));
+        for hint in ["HTTP/1.1 102 Processing\r\n\r\n", "HTTP/1.1 103 Early Hints\r\nLink: </style.css>\r\n\r\n"] {
+            origin.write_all(hint.as_bytes()).await.unwrap();
+            // The client has it while there is no answer yet.
+            let told = read_to(&mut client, "\r\n\r\n").await;
+            assert!(told.starts_with(&hint[..12]), "{told}");
+            assert_eq!(told.contains("link: </style.css>"), hint.contains("Link"), "{told}");
+        }
+        // One that comes with the answer comes before it all the same.
+        let end = "HTTP/1.1 103 Early Hints\r\nX: last\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\npage";
+        origin.write_all(end.as_bytes()).await.unwrap();
+        let told = read_to(&mut client, "page").await;
+        assert!(told.starts_with("HTTP/1.1 103 Early Hints\r\nx: last\r\nvia: 1.1 proxy\r\n\r\nHTTP/1.1 200 OK\r\n"), "{told}");
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_knows_of_no_interim_responses_gets_none() {
+    let rig = Rig::new(HttpPolicy::shared()).await;
+    rig.expect_reply(&["200", "#interim", "@page"]);
+    let mut client = TcpStream::connect(rig.proxy).await.unwrap();
+    client.write_all(b"GET / HTTP/1.0\r\nHost: h\r\n\r\n").await.unwrap();
+    let told = read_to(&mut client, "page").await;
+    assert!(told.starts_with("HTTP/1.0 200 Said\r\n"), "{told}");
 }

@@ -10,8 +10,9 @@
 //! ```
 //!
 //! `{date+10}` is the date in ten seconds. The origin's answers have a date and a content-length unless they say otherwise: `#chunked`, `#close` (ends with
-//! the connection), `#short` (breaks off), `#hangup` (no answer at all), `#junk` (no HTTP), `#nodate`. A client's answer comes `#fresh` (from the cache), or
-//! `#origin`; `#kept` says that an answer to an unsafe request is stored. A field value of `*` is any; one that begins with `~` has to contain the rest.
+//! the connection), `#short` (breaks off), `#hangup` (no answer at all), `#junk` (no HTTP), `#nodate`, `#interim` (a 103 goes before it), `#http10`. A client's answer comes `#fresh` (from the cache), or
+//! `#origin`; `#kept` says that an answer to an unsafe request is stored. `^field: value` is
+//! in an interim response. A field value of `*` is any; one that begins with `~` has to contain the rest.
 
 use std::{
     collections::VecDeque,
@@ -20,7 +21,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
-    time::{Duration, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use hyper::service::service_fn;
@@ -40,7 +41,7 @@ use tower_response_cache::{
 use crate::{
     listener::Listeners,
     origin::Origin,
-    proxy::Proxy,
+    proxy::{self, Proxy},
     wire::{self, Message},
 };
 
@@ -82,8 +83,13 @@ impl Rig {
 
     /// A proxy in front of an origin that is not scripted.
     pub async fn in_front_of(policy: HttpPolicy, store: &MakeStore, at: SocketAddr) -> Self {
+        Self::in_front_of_at(policy, store, at, UNIX_EPOCH + Duration::from_secs(1_800_000_000)).await
+    }
+
+    /// At a time of its own.
+    pub async fn in_front_of_at(policy: HttpPolicy, store: &MakeStore, at: SocketAddr, now: SystemTime) -> Self {
         // Dates have whole seconds, and cases are to see none go by.
-        let clock = Clock::stopped(UNIX_EPOCH + Duration::from_secs(1_800_000_000));
+        let clock = Clock::stopped(now);
         let fills = Arc::new(AtomicUsize::new(0));
         let ended = Arc::clone(&fills);
         let layer = CacheLayer::new(store(&clock), policy).clock(clock.clone()).observer(move |event: &Event<'_>| {
@@ -96,10 +102,10 @@ impl Rig {
         let service = Proxy::new(layer.layer(origin), "proxy", true).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let proxy = listener.local_addr().unwrap();
-        Listeners::new(Duration::from_secs(30), CancellationToken::new()).serve(listener, move |peer| {
+        proxy::serve(&Listeners::new(Duration::from_secs(30), CancellationToken::new()), listener, move |peer| {
             let service = service.clone();
             service_fn(move |request| {
-                let service = service.clone();
+                let (service, peer) = (service.clone(), peer.clone());
                 async move { service.answer(request, peer).await }
             })
         });
@@ -189,7 +195,12 @@ async fn answer(stream: &mut TcpStream, reply: Reply, head: bool) -> bool {
     if bodiless || head {
         rest.clear();
     }
-    wire::write(stream, &format!("HTTP/1.1 {} Said", reply.status), &fields, &rest).await;
+    if has("#interim") {
+        let hint = [("Link".to_owned(), "</style.css>; rel=preload".to_owned()), ("X-Early".to_owned(), "1".to_owned())];
+        wire::write(stream, "HTTP/1.1 103 Early Hints", &hint, b"").await;
+    }
+    let version = if has("#http10") { "1.0" } else { "1.1" };
+    wire::write(stream, &format!("HTTP/{version} {} Said", reply.status), &fields, &rest).await;
     !(has("#close") || has("#short"))
 }
 
@@ -328,6 +339,10 @@ impl Rig {
         }
         if let Some(name) = part.strip_prefix('!') {
             return message.field(name).map_or(Ok(()), |value| Err(format!("with {name}: {value}")));
+        }
+        if let Some(hint) = part.strip_prefix('^') {
+            let told = message.interim.iter().any(|told| self.check(hint, told).is_ok());
+            return if told { Ok(()) } else { Err(format!("without {hint} beforehand")) };
         }
         let Some((name, expected)) = part.split_once(": ") else {
             return if message.start.split(' ').any(|word| word == part) { Ok(()) } else { Err(format!("not {part}")) };

@@ -1,16 +1,28 @@
 //! HTTP/1.1 on the wire, as plainly as tests need it: what is sent and received is seen as bytes.
 
+use std::fmt;
+
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 /// A request or a response.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct Message {
     /// `GET /path HTTP/1.1`, or `HTTP/1.1 200 OK`.
     pub start: String,
     pub fields: Vec<(String, String)>,
     pub body: Vec<u8>,
+    /// The 1xx responses that came before it.
+    pub interim: Vec<Message>,
     /// Did it end before its framing said so?
     pub broken: bool,
+}
+
+impl fmt::Debug for Message {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { start, fields, body, interim, broken } = self;
+        let body = String::from_utf8_lossy(&body[..body.len().min(100)]);
+        f.debug_tuple("Message").field(start).field(fields).field(&body).field(interim).field(broken).finish()
+    }
 }
 
 impl Message {
@@ -46,6 +58,11 @@ pub async fn read(stream: &mut (impl AsyncRead + Unpin), is_request: bool, bodil
     let fields = lines.filter_map(|line| line.split_once(':')).map(|(name, value)| (name.to_owned(), value.trim().to_owned())).collect();
     let mut message = Message { start, fields, ..Message::default() };
     let status = message.status();
+    if !is_request && (102..200).contains(&status) {
+        let mut last = Box::pin(read(stream, is_request, bodiless)).await?;
+        last.interim.insert(0, message);
+        return Some(last);
+    }
     if bodiless || (!is_request && (status == 204 || status == 304)) {
         return Some(message);
     }

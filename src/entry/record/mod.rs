@@ -61,6 +61,8 @@
 //! |     60 |     8 | epoch |
 //! |     68 |     1 | count of lists |
 //! |        |     … | each: u16 count of names; u16 length and name each |
+//! |        |     1 | count of entity tags, if there are any: 1 to 8 |
+//! |        |     … | each: the key of the variant (32), u16 length (256 at most) and tag |
 //! |        |     8 | checksum of the front |
 //!
 //! A **compressed** or **sealed** record says at offset 52, in eight bytes, how long the plain record is, and goes on:

@@ -153,8 +153,21 @@ impl<'a> Front<'a> {
             (0..names).map(|_| own.name()).collect()
         });
         let fields = fields.collect::<Result<_, _>>()?;
+        let mut tags = Vec::new();
+        if !own.rest.is_empty() {
+            let count = usize::from(own.u8()?);
+            if count == 0 || count > Variants::MAX_TAGS {
+                return Err(Error::corrupt("the record has fewer or more tags than allowed"));
+            }
+            for _ in 0..count {
+                let key = Key::from_bytes(own.array()?);
+                let len = usize::from(own.u16()?);
+                let tag = HeaderValue::from_bytes(own.take(len)?).ok().filter(|_| len <= Variants::MAX_TAG);
+                tags.push((tag.ok_or_else(|| Error::corrupt("the record has a tag that is none"))?, key));
+            }
+        }
         own.end()?;
-        Ok(Variants { fields, epoch, expires })
+        Ok(Variants { fields, tags, epoch, expires })
     }
 }
 

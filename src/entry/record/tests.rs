@@ -74,6 +74,7 @@ fn index() -> Variants {
     let names = |names: &[&'static str]| names.iter().map(|name| HeaderName::from_static(name)).collect();
     Variants {
         fields: vec![names(&["accept-language", "x-tenant"]), names(&[]), names(&["accept-encoding"])],
+        tags: Vec::new(),
         epoch: 0x0123_4567_89ab_cdef,
         expires: at(1_800_000_000_000),
     }
@@ -583,8 +584,11 @@ proptest! {
     }
 
     #[test]
-    fn any_variants_come_back_as_they_were(fields in vec(vec(any_name(), 0..6), 0..9), epoch: u64, expires in any_time()) {
-        let record = Record::Variants(Arc::new(Variants { fields, epoch, expires }));
+    fn any_variants_come_back_as_they_were(
+        fields in vec(vec(any_name(), 0..6), 0..9), tags in vec(("[!-~]{0,256}", any::<[u8; 32]>()), 0..9), epoch: u64, expires in any_time()
+    ) {
+        let tags = tags.into_iter().map(|(tag, key)| (HeaderValue::try_from(tag).unwrap(), Key::from_bytes(key))).collect();
+        let record = Record::Variants(Arc::new(Variants { fields, tags, epoch, expires }));
         prop_assert_eq!(decode(&encode(&record)).unwrap(), record);
     }
 

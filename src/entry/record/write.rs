@@ -54,6 +54,15 @@ pub(super) fn variants(key: &Key, variants: &Variants) -> Option<Vec<u8>> {
             out.text(name.as_str())?;
         }
     }
+    // What follows was not there in the first records of this version, and is not where there is none of it.
+    if !variants.tags.is_empty() {
+        out.u8(u8::try_from(variants.tags.len()).ok().filter(|count| usize::from(*count) <= Variants::MAX_TAGS)?);
+    }
+    for (tag, key) in &variants.tags {
+        out.bytes.extend_from_slice(key.as_bytes());
+        out.u16(u16::try_from(tag.len()).ok().filter(|len| usize::from(*len) <= Variants::MAX_TAG)?);
+        out.bytes.extend_from_slice(tag.as_bytes());
+    }
     let front = out.end_front()?;
     Some(out.finish(front))
 }

@@ -55,6 +55,7 @@ impl ApiPolicy {
             return Err(NotStored::Predicate);
         }
         Ok(Storing {
+            moved: false,
             headers: self.kept(headers),
             lifetime: Lifetime {
                 stale_while_revalidate: self.stale_while_revalidate,

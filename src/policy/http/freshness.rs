@@ -72,7 +72,7 @@ impl HttpPolicy {
             lifetime.stale_while_revalidate = window(directives.stale_while_revalidate);
             lifetime.stale_if_error = window(directives.stale_if_error);
         }
-        if has_validator(headers) || (self.stale_if_unreachable && !obstinate) {
+        if has_validator(headers) || ((self.stale_if_unreachable || self.store_stale) && !obstinate) {
             lifetime.kept_for = self.keep;
         }
         lifetime

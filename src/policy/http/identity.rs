@@ -4,11 +4,12 @@ use std::borrow::Cow;
 
 use http::{HeaderMap, header, request};
 
-use super::{HttpPolicy, QUERY};
+use super::{HttpPolicy, QUERY, Rule};
 use crate::{
     key::{Envelope, Field, Fields, Identity, Scope},
     options::CacheOptions,
     policy::Bypass,
+    status::Miss,
 };
 
 /// Scheme, authority, path and query. What needs no change is borrowed: a hit allocates nothing for its key.
@@ -45,18 +46,20 @@ impl<'a> Target<'a> {
     }
 
     /// The key of its stored response, whatever of it was asked for.
-    pub(super) fn key(&self, envelope: &Envelope, options: &CacheOptions, scope: Scope) -> Identity {
-        self.fields(envelope, "GET", options).seal(scope)
+    pub(super) fn key(&self, envelope: &Envelope, options: &CacheOptions, rule: Option<&Rule>, scope: Scope) -> Identity {
+        self.fields(envelope, "GET", options, rule).seal(scope)
     }
 
-    fn fields(&self, envelope: &Envelope, method: &str, options: &CacheOptions) -> Fields {
+    fn fields(&self, envelope: &Envelope, method: &str, options: &CacheOptions, rule: Option<&Rule>) -> Fields {
         let mut fields = envelope.open();
         fields
             .add(Field::Method, method.as_bytes())
             .add(Field::Scheme, self.scheme.as_bytes())
             .add(Field::Authority, self.authority.as_bytes())
             .add(Field::Path, self.path.as_bytes());
-        if let Some(query) = &self.query {
+        if let Some(rule) = rule {
+            rule.add(self.query.as_deref(), &mut fields);
+        } else if let Some(query) = &self.query {
             fields.add(Field::Query, query.as_bytes());
         }
         if let Some(upstream) = &options.upstream {
@@ -96,9 +99,13 @@ impl HttpPolicy {
         let scope = options.scope.unwrap_or_else(|| self.scope(&request.headers));
         if request.method != *QUERY {
             // What a body of a GET means is between its two ends (RFC 9110 section 9.3.1): no key could hold it.
-            return if body.is_empty() { Ok(target.key(envelope, options, scope)) } else { Err(Bypass::Content) };
+            return if body.is_empty() {
+                Ok(target.key(envelope, options, options.search.as_deref(), scope))
+            } else {
+                Err(Bypass::Content)
+            };
         }
-        let mut fields = target.fields(envelope, "QUERY", options);
+        let mut fields = target.fields(envelope, "QUERY", options, None);
         for name in [header::CONTENT_TYPE, header::CONTENT_ENCODING, header::CONTENT_LANGUAGE] {
             for value in request.headers.get_all(&name) {
                 fields.add(Field::HeaderName, name.as_str().as_bytes()).add(Field::HeaderValue, value.as_bytes());
@@ -106,6 +113,14 @@ impl HttpPolicy {
         }
         fields.add(Field::RawBody, body);
         Ok(fields.seal(scope))
+    }
+
+    /// Nothing is stored under the key: is that all that can be said of the target?
+    pub(super) fn unknown(&self, request: &request::Parts, options: &CacheOptions) -> Miss {
+        let scope = options.scope.unwrap_or_else(|| self.scope(&request.headers));
+        // There may be something for others, or in answer to other content.
+        let is_target = request.method != *QUERY && scope == Scope::shared() && options.extra.is_empty() && options.upstream.is_none();
+        if is_target { Miss::Uri } else { Miss::Absent }
     }
 
     /// Callers with other cookies are other callers, unless told otherwise.

@@ -6,7 +6,7 @@ use http::{HeaderMap, HeaderName, Method, Request, StatusCode, header, request, 
 use sfv::{BareItem, List, ListEntry, Parser};
 
 use super::{
-    HttpPolicy,
+    HttpPolicy, Rule,
     identity::{Target, normal},
 };
 use crate::{
@@ -41,7 +41,11 @@ impl HttpPolicy {
         // What everyone shares, and what is kept for this caller.
         let mut scopes = vec![Scope::shared()];
         scopes.extend(Some(options.scope.unwrap_or_else(|| self.scope(&request.headers))).filter(|own| *own != scopes[0]));
-        let keys = targets.iter().flat_map(|target| scopes.iter().map(|scope| target.key(envelope, options, *scope).key)).collect();
+        // Also what is stored by a rule that leaves out of a query what makes no difference; after all else, for that is where answers move to.
+        let by_rule: Vec<_> = targets.iter().filter_map(|target| Some((target, Some(self.rules.get(target)?)))).collect();
+        let places = targets.iter().map(|target| (target, None)).chain(by_rule);
+        let key = |target: &Target<'_>, rule: Option<&Rule>, scope| target.key(envelope, options, rule, scope).key;
+        let keys = places.flat_map(|(target, rule)| scopes.iter().map(move |scope| key(target, rule.as_deref(), *scope))).collect();
         let groups = strings(&response.headers, &CACHE_GROUP_INVALIDATION);
         let selections = groups.iter().map(|group| Selection::Tag(tag(&target, group))).collect();
         Invalidation { keys, selections }
@@ -75,7 +79,7 @@ impl HttpPolicy {
         let mut get = Request::new(()).into_parts().0;
         get.uri.clone_from(&request.uri);
         get.headers.clone_from(&request.headers);
-        Some((target.key(envelope, options, scope), get))
+        Some((target.key(envelope, options, options.search.as_deref(), scope), get))
     }
 }
 

@@ -10,6 +10,7 @@ mod identity;
 mod invalidation;
 mod range;
 mod reuse;
+mod search;
 mod storing;
 mod targeted;
 mod validation;
@@ -24,13 +25,15 @@ use std::{
 use http::{HeaderMap, HeaderName, Method, StatusCode, header, request as req, response as res};
 
 use self::freshness::Arrival;
+pub(crate) use self::search::Rule;
 use super::{
     Abandoned, Admission, Bypass, Invalidation, Moment, NotStored, Policy, Replay, Reuse, Revision, Splice, Storing, strip_conditions,
 };
 use crate::{
-    entry::Entry,
+    entry::{Entry, Variants},
     key::{Envelope, Identity, Key},
     options::{CacheOptions, Mode},
+    status::Miss,
 };
 
 /// Caches GET, HEAD and QUERY as HTTP says (RFC 9111): what the origin permits, for as long as it says.
@@ -60,6 +63,7 @@ pub struct HttpPolicy {
     keep: Duration,
     stale_if_unreachable: bool,
     stale_if_failing: bool,
+    store_stale: bool,
     targets: Vec<HeaderName>,
     heed_requests: bool,
     key_cookies: bool,
@@ -67,6 +71,9 @@ pub struct HttpPolicy {
     normalise_order: bool,
     set_cookie: bool,
     close_delimited: bool,
+    no_vary_search: bool,
+    elect_variants: bool,
+    rules: search::Rules,
     max_body: usize,
     query_limit: usize,
     assumed_scheme: &'static str,
@@ -91,6 +98,7 @@ impl HttpPolicy {
             keep: Duration::from_secs(86_400),
             stale_if_unreachable: true,
             stale_if_failing: false,
+            store_stale: false,
             targets: vec![HeaderName::from_static("cdn-cache-control")],
             heed_requests: true,
             key_cookies: true,
@@ -98,6 +106,9 @@ impl HttpPolicy {
             normalise_order: false,
             set_cookie: false,
             close_delimited: false,
+            no_vary_search: false,
+            elect_variants: false,
+            rules: search::Rules::default(),
             max_body: 64 << 20,
             query_limit: 64 << 10,
             assumed_scheme: "http",
@@ -114,10 +125,17 @@ impl HttpPolicy {
 
     /// Goes by the letter of the standards where the defaults are more careful: callers with different cookies share what the
     /// origin lets them share, `Set-Cookie` is stored, bodies that end with their connection are, languages and encodings that a request accepts are compared
-    /// without regard to their order, and a failing upstream counts as one that cannot be reached. Default: off.
+    /// without regard to their order, a failing upstream counts as one that cannot be reached, responses that come stale are stored, `No-Vary-Search` is heeded, and the origin may elect a stored variant. Default: off.
     #[must_use]
     pub fn rfc(self) -> Self {
-        self.key_cookies(false).store_set_cookie(true).store_close_delimited(true).normalise_order(true).stale_if_failing(true)
+        self.key_cookies(false)
+            .store_set_cookie(true)
+            .store_close_delimited(true)
+            .normalise_order(true)
+            .stale_if_failing(true)
+            .store_stale(true)
+            .no_vary_search(true)
+            .elect_variants(true)
     }
 
     /// Sets for what part of the time since its last modification a response is fresh that says nothing of its freshness (RFC 9111 section 4.2.2);
@@ -154,6 +172,14 @@ impl HttpPolicy {
     #[must_use]
     pub fn stale_if_failing(mut self, on: bool) -> Self {
         self.stale_if_failing = on;
+        self
+    }
+
+    /// Stores responses of explicit freshness that are stale when they come and have nothing to be validated with, unless they forbid to be served stale: for requests that
+    /// take them so (`max-stale`), and for when the upstream cannot be reached. Default: off.
+    #[must_use]
+    pub fn store_stale(mut self, on: bool) -> Self {
+        self.store_stale = on;
         self
     }
 
@@ -215,6 +241,25 @@ impl HttpPolicy {
         self
     }
 
+    /// Lets the origin elect a stored variant for a request that selects none (RFC 9111 section 4.1): it is asked on condition that none of those fits, by their strong entity tags, and a 304
+    /// that names one saves its content the way. An origin whose tags are the same for different content, against RFC 9110 section 8.8.1, hands one caller's variant to another
+    /// so. Default: off.
+    #[must_use]
+    pub fn elect_variants(mut self, on: bool) -> Self {
+        self.elect_variants = on;
+        self
+    }
+
+    /// Heeds `No-Vary-Search` (draft-ietf-httpbis-no-vary-search), with which a response says that parameters of its query, or their order, make no difference.
+    ///
+    /// What it says is learned, path by path, in each process: the first request for a path that is new to a process goes by its whole query. Where several processes share a
+    /// store, an unsafe request that comes to one that has yet to learn a path's rule does not void what is stored by it, which then lives as long as it is fresh. Default: off.
+    #[must_use]
+    pub fn no_vary_search(mut self, on: bool) -> Self {
+        self.no_vary_search = on;
+        self
+    }
+
     /// Sets the longest body that is stored, in bytes. Default: 64 MiB.
     #[must_use]
     pub fn max_body(mut self, bytes: usize) -> Self {
@@ -264,6 +309,7 @@ const SAFE: [&str; 5] = ["OPTIONS", "TRACE", "PROPFIND", "REPORT", "SEARCH"];
 
 impl Policy for HttpPolicy {
     fn admit(&self, request: &mut req::Parts, options: &mut CacheOptions) -> Admission {
+        self.recall(request, options);
         let method = &request.method;
         if method == Method::CONNECT || request.headers.contains_key(header::UPGRADE) {
             return Admission::Bypass(Bypass::Upgrade);
@@ -304,6 +350,14 @@ impl Policy for HttpPolicy {
 
     fn reuse(&self, request: &req::Parts, options: &CacheOptions, entry: &Entry, moment: Moment) -> Reuse {
         self.reusable(request, options, entry, moment)
+    }
+
+    fn elect(&self, request: &req::Parts, options: &CacheOptions, variants: &Variants) -> Option<HeaderMap> {
+        (self.elect_variants && options.mode == Mode::ReadWrite).then(|| validation::any_of(request, variants)).flatten()
+    }
+
+    fn missing(&self, request: &req::Parts, options: &CacheOptions) -> Miss {
+        self.unknown(request, options)
     }
 
     fn joins(&self, request: &req::Parts, validates: bool) -> bool {
@@ -373,6 +427,10 @@ impl Policy for HttpPolicy {
         response: &res::Parts,
     ) -> Option<(Identity, req::Parts)> {
         self.also_answered(envelope, request, options, response)
+    }
+
+    fn relocate(&self, envelope: &Envelope, request: &req::Parts, options: &CacheOptions, entry: &Entry) -> Option<Identity> {
+        Some(self.relocated(envelope, request, options, entry))
     }
 
     fn replay(&self, request: &req::Parts, entry: &Entry, answer: &mut Replay) {

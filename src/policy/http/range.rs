@@ -127,16 +127,21 @@ impl Part {
     }
 }
 
+/// The part that a stored 206 has; none if its content is not as long as it says.
+fn stored(entry: &Entry) -> Option<Part> {
+    Part::of(&entry.headers).filter(|part| part.end - part.first == entry.body.len() as u64)
+}
+
 /// Can a stored 206 answer the request?
 pub(super) fn covers(request: &request::Parts, entry: &Entry) -> bool {
-    let (Some(part), Some(asked)) = (Part::of(&entry.headers), asked(request)) else { return false };
+    let (Some(part), Some(asked)) = (stored(entry), asked(request)) else { return false };
     // Whoever wants the whole unless it is this one has to ask for it.
     matches!(asked[..], [one] if part.covers(one).is_some()) && if_range_holds(request, entry)
 }
 
 /// Fields that ask for what a stored part is lacking (RFC 9111 section 3.4), if it is the beginning and has a strong validator.
 pub(super) fn completing(entry: &Entry) -> Option<HeaderMap> {
-    let part = Part::of(&entry.headers)?;
+    let part = stored(entry)?;
     let (_, validator) = strong_validator(&entry.headers)?;
     if part.first > 0 || part.len.is_none_or(|len| part.end >= len) {
         return None;
@@ -178,7 +183,7 @@ fn is_of_what_was_asked(stored: &HeaderMap, rest: &HeaderMap) -> bool {
 impl HttpPolicy {
     /// The whole that a stored beginning and the response to [`completing`] make.
     pub(super) fn spliced(&self, entry: &Entry, response: &response::Parts, arrival: Arrival) -> Option<Splice> {
-        let (stored, rest) = (Part::of(&entry.headers)?, Part::of(&response.headers)?);
+        let (stored, rest) = (stored(entry)?, Part::of(&response.headers)?);
         let len = stored.len?;
         if response.status != StatusCode::PARTIAL_CONTENT
             || !is_of_what_was_asked(&entry.headers, &response.headers)
@@ -199,7 +204,7 @@ impl HttpPolicy {
     /// What a stored part and a newer one make together, if they touch and are of one representation; else the newer one.
     pub(super) fn combined(&self, entry: &Entry, newer: Entry) -> Entry {
         let combined = || {
-            let (stored, part) = (Part::of(&entry.headers)?, Part::of(&newer.headers)?);
+            let (stored, part) = (stored(entry)?, stored(&newer)?);
             let is_apart = stored.end < part.first || part.end < stored.first;
             if newer.status != StatusCode::PARTIAL_CONTENT
                 || entry.status != StatusCode::PARTIAL_CONTENT
@@ -246,7 +251,7 @@ impl HttpPolicy {
 pub(super) fn select(request: &request::Parts, entry: &Entry, answer: &mut Replay) {
     let Some(asked) = asked(request) else { return };
     if entry.status == StatusCode::PARTIAL_CONTENT {
-        if let (Some(stored), [one]) = (Part::of(&entry.headers), &asked[..])
+        if let (Some(stored), [one]) = (stored(entry), &asked[..])
             && let Some(range) = stored.covers(*one)
         {
             let mut chunks = Vec::new();
@@ -259,6 +264,10 @@ pub(super) fn select(request: &request::Parts, entry: &Entry, answer: &mut Repla
         return;
     }
     let len = entry.body.len() as u64;
+    // The last bytes of nothing are satisfiable, and no part (RFC 9110 section 14.1.2).
+    if len == 0 && asked.iter().any(|asked| matches!(asked, Asked::Last(1..))) {
+        return;
+    }
     let ranges: Vec<Range<u64>> = asked.into_iter().filter_map(|asked| asked.of(len)).collect();
     match &ranges[..] {
         [] => {
@@ -437,6 +446,11 @@ mod tests {
         }
         assert!(!covers(&get("/", &[]), &known), "a part never stands for the whole");
         assert!(!covers(&get("/", &[("range", "bytes=2-5"), ("if-range", "\"x\"")]), &known));
+        for body in [&b"234"[..], b"23456"] {
+            let lying = entry(206, &[("content-range", "bytes 2-5/10"), ("etag", "\"a\"")], body);
+            assert!(!covers(&get("/", &[("range", "bytes=2-3")]), &lying), "a part that is not as long as it says has nothing");
+            assert!(completing(&lying).is_none());
+        }
     }
 
     #[test]

@@ -55,7 +55,7 @@ impl HttpPolicy {
         }
         // Stores forget by their own clocks; whatever those say, and whatever the need, there is an end.
         let is_kept = moment.now < entry.lifetime.expires();
-        if is_kept && within(asked.max_stale) {
+        if is_kept && asked.min_fresh.is_none() && within(asked.max_stale) {
             return Reuse::StaleAccepted;
         }
         // Who asks for freshness is not answered with less, whatever the origin permits.
@@ -181,6 +181,7 @@ mod tests {
             ("max-age=10, must-revalidate", 12, "max-stale", "Stale Timeout"),
             ("s-maxage=10", 12, "max-stale", "Stale Timeout"),
             ("max-age=10", 12, "max-stale, max-age=11", "Request Pass"),
+            ("max-age=10", 12, "max-stale, min-fresh=1", "Stale StaleIfUnreachable"),
             ("max-age=10", 12, "max-stale, no-cache", "Request Pass"),
             ("max-age=10, stale-while-revalidate=5", 12, "max-age=100", "Stale StaleIfUnreachable"),
             ("max-age=10, stale-while-revalidate=5", 12, "min-fresh=0", "Stale StaleIfUnreachable"),

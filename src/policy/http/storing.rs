@@ -6,7 +6,9 @@ use super::{
     HttpPolicy, date,
     directives::Directives,
     freshness::{Arrival, Freshness, has_validator, is_heuristically_cacheable},
-    invalidation, range, targeted, vary,
+    invalidation, range,
+    search::Said,
+    targeted, vary,
 };
 use crate::{
     entry::Lifetime,
@@ -49,6 +51,10 @@ impl HttpPolicy {
         let directives = self.directives(headers);
         self.permits(request, response, &directives.0)?;
         let vary = vary::fields(headers).map_err(|_| NotStored::Vary)?;
+        let said = self.said(request, options, response);
+        if said == Said::Nothing {
+            return Err(NotStored::Request);
+        }
         let lifetime = self.worth(response, options, &directives, arrival)?;
         let promised = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok()).or(len);
         if promised.is_some_and(|promised: u64| promised > self.max_body as u64) {
@@ -71,6 +77,7 @@ impl HttpPolicy {
             max_body: self.max_body,
             tags: invalidation::groups(request, headers, self),
             vary: (!vary.is_empty()).then_some(vary),
+            moved: said == Said::New,
             inspector: None,
             needs_proof: !self.close_delimited && promised.is_none() && is_close_delimited(response),
             upstream_request_id: None,
@@ -112,7 +119,8 @@ impl HttpPolicy {
         arrival: Arrival,
     ) -> Result<Lifetime, NotStored> {
         let (status, headers) = (response.status, &response.headers);
-        let fresh_for = match (options.ttl, self.freshness(status, headers, directives, arrival)) {
+        let freshness = self.freshness(status, headers, directives, arrival);
+        let fresh_for = match (options.ttl, freshness) {
             (Some(ttl), _) => ttl,
             (None, Freshness::Explicit(fresh_for) | Freshness::Heuristic(fresh_for)) => fresh_for,
             // What may be stored without explicit freshness (section 3) is not fresh, but can be validated.
@@ -120,7 +128,8 @@ impl HttpPolicy {
             (None, Freshness::Unknown) => return Err(NotStored::Freshness),
         };
         let lifetime = self.lifetime(headers, &directives.0, fresh_for, arrival);
-        let serves_stale = !lifetime.stale_while_revalidate.is_zero() || !lifetime.stale_if_error.is_zero();
+        let stands_in = self.store_stale && matches!(freshness, Freshness::Explicit(_)) && !self.forbids_stale(&directives.0);
+        let serves_stale = stands_in || !lifetime.stale_while_revalidate.is_zero() || !lifetime.stale_if_error.is_zero();
         if lifetime.ttl(arrival.at).is_none() && !serves_stale && !has_validator(headers) {
             return Err(NotStored::Freshness);
         }

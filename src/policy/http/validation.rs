@@ -2,10 +2,10 @@
 
 use std::time::SystemTime;
 
-use http::{HeaderMap, HeaderName, StatusCode, header, request, response};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header, request, response};
 
-use super::{HttpPolicy, date, freshness::Arrival, range, storing::is_stored_field};
-use crate::entry::Entry;
+use super::{HttpPolicy, Rule, date, freshness::Arrival, range, reuse::is_conditional, storing::is_stored_field, vary};
+use crate::entry::{Entry, Variants};
 
 /// What the caller's conditions say of a stored response (RFC 9110 section 13.2.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,10 +86,41 @@ pub(super) fn validators(entry: &Entry) -> HeaderMap {
     conditions
 }
 
+/// Makes a request conditional on all variants of which the tags are known: any that the origin would choose for it, it need not send (RFC 9111 section 4.1). Only where all
+/// of them are selected by the same fields, and only for one who asks for the whole.
+pub(super) fn any_of(request: &request::Parts, variants: &Variants) -> Option<HeaderMap> {
+    let special = is_conditional(&request.headers) || request.headers.contains_key(header::RANGE);
+    let [fields] = &variants.fields[..] else { return None };
+    // Servers that compress on the way would elect what is not compressed.
+    if request.method != Method::GET || special || fields.contains(&header::ACCEPT_ENCODING) {
+        return None;
+    }
+    let tags: Vec<&[u8]> = variants.tags.iter().map(|(tag, _)| tag.as_bytes()).filter(|tag| is_strong_tag(tag)).collect();
+    let tags = HeaderValue::from_bytes(&tags.join(&b", "[..])).ok().filter(|tags| !tags.is_empty())?;
+    Some(HeaderMap::from_iter([(header::IF_NONE_MATCH, tags)]))
+}
+
+/// Can the tag stand in a list (RFC 9110 section 8.8.3)?
+fn is_strong_tag(tag: &[u8]) -> bool {
+    matches!(tag, [b'"', inner @ .., b'"'] if !inner.contains(&b'"'))
+}
+
 impl HttpPolicy {
-    /// The stored response as a 304 freshens it (RFC 9111 section 4.3.4); `None` if the 304 speaks of another.
+    /// The stored response as a 304 freshens it (RFC 9111 section 4.3.4); `None` if the 304 speaks of another, or says what a stored response cannot be told:
+    /// then the whole is asked for.
     pub(super) fn freshened(&self, entry: &Entry, response: &response::Parts, arrival: Arrival) -> Option<Entry> {
-        selects(&response.headers, entry).then(|| self.updated(entry, &response.headers, arrival))
+        let holds = selects(&response.headers, entry) && self.may_stay(entry, &response.headers);
+        holds.then(|| self.updated(entry, &response.headers, arrival))
+    }
+
+    /// May the stored response stay where it is once these fields are its own? Not if they forbid to store it, and not if they have it answer other requests
+    /// than it did.
+    fn may_stay(&self, entry: &Entry, newer: &HeaderMap) -> bool {
+        let (directives, _) = self.directives(newer);
+        let selects_as_before = !newer.contains_key(header::VARY) || vary::fields(newer) == vary::fields(&entry.headers);
+        let said_of_search = Rule::of(newer);
+        let asked_as_before = said_of_search.is_none() || said_of_search == Rule::of(&entry.headers);
+        asked_as_before && !directives.no_store && !(self.shared && directives.private.is_all()) && selects_as_before
     }
 
     /// What a HEAD says about the stored answer to a GET (RFC 9111 section 4.3.5): freshened, or `None` if it holds no more.
@@ -110,7 +141,8 @@ impl HttpPolicy {
             && matches!(entry.status, StatusCode::OK | StatusCode::PARTIAL_CONTENT)
             && same(header::ETAG)
             && same(header::LAST_MODIFIED)
-            && as_long;
+            && as_long
+            && self.may_stay(entry, &response.headers);
         holds.then(|| self.updated(entry, &response.headers, arrival))
     }
 
@@ -129,7 +161,12 @@ impl HttpPolicy {
         // What the body as it is stored depends on stays as it is.
         const OF_THE_BODY: [HeaderName; 3] = [header::CONTENT_LENGTH, header::CONTENT_ENCODING, header::CONTENT_RANGE];
         let (directives, _) = self.directives(newer);
-        for name in newer.keys().filter(|name| is_stored_field(name, newer) && !OF_THE_BODY.contains(name)) {
+        let is_weak = |headers: &HeaderMap| headers.get(header::ETAG).is_some_and(|tag| tag.as_bytes().starts_with(b"W/"));
+        // One who says that what is stored is the same in meaning has not said that it is so byte for byte.
+        let keeps_tag = is_weak(stored) && !is_weak(newer);
+        let updates =
+            |name: &&HeaderName| is_stored_field(name, newer) && !OF_THE_BODY.contains(name) && !(keeps_tag && **name == header::ETAG);
+        for name in newer.keys().filter(updates) {
             stored.remove(name);
             for value in newer.get_all(name) {
                 stored.append(name, value.clone());
@@ -150,8 +187,8 @@ impl HttpPolicy {
 fn selects(newer: &HeaderMap, entry: &Entry) -> bool {
     if let Some(tag) = newer.get(header::ETAG) {
         let Some(stored) = entry.headers.get(header::ETAG) else { return false };
-        let weak = tag.as_bytes().starts_with(b"W/");
-        return if weak { matches_weakly(tag.as_bytes(), stored.as_bytes()) } else { tag == stored };
+        // Servers that compress on the way give what they compress a weak tag, and in a 304 have nothing to compress: theirs says the strong one.
+        return matches_weakly(tag.as_bytes(), stored.as_bytes());
     }
     match newer.get(header::LAST_MODIFIED) {
         Some(modified) => entry.headers.get(header::LAST_MODIFIED) == Some(modified),
@@ -226,13 +263,30 @@ mod tests {
             (&stored, vec![("etag", "\"b\"")], false),
             (&stored, vec![("etag", "W/\"a\"")], true),
             (&weak, vec![("etag", "W/\"a\"")], true),
-            (&weak, vec![("etag", "\"a\"")], false),
+            (&weak, vec![("etag", "\"a\"")], true),
+            (&weak, vec![("etag", "\"b\"")], false),
             (&bare, vec![("etag", "\"a\"")], false),
             (&stored, vec![("last-modified", &date_at(-9))], true),
             (&stored, vec![("last-modified", &date_at(-8))], false),
             (&stored, vec![], true),
         ] {
             assert_eq!(selects(&headers(&newer), entry), expected, "{newer:?}");
+        }
+    }
+
+    #[test]
+    fn a_304_makes_no_tag_strong() {
+        let policy = HttpPolicy::shared();
+        let arrival = Arrival { at: now(), waited: Duration::ZERO };
+        for (stored, newer, expected) in [
+            ("W/\"a\"", "\"a\"", "W/\"a\""),
+            ("W/\"a\"", "W/\"a\"", "W/\"a\""),
+            ("\"a\"", "W/\"a\"", "W/\"a\""),
+            ("\"a\"", "\"a\"", "\"a\""),
+        ] {
+            let entry = entry(200, &[("etag", stored)], b"");
+            let fresh = policy.freshened(&entry, &response(304, &[("etag", newer)]), arrival).unwrap();
+            assert_eq!(fresh.headers["etag"], expected, "{stored} {newer}");
         }
     }
 
