@@ -215,7 +215,6 @@ impl Caller {
         };
         let took = u32::try_from(begun.elapsed().as_micros()).unwrap_or(u32::MAX);
         self.progress.answered.fetch_add(1, Ordering::Relaxed);
-        if took > 1_500_000 {}
         if status.contains("; hit") {
             self.counted.hits.push(took);
             self.progress.shared.fetch_add(1, Ordering::Relaxed);
