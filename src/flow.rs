@@ -39,7 +39,7 @@ const LOOKS: u32 = 3;
 
 /// How long a request waits for an answer that has been read to its end to be stored. The deadlines of stores are shorter; an upstream can take
 /// its time to end a body that has all its bytes.
-const SETTLE: Duration = Duration::from_secs(1);
+pub(crate) const SETTLE: Duration = Duration::from_secs(1);
 
 /// How many lists of selecting fields one primary key is looked up with.
 pub(crate) const VARIANTS: usize = 8;
@@ -204,6 +204,7 @@ impl<S, St, P> Flow<S, St, P> {
                     continue;
                 }
                 Ok(Opening::Live { head, reader, storing }) => Ok(self.live(head, reader, ticket, key, why, storing)),
+                Ok(Opening::Joined { live, reader }) => Ok(self.collapsed(&live, reader, ticket, &key)),
                 Ok(Opening::Freshened(entry)) => Ok(self.stored_after_wait(&entry, &key, Outcome::Revalidated)),
                 // A response is withheld where a stale one stood in for it a moment ago.
                 Ok(Opening::Failed(failure)) => match (fallback.filter(|entry| failure.is_response() || self.stands_in(entry)), failure) {
@@ -406,7 +407,7 @@ where
             conditions: conditions.filter(|conditions| !conditions.is_empty()),
             withhold_failure,
             waited: Duration::ZERO,
-            token: None,
+            lease: None,
             tab: Settling(tab),
         }
     }
@@ -416,6 +417,8 @@ where
 pub(crate) enum Opening<RB, E> {
     /// The response is on its way.
     Live { head: response::Parts, reader: Reader, storing: bool },
+    /// The response is on its way in another process, and from there to here.
+    Joined { live: Arc<Live>, reader: Reader },
     /// What is stored still holds.
     Freshened(Arc<Entry>),
     /// Another process made the answer. The request comes back.
@@ -619,9 +622,10 @@ where
         RB: Body,
         RB::Error: Into<BoxError>,
     {
-        let status = CacheStatus { key: Some(*key), storing: live.storing, ..CacheStatus::of(Outcome::Collapsed) };
+        let outcome = if live.elsewhere { Outcome::CollapsedElsewhere } else { Outcome::Collapsed };
+        let status = CacheStatus { key: Some(*key), storing: live.lifetime.is_some(), ..CacheStatus::of(outcome) };
         self.recorder.join(&live.tab);
-        let (shared, recorder) = self.answered(Outcome::Collapsed, live.head.status);
+        let (shared, recorder) = self.answered(outcome, live.head.status);
         let mut head = live.head.clone();
         if shared.settings.cost_headers {
             tell_cost(None, &mut head.headers);

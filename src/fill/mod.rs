@@ -1,7 +1,9 @@
 //! One upstream call, in a task of its own: from the call to the tape, and from the tape to the store.
 
 mod commit;
+mod follow;
 mod lease;
+mod publish;
 mod recording;
 mod vigil;
 
@@ -20,6 +22,7 @@ use tokio::sync::oneshot;
 use tower::ServiceExt as _;
 
 use self::{
+    lease::{Lease, Turn},
     recording::Recording,
     vigil::{Unwanted, Vigil},
 };
@@ -35,7 +38,7 @@ use crate::{
     observe::{Bill, Event, FillRecord, Tab},
     options::{self, CacheOptions, Mode, label},
     policy::{Abandoned, Moment, NotStored, OnFailure, Policy, Splice, Storing, strip_conditions, strip_hop_by_hop},
-    store::{Store, Token},
+    store::Store,
 };
 
 /// One upstream call, about to be made.
@@ -57,7 +60,7 @@ pub(crate) struct Fill<St, P> {
     /// How long the upstream took to answer.
     pub(crate) waited: Duration,
     /// The lease under which the answer is made.
-    pub(crate) token: Option<Token>,
+    pub(crate) lease: Option<Arc<Lease>>,
     pub(crate) tab: Settling,
 }
 
@@ -151,8 +154,11 @@ where
         let mut vigil = Vigil::begin(&shared.core, self.lead.flight(), record.refresh, self.abandoned());
 
         // Other processes.
-        let mut lease = match self.lease(&mut vigil, record.refresh).await {
-            Ok(lease) => lease,
+        let lease = match self.turn(&mut vigil, record.refresh).await {
+            Ok(Turn::Ours(lease)) => lease,
+            // Without a word shown to anyone, this one makes a call of its own.
+            Ok(Turn::Theirs(token)) if !self.follow(token, caller).await => None,
+            Ok(Turn::Theirs(_)) => return Err(NotStored::Elsewhere),
             Err(reason) => {
                 if reason == NotStored::Elsewhere {
                     self.lead.end(Ended::Elsewhere);
@@ -161,9 +167,9 @@ where
                 return Err(reason);
             }
         };
-        self.token = lease.as_ref().map(|lease| lease.token);
+        self.lease.clone_from(&lease);
         let flown = self.call(inner, caller, vigil, start, record).await;
-        if let (Some(lease), Err(reason)) = (&mut lease, &flown)
+        if let (Some(lease), Err(reason)) = (&lease, &flown)
             && reason.is_of_the_answer()
         {
             lease.decline();
@@ -299,7 +305,7 @@ where
             }
         };
         record.last_byte = start.elapsed();
-        if self.is_cut_short(&head, record.bytes) {
+        if self.is_cut_short(head.status, &head.headers, record.bytes) {
             recording.look(record);
             self.bill(&head, record);
             shared.core.flights.decline(self.lead.key());
@@ -401,10 +407,16 @@ where
     /// Shows the response to those who wait, or tells them that it is none for them.
     fn announce(&self, verdict: &Verdict, head: &response::Parts, tape: Arc<Tape>) {
         let shared = &self.shared;
+        let lifetime = verdict.storing.as_ref().filter(|_| verdict.why_not.is_none()).map(|storing| storing.lifetime);
         let live = |headers, vary| {
             let head = Head { status: head.status, version: head.version, headers };
-            State::Streaming(Arc::new(Live { head, tape, vary, storing: verdict.why_not.is_none(), tab: Arc::clone(&self.tab.0) }))
+            State::Streaming(Arc::new(Live { head, tape, vary, lifetime, tab: Arc::clone(&self.tab.0), elsewhere: false }))
         };
+        // Those in other processes learn at once, too.
+        let is_shared = verdict.storing.as_ref().is_some_and(|storing| storing.lifetime.ttl(shared.settings.clock.now()).is_some());
+        if let Some(lease) = self.lease.as_ref().filter(|_| !is_shared) {
+            lease.decline();
+        }
         let of_the_answer = verdict.why_not.as_ref().is_none_or(NotStored::is_of_the_answer);
         match (&verdict.storing, &verdict.why_not) {
             // A response that is not fresh may be stored, but answers nobody else before it was validated (RFC 9111 section 4).
@@ -439,9 +451,9 @@ where
     }
 
     /// Did the body end before, or after, it should have (RFC 9112 section 8)?
-    fn is_cut_short(&self, head: &response::Parts, len: u64) -> bool {
-        let promised = head.headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-        let has_body = self.asked.method != Method::HEAD && !matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    fn is_cut_short(&self, status: StatusCode, headers: &HeaderMap, len: u64) -> bool {
+        let promised = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+        let has_body = self.asked.method != Method::HEAD && !matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
         has_body && promised.is_some_and(|promised| promised != len)
     }
 

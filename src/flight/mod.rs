@@ -16,7 +16,12 @@ use std::{
 use http::{HeaderMap, HeaderName, StatusCode, Version};
 use tokio::sync::{Notify, watch};
 
-use crate::{body::tape::Tape, entry::Entry, key::Key, observe::Tab};
+use crate::{
+    body::tape::Tape,
+    entry::{Entry, Lifetime},
+    key::Key,
+    observe::Tab,
+};
 
 const SHARDS: usize = 64;
 
@@ -177,9 +182,12 @@ pub(crate) struct Live {
     pub(crate) tape: Arc<Tape>,
     /// If it answers only some of those who wait: by which request fields, and with which key.
     pub(crate) vary: Option<(Vec<HeaderName>, Key)>,
-    pub(crate) storing: bool,
+    /// How long it lives once it is stored; `None` if it is not going to be.
+    pub(crate) lifetime: Option<Lifetime>,
     /// For what the call cost.
     pub(crate) tab: Arc<Tab>,
+    /// Does another process make it?
+    pub(crate) elsewhere: bool,
 }
 
 /// Why a flight ended with nothing for those who wait.
@@ -196,6 +204,13 @@ pub(crate) enum Ended {
 impl Flight {
     fn new() -> Self {
         Self { state: watch::Sender::new(State::Pending), interest: AtomicUsize::new(0), abandoned: Notify::new() }
+    }
+
+    /// Waits until there is a response, or no hope for one.
+    pub(crate) async fn outcome(&self) -> State {
+        let mut state = self.state.subscribe();
+        // The sender lives as long as the flight.
+        state.wait_for(|state| !matches!(state, State::Pending)).await.map_or(State::Ended(Ended::Failed), |state| state.clone())
     }
 
     /// Does anyone wait for it or read from it?
@@ -314,16 +329,14 @@ pub(crate) struct Ticket {
 }
 
 impl Ticket {
-    fn new(flight: &Arc<Flight>) -> Self {
+    pub(crate) fn new(flight: &Arc<Flight>) -> Self {
         flight.interest.fetch_add(1, Ordering::SeqCst);
         Self { flight: Arc::clone(flight) }
     }
 
     /// Waits until there is a response, or no hope for one.
     pub(crate) async fn outcome(&self) -> State {
-        let mut state = self.flight.state.subscribe();
-        // The sender lives as long as the flight, which this ticket holds.
-        state.wait_for(|state| !matches!(state, State::Pending)).await.map_or(State::Ended(Ended::Failed), |state| state.clone())
+        self.flight.outcome().await
     }
 }
 
