@@ -17,6 +17,16 @@ use crate::{
     store::{LiveEnd, LiveHead, LivePart, Store, Token},
 };
 
+/// What became of the wish to follow another process.
+pub(super) enum Followed {
+    /// Someone here was shown the head, and then what came after it.
+    Shown,
+    /// What it makes is no answer to this request.
+    Unfit,
+    /// There was nothing to be shown.
+    Gone,
+}
+
 /// What another process says while it makes an answer.
 struct Remote<'a, St, P> {
     shared: &'a Shared<St, P>,
@@ -32,24 +42,23 @@ where
     St: Store,
     P: Policy,
 {
-    /// Puts on the tape, for all who wait here, what another process makes as it makes it. Says whether anyone was shown anything; if not, it is as if
-    /// there were no such process.
-    pub(super) async fn follow<RB, E>(&self, token: Token, caller: &mut Option<Caller<RB, E>>) -> bool {
+    /// Puts on the tape, for all who wait here, what another process makes as it makes it.
+    pub(super) async fn follow<RB, E>(&self, token: Token, caller: &mut Option<Caller<RB, E>>) -> Followed {
         let shared = &self.shared;
         // Whether the call goes on is not ours to say.
         let mut vigil = Vigil::begin(&shared.core, self.lead.flight(), false, Abandoned::Cancel);
         let mut remote = Remote { shared, key: *self.lead.key(), token, next: 0, parts: VecDeque::new() };
         let head = match vigil.keep(&self.lead, remote.next()).await {
             Ok(Some(LivePart::Head(head))) if self.is_for_us(&head) => *head,
-            Ok(_) => return false,
-            // Nobody waits any more, or the cache shuts down.
-            Err(_) => return false,
+            Ok(Some(_)) => return Followed::Unfit,
+            // Lost, or nobody waits any more.
+            Ok(None) | Err(_) => return Followed::Gone,
         };
 
         // Those who wait.
         let promised = head.promised.map_or_else(SizeHint::new, SizeHint::with_exact);
         let (writer, tape) = Tape::new(promised, Arc::clone(&shared.core.budget));
-        let Some(reader) = tape.read() else { return false };
+        let Some(reader) = tape.read() else { return Followed::Gone };
         let LiveHead { status, version, headers, lifetime, vary, .. } = head;
         let head = Head { status, version, headers };
         let live = Arc::new(Live { head, tape, vary, lifetime: Some(lifetime), tab: Arc::clone(&self.tab.0), elsewhere: true });
@@ -65,7 +74,7 @@ where
             }
             Err(error) => {
                 writer.fail(error);
-                return true;
+                return Followed::Shown;
             }
         }
 
@@ -73,7 +82,7 @@ where
         let settled = timeout(SETTLE, remote.next());
         drop(shared.core.stop.run_until_cancelled(settled).await);
         shared.core.flights.landed(&self.identity.key, self.lead.key());
-        true
+        Followed::Shown
     }
 
     /// Is it an answer to this request, and still good?

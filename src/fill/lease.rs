@@ -115,17 +115,13 @@ where
 }
 
 impl Lease {
-    /// Gives it back now, and tells others that there is no answer to share.
-    pub(super) fn decline(&self) {
-        self.give_back(true);
-    }
-
     /// Was it not given back yet?
     pub(super) fn is_held(&self) -> bool {
         self.held.lock().unwrap_or_else(PoisonError::into_inner).is_some()
     }
 
-    fn give_back(&self, declined: bool) {
+    /// Gives it back now; if `declined`, others are told that there is no answer to share.
+    pub(super) fn give_back(&self, declined: bool) {
         self.renewal.abort();
         let held = self.held.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(give_back) = held {

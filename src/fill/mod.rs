@@ -22,6 +22,7 @@ use tokio::sync::oneshot;
 use tower::ServiceExt as _;
 
 use self::{
+    follow::Followed,
     lease::{Lease, Turn},
     recording::Recording,
     vigil::{Unwanted, Vigil},
@@ -40,6 +41,9 @@ use crate::{
     policy::{Abandoned, Moment, NotStored, OnFailure, Policy, Splice, Storing, strip_conditions, strip_hop_by_hop},
     store::Store,
 };
+
+/// How often a request asks whose turn it is because there was nothing to be followed after all.
+const FOLLOWS: u32 = 2;
 
 /// One upstream call, about to be made.
 pub(crate) struct Fill<St, P> {
@@ -154,17 +158,22 @@ where
         let mut vigil = Vigil::begin(&shared.core, self.lead.flight(), record.refresh, self.abandoned());
 
         // Other processes.
-        let lease = match self.turn(&mut vigil, record.refresh).await {
-            Ok(Turn::Ours(lease)) => lease,
-            // Without a word shown to anyone, this one makes a call of its own.
-            Ok(Turn::Theirs(token)) if !self.follow(token, caller).await => None,
-            Ok(Turn::Theirs(_)) => return Err(NotStored::Elsewhere),
-            Err(reason) => {
-                if reason == NotStored::Elsewhere {
-                    self.lead.end(Ended::Elsewhere);
-                    tell(caller, Opening::LookAgain { request: Box::new(self.request), body: self.body });
+        let mut tries = 0;
+        let lease = loop {
+            match self.turn(&mut vigil, record.refresh).await {
+                Ok(Turn::Ours(lease)) => break lease,
+                Ok(Turn::Theirs(token)) => match self.follow(token, caller).await {
+                    Followed::Shown => return Err(NotStored::Elsewhere),
+                    Followed::Gone if tries < FOLLOWS => tries += 1,
+                    Followed::Gone | Followed::Unfit => break None,
+                },
+                Err(reason) => {
+                    if reason == NotStored::Elsewhere {
+                        self.lead.end(Ended::Elsewhere);
+                        tell(caller, Opening::LookAgain { request: Box::new(self.request), body: self.body });
+                    }
+                    return Err(reason);
                 }
-                return Err(reason);
             }
         };
         self.lease.clone_from(&lease);
@@ -172,7 +181,7 @@ where
         if let (Some(lease), Err(reason)) = (&lease, &flown)
             && reason.is_of_the_answer()
         {
-            lease.decline();
+            lease.give_back(true);
         }
         flown
     }
@@ -412,12 +421,12 @@ where
             let head = Head { status: head.status, version: head.version, headers };
             State::Streaming(Arc::new(Live { head, tape, vary, lifetime, tab: Arc::clone(&self.tab.0), elsewhere: false }))
         };
+        let of_the_answer = verdict.why_not.as_ref().is_none_or(NotStored::is_of_the_answer);
         // Those in other processes learn at once, too.
         let is_shared = verdict.storing.as_ref().is_some_and(|storing| storing.lifetime.ttl(shared.settings.clock.now()).is_some());
         if let Some(lease) = self.lease.as_ref().filter(|_| !is_shared) {
-            lease.decline();
+            lease.give_back(of_the_answer);
         }
-        let of_the_answer = verdict.why_not.as_ref().is_none_or(NotStored::is_of_the_answer);
         match (&verdict.storing, &verdict.why_not) {
             // A response that is not fresh may be stored, but answers nobody else before it was validated (RFC 9111 section 4).
             (Some(storing), _) if storing.lifetime.ttl(shared.settings.clock.now()).is_none() => {

@@ -1,13 +1,7 @@
-use std::{
-    future::poll_fn,
-    hash::Hasher as _,
-    sync::Arc,
-    task::Poll,
-    time::Duration,
-};
+use std::{future::poll_fn, hash::Hasher as _, sync::Arc, task::Poll, time::Duration};
 
 use bytes::Bytes;
-use http::HeaderMap;
+use http::{HeaderMap, header};
 use tokio::{
     sync::oneshot,
     time::{Instant, sleep_until, timeout},
@@ -65,7 +59,9 @@ where
         stop.run_until_cancelled(async {
             // Only what is going to be stored is for others. What came of the lease tells them if it is not.
             let State::Streaming(live) = self.flight.outcome().await else { return };
-            if live.lifetime.is_none() || live.tape.promised().is_some_and(|len| len > audience.max_bytes as u64) {
+            let told = live.head.headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+            let is_too_long = live.tape.promised().or(told).is_some_and(|len| len > audience.max_bytes as u64);
+            if live.lifetime.is_none() || is_too_long {
                 return;
             }
             let Some(reader) = live.tape.read_along() else { return };

@@ -24,6 +24,7 @@ mod contract;
 mod fleet;
 mod generations;
 mod history;
+mod live;
 mod outages;
 mod refusals;
 mod removal;

@@ -318,11 +318,8 @@ mod tests {
             for part in parts() {
                 let bytes = codec.encode_part(place(3), &part).unwrap();
                 assert_eq!(codec.decode_part(place(3), &bytes).unwrap(), part);
-                let elsewhere = [
-                    place(4),
-                    Place { token: Token([8; 16]), ..place(3) },
-                    Place { key: &Key::from_bytes([0x5b; 32]), ..place(3) },
-                ];
+                let elsewhere =
+                    [place(4), Place { token: Token([8; 16]), ..place(3) }, Place { key: &Key::from_bytes([0x5b; 32]), ..place(3) }];
                 for other in elsewhere {
                     assert!(codec.decode_part(other, &bytes).unwrap_err().is_corrupt(), "{other:?}");
                 }

@@ -48,9 +48,10 @@ impl Redis {
         let Some(lasts) = inner.lease else { return Ok(Claim::Alone) };
         let until = Instant::now() + patience;
         let token = Token(fastrand::u128(..).to_be_bytes());
-        let [_, seen] = generation.0;
+        let [epoch, seen] = generation.0;
         let (record, lease, wanted) = (inner.names.record(key), inner.names.lease(key), inner.names.wanted(key));
-        let follows = inner.live.is_some() && !patience.is_zero();
+        // Without an epoch it cannot be told what was invalidated since.
+        let follows = inner.live.is_some() && !patience.is_zero() && epoch != 0;
         let names = [&*record, &lease, &wanted];
         let mut command = CLAIM.call(&names[..if follows { 3 } else { 2 }]);
         command.arg(&seen.to_be_bytes()[..]).arg(&token.0[..]).arg(millis(lasts)).arg(DECLINED);

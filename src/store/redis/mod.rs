@@ -12,16 +12,16 @@
 //!   was on its way meets a number that it has not seen.
 //! - [`remove_where`](Store::remove_where) gives all buckets new epochs, and only then looks for what to remove.
 //! - What carries a tag is in a set of that tag before it is stored: see `tags`.
-//! - Who makes an answer for all processes has the lease of its key: see `lease`.
+//! - Who makes an answer for all processes has the lease of its key: see `lease`. What it says meanwhile can be followed: see `live`.
 //! - After `FLUSHALL` there are no epochs. New ones are random, not counted from 1, so that no fill from before matches.
 //!
 //! # Permissions
 //!
 //! A user for this store needs no more than
-//! `ACL SETUSER cache on >password ~trc:* +get +set +getrange +unlink +type +scan +zadd +zrem +zrange +zscan +pexpire
-//! +evalsha +script|load +dbsize +info`; to hear of changes, as memory in front of it (`Tiered`) and those who wait for
+//! `ACL SETUSER cache on >password ~trc:* +get +set +getrange +unlink +type +scan +zadd +zrem +zrange +zscan
+//! +xadd +xlen +xrange +exists +pexpire +evalsha +script|load +dbsize +info`; to hear of changes, as memory in front of it (`Tiered`) and those who wait for
 //! another process do, `+client|tracking +ping` too. Without those two, memory is kept for a second and who waits asks from time to time.
-//! Behind Sentinel, `+role` as well; for [`Analytics`](crate::observe::analytics), `+hincrby +hgetall +xadd +xtrim +xrevrange`.
+//! Behind Sentinel, `+role` as well; for [`Analytics`](crate::observe::analytics), `+hincrby +hgetall +xtrim +xrevrange`.
 //!
 //! # Sentinel
 //!
