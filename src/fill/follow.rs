@@ -129,8 +129,9 @@ where
     /// The next part; `None` if there will be none.
     async fn next(&mut self) -> Option<LivePart> {
         if self.parts.is_empty() {
-            let followed = self.shared.core.store.follow(&self.key, self.token, self.next);
-            let parts = self.shared.attempt("follow", followed).await?;
+            let store = &self.shared.core.store;
+            // Within the guard also what a store does before its first await.
+            let parts = self.shared.attempt("follow", async { store.follow(&self.key, self.token, self.next).await }).await?;
             self.next += parts.len() as u64;
             self.parts = parts.into();
         }

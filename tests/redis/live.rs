@@ -569,7 +569,8 @@ async fn the_published_permissions_are_enough_and_without_word_of_changes_it_wor
 #[tokio::test]
 async fn a_publisher_whose_redis_does_not_answer_holds_up_nobody() {
     let fleet = Fleet::start();
-    let store = patient(fleet.redis.url()).lease(Some(LONG)).build().unwrap();
+    // What it publishes is not given up while the test runs.
+    let store = patient(fleet.redis.url()).lease(Some(LONG)).write_deadline(LONG * 10).build().unwrap();
     let policy = ApiPolicy::new(Sharing::Shared).max_body(100_000);
     let leader = CacheLayer::new(store, policy).stall_limit(LONG).layer(told(&fleet.control.url(), "leader"));
     let leading = tokio::spawn(leader.oneshot(post("/")));
@@ -710,4 +711,25 @@ async fn a_stream_is_appended_to_once_and_only_where_it_left_off() {
     assert!(left > 0 && left <= LONG.as_millis() as i64, "{left}");
     let () = server.run(&["UNLINK", &name]);
     assert!(store.publish(&key(1), token, 4, &[]).await.unwrap_err().is_unavailable());
+}
+
+#[tokio::test]
+async fn of_a_giant_part_and_of_a_long_stream_little_is_read_at_a_time() {
+    let server = Server::start();
+    let proxy = crate::proxy::Proxy::to(server.port()).await;
+    let [publisher, follower] = [server.url(), proxy.url()].map(|url| patient(url).lease(Some(LONG)).build().unwrap());
+    let long: Vec<_> = parts()[..1].iter().cloned().chain((0..40).map(|_| LivePart::Frames(vec![pattern(30_000)]))).collect();
+    let (token, _) = published(&publisher, &server, 1, &long).await;
+    let before = proxy.received();
+    let first = follower.follow(&key(1), token, 0).await.unwrap();
+    let received = proxy.received() - before;
+    assert!(first.len() > 1 && received < 100_000, "{} parts, {received} bytes", first.len());
+    assert!(read(&follower, &key(1), token, long.len()).await.unwrap()[1..] == long[1..]);
+
+    let (token, name) = published(&publisher, &server, 2, &parts()[..2]).await;
+    let () = redis::cmd("XADD").arg(&name).arg("1-3").arg("").arg(vec![b'x'; 20 << 20]).query(&mut server.admin()).unwrap();
+    let before = proxy.received();
+    assert!(read(&follower, &key(2), token, 3).await.unwrap_err().is_corrupt());
+    let received = proxy.received() - before;
+    assert!(received < 100_000, "{received} bytes");
 }

@@ -205,8 +205,8 @@ return 1",
     )
 });
 
-/// Parts of a live stream from a number on: as many as fit into a length, at least one; not one, if that is longer than a part may be. Says 0 if there is no
-/// such stream. Who follows says so, for as long as a lease lasts.
+/// Parts of a live stream from a number on: as many as fit into a length, at least one; -1, if one is longer than a part may be. Says 0 if there is no
+/// such stream. Who follows says so, for as long as a lease lasts. Looks at few at a time, for a script copies what it looks at.
 ///
 /// Keys: stream, where to leave word that it is wanted. Arguments: number of the first part, at most how many, their length, the length of the longest there may
 /// be; perhaps token and lifetime in milliseconds.
@@ -214,15 +214,18 @@ pub(super) static FOLLOW: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         "if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
 if ARGV[5] then redis.call('SET', KEYS[2], ARGV[5], 'PX', ARGV[6]) end
-local told = {}
-local left = tonumber(ARGV[3])
-for i, entry in ipairs(redis.call('XRANGE', KEYS[1], '1-' .. (ARGV[1] + 1), '+', 'COUNT', ARGV[2])) do
-  local part = entry[2][2]
-  if #part > tonumber(ARGV[4]) then return -1 end
-  left = left - #part
-  if i > 1 and left < 0 then break end
-  told[i] = part
-end
+local told, left, from = {}, tonumber(ARGV[3]), '1-' .. (ARGV[1] + 1)
+repeat
+  local found = redis.call('XRANGE', KEYS[1], from, '+', 'COUNT', 8)
+  for _, entry in ipairs(found) do
+    local part = entry[2][2]
+    if #part > tonumber(ARGV[4]) then return -1 end
+    left = left - #part
+    if #told > 0 and left < 0 then return told end
+    told[#told + 1] = part
+    from = '(' .. entry[1]
+  end
+until #found < 8 or #told >= tonumber(ARGV[2])
 return told",
     )
 });
