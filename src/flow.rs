@@ -152,7 +152,7 @@ impl<S, St, P> Flow<S, St, P> {
             }
 
             // The flight.
-            let lead = match self.join(&found.key, attempt, (looks < LOOKS).then_some(mark), conditions.is_some()) {
+            let lead = match self.join(&found, attempt, (looks < LOOKS).then_some(mark), conditions.is_some()) {
                 Role::LookAgain => continue,
                 Role::Lead(lead) => lead,
                 Role::Alone => self.shared.core.flights.alone(&found.key),
@@ -343,7 +343,7 @@ where
         matches!(self.shared.on_failure(&self.request, &self.options, entry), OnFailure::Stale | OnFailure::StaleIfUnreachable)
     }
 
-    fn join(&self, key: &Key, attempt: u32, mark: Option<crate::flight::Mark>, validates: bool) -> Role {
+    fn join(&self, found: &Found, attempt: u32, mark: Option<crate::flight::Mark>, validates: bool) -> Role {
         let Shared { core, settings } = &self.shared;
         // Who asks for a refresh does not want an answer that is older than the question.
         if attempt >= ALONE
@@ -353,7 +353,7 @@ where
         {
             return Role::Alone;
         }
-        self.shared.core.flights.join(key, mark, attempt > 0)
+        self.shared.core.flights.join(&found.key, mark, attempt > 0, found.generation)
     }
 
     /// Starts a refresh in the background, unless one runs or one has just failed.
@@ -365,7 +365,7 @@ where
         if self.options.mode == Mode::ReadOnly {
             return;
         }
-        if let Role::Lead(lead) = self.shared.core.flights.join(&found.key, None, false) {
+        if let Role::Lead(lead) = self.shared.core.flights.join(&found.key, None, false, found.generation) {
             let (policy, mut request) = (&self.shared.core.policy, self.request.clone());
             let conditions = match contain(&self.shared.core.counters, || {
                 policy.refreshing(&mut request);

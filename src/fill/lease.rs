@@ -56,7 +56,11 @@ where
         // Who refreshes in the background need not wait for another who does.
         let patience = if refresh { Duration::ZERO } else { shared.settings.patience };
         let claim = shared.attempt("claim", shared.core.store.claim(key, generation, patience));
-        match vigil.keep(&self.lead, claim).await {
+        let claim = vigil.keep(&self.lead, claim).await;
+        if matches!(claim, Ok(Some(Claim::Granted(..) | Claim::Live(_)))) {
+            self.lead.is_of(generation);
+        }
+        match claim {
             Ok(Some(Claim::Granted(token, renew_in))) => Ok(Turn::Ours(Some(Arc::new(self.hold(token, renew_in))))),
             Ok(Some(Claim::Live(token))) => Ok(Turn::Theirs(token)),
             Ok(Some(Claim::Changed | Claim::Taken)) => Err(NotStored::Elsewhere),

@@ -21,6 +21,7 @@ use crate::{
     entry::{Entry, Lifetime},
     key::Key,
     observe::Tab,
+    store::Generation,
 };
 
 const SHARDS: usize = 64;
@@ -78,10 +79,16 @@ impl Flights {
 
     /// Joins the flight for a key, or starts it. If an answer was stored between the look-up that missed and now, there may be
     /// no flight any more and yet no reason for another: with `mark`, the caller is then told to look again.
-    pub(crate) fn join(self: &Arc<Self>, key: &Key, mark: Option<Mark>, despite_declined: bool) -> Role {
+    ///
+    /// Who has `seen` another generation of the store than one that is part of a fleet comes after an invalidation, or after another answer: it parts that from
+    /// those who come later, and starts anew.
+    pub(crate) fn join(self: &Arc<Self>, key: &Key, mark: Option<Mark>, despite_declined: bool, seen: Option<Generation>) -> Role {
         let mut shard = self.shard(key);
         if let Some(flight) = shard.flights.get(key) {
-            return Role::Follow(Ticket::new(flight));
+            match (flight.generation.get(), seen) {
+                (Some(generation), Some(seen)) if *generation != seen => drop(shard.flights.remove(key)),
+                _ => return Role::Follow(Ticket::new(flight)),
+            }
         }
         // Landing is counted before the flight leaves the table.
         if mark.is_some_and(|mark| mark.landed != self.landed[mark.shard].load(Ordering::SeqCst)) {
@@ -153,6 +160,8 @@ pub(crate) struct Flight {
     /// Who waits for it or reads from it.
     interest: AtomicUsize,
     abandoned: Notify,
+    /// What its leader saw of a store that other processes share: they may invalidate what is under way here, and nobody here is told.
+    generation: OnceLock<Generation>,
 }
 
 /// How far a flight is.
@@ -203,7 +212,12 @@ pub(crate) enum Ended {
 
 impl Flight {
     fn new() -> Self {
-        Self { state: watch::Sender::new(State::Pending), interest: AtomicUsize::new(0), abandoned: Notify::new() }
+        Self {
+            state: watch::Sender::new(State::Pending),
+            interest: AtomicUsize::new(0),
+            abandoned: Notify::new(),
+            generation: OnceLock::new(),
+        }
     }
 
     /// Waits until there is a response, or no hope for one.
@@ -237,6 +251,11 @@ pub(crate) struct Lead {
 impl Lead {
     pub(crate) fn key(&self) -> &Key {
         &self.key
+    }
+
+    /// The answer is made for all processes that share a store, or by another of them.
+    pub(crate) fn is_of(&self, generation: Generation) {
+        self.flight.generation.get_or_init(|| generation);
     }
 
     /// Can others join?

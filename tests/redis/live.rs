@@ -30,12 +30,13 @@ use crate::{
     until,
 };
 
-/// An origin that says, word by word, what is put into its list: `!head` lets it answer, with further words as header fields; `!end`, `!error` and `!trailer`
+/// An origin that says, word by word, what is put into its list, and for its later calls into `name:2` and so on: `!head` lets it answer, with further words as header fields; `!end`, `!error` and `!trailer`
 /// are what they say; `*n` is that many bytes.
 fn told(control: &str, name: &str) -> Origin {
     let (client, list) = (redis::Client::open(control).unwrap(), format!("say:{name}"));
     Origin::new(move |call: Call| {
-        let (client, list, path) = (client.clone(), list.clone(), call.head.uri.path().to_owned());
+        let list = if call.number == 1 { list.clone() } else { format!("{list}:{}", call.number) };
+        let (client, path) = (client.clone(), call.head.uri.path().to_owned());
         async move {
             let mut connection = client.get_multiplexed_async_connection().await.unwrap();
             let () = redis::cmd("HINCRBY").arg("calls").arg(&path).arg(1).query_async(&mut connection).await.unwrap();
@@ -412,6 +413,44 @@ async fn who_is_aboard_when_it_is_invalidated_has_the_whole_and_who_comes_later_
     }
 }
 
+#[tokio::test]
+async fn who_comes_after_an_invalidation_by_another_process_joins_nothing_from_before_it() {
+    for by_key in [true, false] {
+        let fleet = Fleet::start();
+        let [leader, follower] =
+            ["leader", "follower"].map(|name| member(patient(fleet.redis.url()).lease(Some(LONG)), &fleet.control, name));
+        let leading = {
+            let leader = leader.clone();
+            tokio::spawn(async move { begin(&leader, "/").await })
+        };
+        fleet.until_called(1).await;
+        say(&fleet.control, "leader", &["!head 200", "old"]);
+        let answers = [leading.await.unwrap(), begin(&follower, "/").await];
+        let handle = layer(patient(fleet.redis.url()).build().unwrap()).handle();
+        if by_key {
+            handle.invalidate_request(&post("/").map(|_| Bytes::new())).await.unwrap();
+        } else {
+            handle.invalidate(&Selection::All).await.unwrap();
+        }
+        // Each in the process where the old one is still on its way; one of them makes the call for both.
+        for name in ["leader:2", "follower"] {
+            say(&fleet.control, name, &["!head 200", "new", "!end"]);
+        }
+        let coming = [leader, follower].map(|cache| tokio::spawn(async move { ask(&cache, post("/")).await.1 }));
+        if by_key {
+            // Nothing of the old is waited for.
+            fleet.until_called(2).await;
+        }
+        say(&fleet.control, "leader", &["er", "!end"]);
+        for answer in answers {
+            assert_eq!(rest(answer).await.unwrap(), "older", "who was aboard has the whole");
+        }
+        for coming in coming {
+            assert_eq!(coming.await.unwrap(), "new");
+        }
+    }
+}
+
 fn commands(server: &Server, name: &str) -> u64 {
     let stats: String = server.run(&["INFO", "commandstats"]);
     let line = stats.lines().find_map(|line| line.strip_prefix(&format!("cmdstat_{name}:calls="))).unwrap_or("0,");
@@ -529,7 +568,7 @@ async fn a_miss_that_nobody_follows_costs_no_command_more() {
     handle.get(&post("/").map(|_| Bytes::new())).await.unwrap();
     until(async || fleet.redis.records("t").iter().all(|name| !name.ends_with(":lease"))).await;
     let monitor = fleet.redis.monitor();
-    say(&fleet.control, "follower", &["!head 200", "two", "!end"]);
+    say(&fleet.control, "follower:2", &["!head 200", "two", "!end"]);
     assert_eq!(ask(&cache, post("/")).await.1, "two");
     until(async || matches!(outcome(&begin(&cache, "/").await), Outcome::Hit)).await;
     until(async || fleet.redis.records("t").iter().all(|name| !name.ends_with(":lease"))).await;
