@@ -128,17 +128,20 @@ impl Redis {
 #[derive(Default)]
 pub(super) struct Waiters {
     keys: Mutex<HashMap<Key, Vec<Arc<Notify>>>>,
-    stages: Mutex<HashMap<Key, Vec<(Token, Arc<Notify>)>>>,
+    stages: Mutex<Stages>,
     /// Does word of changes come?
     told: AtomicBool,
 }
+
+/// Who makes what is under a key, and what tells each that it has an audience.
+type Stages = HashMap<Key, Vec<(Token, Arc<Notify>)>>;
 
 impl Waiters {
     fn lock(&self) -> MutexGuard<'_, HashMap<Key, Vec<Arc<Notify>>>> {
         self.keys.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn stages(&self) -> MutexGuard<'_, HashMap<Key, Vec<(Token, Arc<Notify>)>>> {
+    fn stages(&self) -> MutexGuard<'_, Stages> {
         self.stages.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
