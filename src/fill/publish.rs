@@ -40,7 +40,10 @@ pub(super) struct Publication<St, P> {
 /// What is there to be published.
 #[derive(Default)]
 struct Page {
-    frames: Vec<Bytes>,
+    /// Frames, in parts no longer than a batch.
+    parts: Vec<Vec<Bytes>>,
+    /// The length of the last part.
+    filled: usize,
     len: usize,
     /// The body ended cleanly, with these trailers.
     end: Option<Option<HeaderMap>>,
@@ -84,11 +87,8 @@ where
             if length > audience.max_bytes as u64 {
                 return Err(Withdrawn);
             }
-            let mut parts = Vec::with_capacity(2);
-            if !page.frames.is_empty() {
-                page.frames.iter().for_each(|frame| sum.write(frame));
-                parts.push(LivePart::Frames(page.frames));
-            }
+            page.parts.iter().flatten().for_each(|frame| sum.write(frame));
+            let mut parts: Vec<_> = page.parts.into_iter().map(LivePart::Frames).collect();
             let is_over = page.end.is_some();
             if let Some(trailers) = page.end {
                 let Bill { model, provider, usage, cost } = live.tab.bill().await;
@@ -140,13 +140,7 @@ impl Page {
         let mut step = timeout(patience, poll_fn(|cx| reader.poll_next(cx))).await.ok();
         while let Some(read) = step {
             match read {
-                Some(Step::Data(mut data)) => {
-                    page.len += data.len();
-                    while data.len() > BATCH {
-                        page.frames.push(data.split_to(BATCH));
-                    }
-                    page.frames.push(data);
-                }
+                Some(Step::Data(data)) => page.add(data),
                 Some(Step::Trailers(trailers)) => page.end = Some(Some(trailers)),
                 None => page.end = Some(None),
                 Some(Step::Failed(_)) => return Err(Withdrawn),
@@ -161,5 +155,24 @@ impl Page {
             .await;
         }
         Ok(page)
+    }
+
+    /// What is too long for a part is cut; other frames stay whole.
+    fn add(&mut self, mut data: Bytes) {
+        self.len += data.len();
+        while data.len() > BATCH {
+            self.parts.push(vec![data.split_to(BATCH)]);
+            self.filled = BATCH;
+        }
+        match self.parts.last_mut() {
+            Some(part) if self.filled + data.len() <= BATCH => {
+                self.filled += data.len();
+                part.push(data);
+            }
+            _ => {
+                self.filled = data.len();
+                self.parts.push(vec![data]);
+            }
+        }
     }
 }

@@ -119,6 +119,12 @@ pub async fn ask(cache: &Service, request: Request<Full<Bytes>>) -> (Outcome, St
     (outcome, String::from_utf8(answer.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap())
 }
 
+/// A connection of the test's own, which no busy machine makes fail.
+pub async fn unhurried(client: &redis::Client) -> redis::aio::MultiplexedConnection {
+    let config = redis::AsyncConnectionConfig::new().set_connection_timeout(None).set_response_timeout(None);
+    client.get_multiplexed_async_connection_with_config(&config).await.unwrap()
+}
+
 /// Tries until a condition holds. The bound is a guard against hanging, not a measurement.
 pub async fn until<F>(mut condition: impl FnMut() -> F)
 where
