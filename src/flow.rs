@@ -21,7 +21,7 @@ use crate::{
     entry::Entry,
     error::BoxError,
     fill::{Fill, Settling},
-    flight::{Ended, Head, Lead, Live, Mark, Role, State, Ticket},
+    flight::{Ended, Head, Lead, Live, Mark, Role, SETTLE, State, Ticket},
     key::{Identity, Key},
     lookup::{Found, look_up},
     observe::{Ending, Recorder, Tab},
@@ -35,10 +35,6 @@ use crate::{
 
 /// How often a request looks up again because an answer was stored in the meantime. More often is chance, not a rule.
 const LOOKS: u32 = 3;
-
-/// How long a request waits for an answer that has been read to its end to be stored. The deadlines of stores are shorter; an upstream can take
-/// its time to end a body that has all its bytes.
-const SETTLE: Duration = Duration::from_secs(1);
 
 /// One cached request.
 pub(crate) struct Flow<S, St, P> {
@@ -120,7 +116,7 @@ impl<S, St, P> Flow<S, St, P> {
             }
 
             // The flight.
-            let lead = match self.join(&found.key, attempt, (looks < LOOKS).then_some(mark), conditions.is_some()) {
+            let lead = match self.join(&found, attempt, (looks < LOOKS).then_some(mark), conditions.is_some()) {
                 Role::LookAgain => continue,
                 Role::Lead(lead) => lead,
                 Role::Alone => self.shared.core.flights.alone(&found.key),
@@ -172,6 +168,7 @@ impl<S, St, P> Flow<S, St, P> {
                     continue;
                 }
                 Ok(Opening::Live { head, upstream, reader, storing }) => Ok(self.live(head, upstream, reader, ticket, key, why, storing)),
+                Ok(Opening::Joined { live, reader }) => Ok(self.collapsed(&live, reader, ticket, &key)),
                 Ok(Opening::Freshened(entry)) => Ok(self.stored_after_wait(&entry, &key, Outcome::Revalidated)),
                 // A response is withheld where a stale one stood in for it a moment ago.
                 Ok(Opening::Failed(failure)) => match (fallback.filter(|entry| failure.is_response() || self.stands_in(entry)), failure) {
@@ -324,7 +321,7 @@ where
         matches!(self.shared.on_failure(&self.request, &self.options, entry), OnFailure::Stale | OnFailure::StaleIfUnreachable)
     }
 
-    fn join(&self, key: &Key, attempt: u32, mark: Option<Mark>, validates: bool) -> Role {
+    fn join(&self, found: &Found, attempt: u32, mark: Option<Mark>, validates: bool) -> Role {
         let Shared { core, settings } = &self.shared;
         // Who asks for a refresh does not want an answer that is older than the question.
         if attempt >= ALONE
@@ -334,7 +331,7 @@ where
         {
             return Role::Alone;
         }
-        self.shared.core.flights.join(key, mark, attempt > 0)
+        self.shared.core.flights.join(&found.key, mark, attempt > 0, found.generation)
     }
 
     /// Starts a refresh in the background, unless one runs or one has just failed.
@@ -346,7 +343,7 @@ where
         if self.options.mode == Mode::ReadOnly {
             return;
         }
-        if let Role::Lead(lead) = self.shared.core.flights.join(&found.key, None, false) {
+        if let Role::Lead(lead) = self.shared.core.flights.join(&found.key, None, false, found.generation) {
             let (policy, mut request) = (&self.shared.core.policy, self.request.clone());
             let conditions = match contain(&self.shared.core.counters, || {
                 policy.refreshing(&mut request);
@@ -388,7 +385,7 @@ where
             conditions: conditions.filter(|conditions| !conditions.is_empty()),
             withhold_failure,
             waited: Duration::ZERO,
-            token: None,
+            lease: None,
             tab: Settling(tab),
         }
     }
@@ -478,9 +475,10 @@ where
         RB: Body,
         RB::Error: Into<BoxError>,
     {
-        let status = CacheStatus { key: Some(*key), storing: live.storing, ..CacheStatus::of(Outcome::Collapsed) };
+        let outcome = if live.elsewhere { Outcome::CollapsedElsewhere } else { Outcome::Collapsed };
+        let status = CacheStatus { key: Some(*key), storing: live.lifetime.is_some(), ..CacheStatus::of(outcome) };
         self.recorder.join(&live.tab);
-        let (shared, recorder) = self.answered(Outcome::Collapsed, live.head.status);
+        let (shared, recorder) = self.answered(outcome, live.head.status);
         let mut head = live.head.clone();
         if shared.settings.cost_headers {
             tell_cost(None, &mut head.headers);

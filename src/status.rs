@@ -42,6 +42,8 @@ pub enum Outcome {
     Miss(Miss),
     /// From an upstream call that another request made.
     Collapsed,
+    /// From an upstream call that another process makes, as it speaks.
+    CollapsedElsewhere,
     /// From upstream, untouched.
     Bypass(Bypass),
     /// A 504: the caller wanted a stored answer or none (RFC 9111 section 5.2.1.7).
@@ -90,7 +92,7 @@ impl Outcome {
             Self::Stale(_) => "stale",
             Self::Revalidated => "revalidated",
             Self::Miss(_) => "miss",
-            Self::Collapsed => "collapsed",
+            Self::Collapsed | Self::CollapsedElsewhere => "collapsed",
             Self::Bypass(_) => "bypass",
             Self::Unsatisfied => "unsatisfied",
             Self::Unreachable => "unreachable",
@@ -111,6 +113,7 @@ impl Outcome {
             Self::Miss(Miss::Partial) => "partial",
             Self::Miss(Miss::Stale) => "stale",
             Self::Miss(Miss::Request) => "request",
+            Self::CollapsedElsewhere => "elsewhere",
             _ => "",
         }
     }
@@ -146,6 +149,7 @@ impl CacheStatus {
             Outcome::Miss(Miss::Stale) => member.push_str("; fwd=stale"),
             Outcome::Miss(Miss::Request) => member.push_str("; fwd=request"),
             Outcome::Collapsed => member.push_str("; fwd=miss; collapsed"),
+            Outcome::CollapsedElsewhere => member.push_str("; fwd=miss; collapsed; detail=elsewhere"),
             Outcome::Bypass(Bypass::Semantics) => member.push_str("; fwd=method"),
             Outcome::Bypass(reason) => {
                 member.push_str("; fwd=bypass; detail=");

@@ -11,6 +11,7 @@ use crate::{
     body::{RequestBody, tape::Reader},
     entry::Entry,
     error::BoxError,
+    flight::Live,
 };
 
 /// A service that a cache can stand in front of.
@@ -43,6 +44,8 @@ impl<B> Upload for B where B: Body<Data: Send, Error: Send + 'static> + Send + '
 pub(crate) enum Opening<RB, E> {
     /// The response is on its way; `upstream` is the status of the upstream's own, of which it may be a part.
     Live { head: response::Parts, upstream: StatusCode, reader: Reader, storing: bool },
+    /// The response is on its way in another process, and from there to here.
+    Joined { live: Arc<Live>, reader: Reader },
     /// What is stored still holds.
     Freshened(Arc<Entry>),
     /// Another process made the answer. The request comes back.

@@ -86,6 +86,8 @@ enum End {
 struct Place {
     at: usize,
     cut: bool,
+    /// Cut off rather than waited for.
+    yields: bool,
     waker: Option<Waker>,
 }
 
@@ -117,11 +119,25 @@ impl Tape {
 
     /// A reader from frame 0; `None` if that is gone.
     pub(crate) fn read(self: &Arc<Self>) -> Option<Reader> {
+        self.read_as(false)
+    }
+
+    /// A reader from frame 0 that nobody ever waits for: once the tape keeps only a window, it is cut off.
+    pub(crate) fn read_along(self: &Arc<Self>) -> Option<Reader> {
+        self.read_as(true)
+    }
+
+    /// What the framing of the upstream's response promises.
+    pub(crate) fn promised(&self) -> Option<u64> {
+        self.promised.exact()
+    }
+
+    fn read_as(self: &Arc<Self>, yields: bool) -> Option<Reader> {
         let mut state = self.lock();
-        if state.base > 0 {
+        if state.base > 0 || yields && state.windowed {
             return None;
         }
-        let place = Some(Place { at: 0, cut: false, waker: None });
+        let place = Some(Place { at: 0, cut: false, yields, waker: None });
         let slot = state.readers.iter().position(Option::is_none).unwrap_or(state.readers.len());
         if slot == state.readers.len() {
             state.readers.push(place);
@@ -236,6 +252,9 @@ impl Writer {
     fn trim(&self, state: &mut State) {
         if !state.windowed {
             return;
+        }
+        for place in state.readers.iter_mut().flatten() {
+            place.cut |= place.yields;
         }
         let last = state.base + state.frames.len();
         let slowest = state.readers.iter().flatten().filter(|place| !place.cut).map(|place| place.at).min().unwrap_or(last);

@@ -136,7 +136,7 @@ where
     async fn put_one(&self, key: &Key, record: Record, generation: Generation) -> Result<(), NotStored> {
         let store = &self.shared.core.store;
         let put = async {
-            match self.token.filter(|_| key == self.lead.key()) {
+            match self.lease.as_ref().filter(|lease| key == self.lead.key() && lease.is_held()).map(|lease| lease.token) {
                 Some(token) => self.shared.attempt("put", store.put_leased(key, record, generation, token)).await,
                 None => self.shared.attempt("put", store.put(key, record, generation)).await,
             }

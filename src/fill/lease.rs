@@ -1,31 +1,42 @@
-use std::{sync::Arc, time::Duration};
+use std::{
+    panic::AssertUnwindSafe,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
-use tokio::{task::AbortHandle, time::sleep};
+use futures_util::{FutureExt as _, future::join};
+use tokio::{sync::oneshot, task::AbortHandle, time::sleep};
 
 use super::{
     Fill,
+    publish::Publication,
     vigil::{Unwanted, Vigil},
 };
 use crate::{
-    key::Key,
     options::Mode,
     policy::{NotStored, Policy},
-    shared::Shared,
     store::{Claim, Store, Token},
 };
 
-/// The right to make an answer for all processes that share a store. Given back when dropped.
-pub(super) struct Lease<St, P>
-where
-    St: Store,
-    P: Policy,
-{
-    shared: Shared<St, P>,
-    key: Key,
-    pub(super) token: Token,
-    declined: bool,
-    renewal: AbortHandle,
+/// Whose turn it is to make the answer.
+pub(super) enum Turn {
+    /// This process makes it; for all, if there is a lease.
+    Ours(Option<Arc<Lease>>),
+    /// Another has this lease, and lets us follow.
+    Theirs(Token),
 }
+
+/// The right to make an answer for all processes that share a store. Given back when dropped.
+pub(crate) struct Lease {
+    pub(super) token: Token,
+    held: Mutex<Option<GiveBack>>,
+    renewal: AbortHandle,
+    /// Dropped with this: then all is settled.
+    _over: oneshot::Sender<()>,
+}
+
+/// Gives a lease back; with `true`, tells others that there is no answer to share.
+type GiveBack = Box<dyn FnOnce(bool) + Send>;
 
 impl<St, P> Fill<St, P>
 where
@@ -37,73 +48,98 @@ where
     /// # Errors
     ///
     /// [`NotStored::Elsewhere`] if there is an answer by now: look again.
-    pub(super) async fn lease(&self, vigil: &mut Vigil, refresh: bool) -> Result<Option<Lease<St, P>>, NotStored> {
+    pub(super) async fn turn(&self, vigil: &mut Vigil, refresh: bool) -> Result<Turn, NotStored> {
         let Some(generation) = self.found.generation.filter(|_| self.lead.is_joinable() && self.options.mode == Mode::ReadWrite) else {
-            return Ok(None);
+            return Ok(Turn::Ours(None));
         };
         // What was stale at birth has to be asked for by each who wants it: nobody waits for another's.
         if !refresh && self.found.entry.as_ref().is_some_and(|entry| entry.lifetime.fresh_for.is_zero()) {
-            return Ok(None);
+            return Ok(Turn::Ours(None));
         }
         let (shared, key) = (&self.shared, self.lead.key());
         // Who refreshes in the background need not wait for another who does.
         let patience = if refresh { Duration::ZERO } else { shared.settings.patience };
         let claim = shared.attempt("claim", shared.core.store.claim(key, generation, patience));
-        match vigil.keep(&self.lead, claim).await {
-            Ok(Some(Claim::Granted(token, renew_in))) => Ok(Some(Lease::begin(shared.clone(), *key, token, renew_in))),
+        let claim = vigil.keep(&self.lead, claim).await;
+        if matches!(claim, Ok(Some(Claim::Granted(..) | Claim::Live(_)))) {
+            self.lead.is_of(generation);
+        }
+        match claim {
+            Ok(Some(Claim::Granted(token, renew_in))) => Ok(Turn::Ours(Some(Arc::new(self.hold(token, renew_in))))),
+            Ok(Some(Claim::Live(token))) => Ok(Turn::Theirs(token)),
             Ok(Some(Claim::Changed | Claim::Taken)) => Err(NotStored::Elsewhere),
             // Leases save calls; without them each process makes its own.
-            Ok(Some(Claim::Alone) | None) | Err(Unwanted::Stopped) => Ok(None),
+            Ok(Some(Claim::Alone) | None) | Err(Unwanted::Stopped) => Ok(Turn::Ours(None)),
             Err(Unwanted::Abandoned) => Err(NotStored::Abandoned),
         }
     }
-}
 
-impl<St, P> Lease<St, P>
-where
-    St: Store,
-    P: Policy,
-{
-    fn begin(shared: Shared<St, P>, key: Key, token: Token, renew_in: Duration) -> Self {
-        let renewing = {
-            let shared = shared.clone();
-            async move {
-                let mut pause = renew_in;
-                loop {
-                    sleep(pause).await;
-                    match shared.attempt("renew", shared.core.store.renew(&key, token)).await {
-                        Some(Some(next)) => pause = next,
-                        // Another has it.
-                        Some(None) => return,
-                        // It lasts for a while yet: perhaps the store answers by then.
-                        None => {}
-                    }
+    /// Renews the lease for as long as it is held, and publishes what is made under it, if anyone in another process wants to follow.
+    fn hold(&self, token: Token, renew_in: Duration) -> Lease {
+        let (shared, key) = (self.shared.clone(), *self.lead.key());
+        let renewing = async move {
+            let mut pause = renew_in;
+            loop {
+                sleep(pause).await;
+                match shared.attempt("renew", shared.core.store.renew(&key, token)).await {
+                    Some(Some(next)) => pause = next,
+                    // Another has it.
+                    Some(None) => return,
+                    // It lasts for a while yet: perhaps the store answers by then.
+                    None => {}
                 }
             }
         };
-        let renewal = tokio::spawn(renewing).abort_handle();
-        Self { shared, key, token, declined: false, renewal }
-    }
-
-    /// Tells others, when it is given back, that there is no answer to share.
-    pub(super) fn decline(&mut self) {
-        self.declined = true;
+        let (over, settled) = oneshot::channel();
+        let publication = Publication {
+            shared: self.shared.clone(),
+            key,
+            token,
+            generation: self.found.generation.unwrap_or_default(),
+            flight: Arc::clone(self.lead.flight()),
+            settled,
+        };
+        let publishing = async move {
+            let Publication { shared, .. } = &publication;
+            let tasks = shared.core.tasks.clone();
+            // A panic costs the audience its stream, and nobody anything else.
+            let audience = AssertUnwindSafe(shared.core.store.audience(&key, token)).catch_unwind().await;
+            if let Ok(Some(audience)) = audience {
+                tasks.spawn(publication.run(audience));
+            }
+        };
+        let renewal = tokio::spawn(join(renewing, publishing)).abort_handle();
+        let shared = self.shared.clone();
+        let give_back = move |declined| {
+            let tasks = shared.core.tasks.clone();
+            if tokio::runtime::Handle::try_current().is_ok() {
+                tasks.spawn(async move {
+                    shared.attempt("release", shared.core.store.release(&key, token, declined)).await;
+                });
+            }
+        };
+        Lease { token, held: Mutex::new(Some(Box::new(give_back))), renewal, _over: over }
     }
 }
 
-impl<St, P> Drop for Lease<St, P>
-where
-    St: Store,
-    P: Policy,
-{
-    fn drop(&mut self) {
+impl Lease {
+    /// Was it not given back yet?
+    pub(super) fn is_held(&self) -> bool {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
+    /// Gives it back now; if `declined`, others are told that there is no answer to share.
+    pub(super) fn give_back(&self, declined: bool) {
         self.renewal.abort();
-        let (shared, key, token, declined) = (self.shared.clone(), self.key, self.token, self.declined);
-        let core = Arc::clone(&shared.core);
-        if tokio::runtime::Handle::try_current().is_ok() {
-            core.tasks.spawn(async move {
-                shared.attempt("release", shared.core.store.release(&key, token, declined)).await;
-            });
+        let held = self.held.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(give_back) = held {
+            give_back(declined);
         }
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.give_back(false);
     }
 }

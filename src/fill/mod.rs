@@ -1,7 +1,9 @@
 //! One upstream call, in a task of its own: from the call to the tape, and from the tape to the store.
 
 mod commit;
+mod follow;
 mod lease;
+mod publish;
 mod recording;
 mod vigil;
 
@@ -20,6 +22,8 @@ use tokio::sync::oneshot;
 use tower::ServiceExt as _;
 
 use self::{
+    follow::Followed,
+    lease::{Lease, Turn},
     recording::Recording,
     vigil::{Unwanted, Vigil},
 };
@@ -35,9 +39,12 @@ use crate::{
     options::{self, CacheOptions, Mode, label},
     policy::{Abandoned, Moment, NotStored, OnFailure, Policy, Splice, Storing, strip_conditions, strip_hop_by_hop},
     shared::{Shared, contain},
-    store::{Store, Token},
+    store::Store,
     upstream::{Call, Failure, Opening, Upload, Upstream},
 };
+
+/// How often a request asks whose turn it is because there was nothing to be followed after all.
+const FOLLOWS: u32 = 2;
 
 /// One upstream call, about to be made.
 pub(crate) struct Fill<St, P> {
@@ -58,7 +65,7 @@ pub(crate) struct Fill<St, P> {
     /// How long the upstream took to answer.
     pub(crate) waited: Duration,
     /// The lease under which the answer is made.
-    pub(crate) token: Option<Token>,
+    pub(crate) lease: Option<Arc<Lease>>,
     pub(crate) tab: Settling,
 }
 
@@ -152,22 +159,30 @@ where
         let mut vigil = Vigil::begin(&shared.core, self.lead.flight(), record.refresh, self.abandoned());
 
         // Other processes.
-        let mut lease = match self.lease(&mut vigil, record.refresh).await {
-            Ok(lease) => lease,
-            Err(reason) => {
-                if reason == NotStored::Elsewhere {
-                    self.lead.end(Ended::Elsewhere);
-                    tell(caller, Opening::LookAgain { request: Box::new(self.request), body: self.body });
+        let mut tries = 0;
+        let lease = loop {
+            match self.turn(&mut vigil, record.refresh).await {
+                Ok(Turn::Ours(lease)) => break lease,
+                Ok(Turn::Theirs(token)) => match self.follow(token, caller).await {
+                    Followed::Shown => return Err(NotStored::Elsewhere),
+                    Followed::Gone if tries < FOLLOWS => tries += 1,
+                    Followed::Gone | Followed::Unfit => break None,
+                },
+                Err(reason) => {
+                    if reason == NotStored::Elsewhere {
+                        self.lead.end(Ended::Elsewhere);
+                        tell(caller, Opening::LookAgain { request: Box::new(self.request), body: self.body });
+                    }
+                    return Err(reason);
                 }
-                return Err(reason);
             }
         };
-        self.token = lease.as_ref().map(|lease| lease.token);
+        self.lease.clone_from(&lease);
         let flown = self.call(inner, caller, vigil, start, record).await;
-        if let (Some(lease), Err(reason)) = (&mut lease, &flown)
+        if let (Some(lease), Err(reason)) = (&lease, &flown)
             && reason.is_of_the_answer()
         {
-            lease.decline();
+            lease.give_back(true);
         }
         flown
     }
@@ -301,7 +316,7 @@ where
             }
         };
         record.last_byte = start.elapsed();
-        if self.is_cut_short(&head, record.bytes) {
+        if self.is_cut_short(head.status, &head.headers, record.bytes) {
             recording.look(record);
             self.bill(&head, record);
             shared.core.flights.decline(self.lead.key());
@@ -407,11 +422,17 @@ where
     /// Shows the response to those who wait, or tells them that it is none for them.
     fn announce(&self, verdict: &Verdict, head: &response::Parts, tape: Arc<Tape>) {
         let shared = &self.shared;
+        let lifetime = verdict.storing.as_ref().filter(|_| verdict.why_not.is_none()).map(|storing| storing.lifetime);
         let live = |headers, vary| {
             let head = Head { status: head.status, version: head.version, headers };
-            State::Streaming(Arc::new(Live { head, tape, vary, storing: verdict.why_not.is_none(), tab: Arc::clone(&self.tab.0) }))
+            State::Streaming(Arc::new(Live { head, tape, vary, lifetime, tab: Arc::clone(&self.tab.0), elsewhere: false }))
         };
         let of_the_answer = verdict.why_not.as_ref().is_none_or(NotStored::is_of_the_answer);
+        // Those in other processes learn at once, too.
+        let is_shared = verdict.storing.as_ref().is_some_and(|storing| storing.lifetime.ttl(shared.settings.clock.now()).is_some());
+        if let Some(lease) = self.lease.as_ref().filter(|_| !is_shared) {
+            lease.give_back(of_the_answer);
+        }
         match (&verdict.storing, &verdict.why_not) {
             // A response that is not fresh may be stored, but answers nobody else before it was validated (RFC 9111 section 4).
             (Some(storing), _) if storing.lifetime.ttl(shared.settings.clock.now()).is_none() => {
@@ -445,9 +466,9 @@ where
     }
 
     /// Did the body end before, or after, it should have (RFC 9112 section 8)?
-    fn is_cut_short(&self, head: &response::Parts, len: u64) -> bool {
-        let promised = head.headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-        let has_body = self.asked.method != Method::HEAD && !matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    fn is_cut_short(&self, status: StatusCode, headers: &HeaderMap, len: u64) -> bool {
+        let promised = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+        let has_body = self.asked.method != Method::HEAD && !matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
         has_body && promised.is_some_and(|promised| promised != len)
     }
 

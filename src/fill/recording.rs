@@ -60,6 +60,13 @@ impl<'a> Recording<'a> {
         }
     }
 
+    /// Of a body that another process stores.
+    pub(super) fn elsewhere(settings: &Settings, counters: &'a Arc<Counters>) -> Self {
+        let verdict = Verdict { storing: None, why_not: Some(NotStored::Elsewhere) };
+        // Its publisher keeps to a bound.
+        Self { limit: usize::MAX, ..Self::begin(verdict, settings, counters) }
+    }
+
     /// Goes through the body to its end, and returns its trailers.
     pub(super) async fn run<RB>(
         &mut self,
@@ -103,7 +110,7 @@ impl<'a> Recording<'a> {
         self.why_not.is_none()
     }
 
-    fn put(&mut self, data: Bytes, writer: &Writer, lead: &Lead, len: u64) {
+    pub(super) fn put(&mut self, data: Bytes, writer: &Writer, lead: &Lead, len: u64) {
         let kept = writer.push(data);
         self.frames += 1;
         if !kept || len > self.limit as u64 || self.frames * PER_FRAME > self.limit.max(LEAST_FOR_FRAMES) {
@@ -117,7 +124,7 @@ impl<'a> Recording<'a> {
     }
 
     /// Waits while a tape that keeps only a window is full.
-    async fn wait_for_room(&mut self, writer: &Writer, vigil: &mut Vigil, lead: &Lead) -> Result<(), Broken> {
+    pub(super) async fn wait_for_room(&mut self, writer: &Writer, vigil: &mut Vigil, lead: &Lead) -> Result<(), Broken> {
         while !writer.has_room() {
             let room = poll_fn(|cx| writer.poll_room(cx));
             if vigil.keep(lead, timeout(self.stall_limit, room)).await.map_err(unwanted)?.is_err() {

@@ -16,9 +16,19 @@ use std::{
 use http::{HeaderMap, HeaderName, StatusCode, Version};
 use tokio::sync::{Notify, watch};
 
-use crate::{body::tape::Tape, entry::Entry, key::Key, observe::Tab};
+use crate::{
+    body::tape::Tape,
+    entry::{Entry, Lifetime},
+    key::Key,
+    observe::Tab,
+    store::Generation,
+};
 
 const SHARDS: usize = 64;
+
+/// How long a request waits for an answer that has been read to its end to be stored. The deadlines of stores are shorter; an upstream can take
+/// its time to end a body that has all its bytes.
+pub(crate) const SETTLE: Duration = Duration::from_secs(1);
 
 /// How many declined keys a shard remembers.
 const DECLINED: usize = 256;
@@ -73,10 +83,16 @@ impl Flights {
 
     /// Joins the flight for a key, or starts it. If an answer was stored between the look-up that missed and now, there may be
     /// no flight any more and yet no reason for another: with `mark`, the caller is then told to look again.
-    pub(crate) fn join(self: &Arc<Self>, key: &Key, mark: Option<Mark>, despite_declined: bool) -> Role {
+    ///
+    /// Who has `seen` another generation of the store than one that is part of a fleet comes after an invalidation, or after another answer: it parts that from
+    /// those who come later, and starts anew.
+    pub(crate) fn join(self: &Arc<Self>, key: &Key, mark: Option<Mark>, despite_declined: bool, seen: Option<Generation>) -> Role {
         let mut shard = self.shard(key);
         if let Some(flight) = shard.flights.get(key) {
-            return Role::Follow(Ticket::new(flight));
+            match (flight.generation.get(), seen) {
+                (Some(generation), Some(seen)) if *generation != seen => drop(shard.flights.remove(key)),
+                _ => return Role::Follow(Ticket::new(flight)),
+            }
         }
         // Landing is counted before the flight leaves the table.
         if mark.is_some_and(|mark| mark.landed != self.landed[mark.shard].load(Ordering::SeqCst)) {
@@ -148,6 +164,8 @@ pub(crate) struct Flight {
     /// Who waits for it or reads from it.
     interest: AtomicUsize,
     abandoned: Notify,
+    /// What its leader saw of a store that other processes share: they may invalidate what is under way here, and nobody here is told.
+    generation: OnceLock<Generation>,
 }
 
 /// How far a flight is.
@@ -177,9 +195,12 @@ pub(crate) struct Live {
     pub(crate) tape: Arc<Tape>,
     /// If it answers only some of those who wait: by which request fields, and with which key.
     pub(crate) vary: Option<(Vec<HeaderName>, Key)>,
-    pub(crate) storing: bool,
+    /// How long it lives once it is stored; `None` if it is not going to be.
+    pub(crate) lifetime: Option<Lifetime>,
     /// For what the call cost.
     pub(crate) tab: Arc<Tab>,
+    /// Does another process make it?
+    pub(crate) elsewhere: bool,
 }
 
 /// Why a flight ended with nothing for those who wait.
@@ -195,7 +216,19 @@ pub(crate) enum Ended {
 
 impl Flight {
     fn new() -> Self {
-        Self { state: watch::Sender::new(State::Pending), interest: AtomicUsize::new(0), abandoned: Notify::new() }
+        Self {
+            state: watch::Sender::new(State::Pending),
+            interest: AtomicUsize::new(0),
+            abandoned: Notify::new(),
+            generation: OnceLock::new(),
+        }
+    }
+
+    /// Waits until there is a response, or no hope for one.
+    pub(crate) async fn outcome(&self) -> State {
+        let mut state = self.state.subscribe();
+        // The sender lives as long as the flight.
+        state.wait_for(|state| !matches!(state, State::Pending)).await.map_or(State::Ended(Ended::Failed), |state| state.clone())
     }
 
     /// Does anyone wait for it or read from it?
@@ -222,6 +255,11 @@ pub(crate) struct Lead {
 impl Lead {
     pub(crate) fn key(&self) -> &Key {
         &self.key
+    }
+
+    /// The answer is made for all processes that share a store, or by another of them.
+    pub(crate) fn is_of(&self, generation: Generation) {
+        self.flight.generation.get_or_init(|| generation);
     }
 
     /// Can others join?
@@ -314,16 +352,14 @@ pub(crate) struct Ticket {
 }
 
 impl Ticket {
-    fn new(flight: &Arc<Flight>) -> Self {
+    pub(crate) fn new(flight: &Arc<Flight>) -> Self {
         flight.interest.fetch_add(1, Ordering::SeqCst);
         Self { flight: Arc::clone(flight) }
     }
 
     /// Waits until there is a response, or no hope for one.
     pub(crate) async fn outcome(&self) -> State {
-        let mut state = self.flight.state.subscribe();
-        // The sender lives as long as the flight, which this ticket holds.
-        state.wait_for(|state| !matches!(state, State::Pending)).await.map_or(State::Ended(Ended::Failed), |state| state.clone())
+        self.flight.outcome().await
     }
 }
 

@@ -266,8 +266,15 @@ fn describe(recorder: &dyn Recorder) {
     }
 }
 
-const PLAIN: [Outcome; 6] =
-    [Outcome::Hit, Outcome::Revalidated, Outcome::Collapsed, Outcome::Unsatisfied, Outcome::Unreachable, Outcome::Unanswered];
+const PLAIN: [Outcome; 7] = [
+    Outcome::Hit,
+    Outcome::Revalidated,
+    Outcome::Collapsed,
+    Outcome::Unsatisfied,
+    Outcome::Unreachable,
+    Outcome::Unanswered,
+    Outcome::CollapsedElsewhere,
+];
 const STALE: [Stale; 3] = [Stale::WhileRevalidate, Stale::IfError, Stale::Accepted];
 const MISSED: [Miss; 6] = [Miss::Absent, Miss::Uri, Miss::Vary, Miss::Partial, Miss::Stale, Miss::Request];
 
@@ -284,6 +291,7 @@ fn index(outcome: Outcome) -> usize {
         Outcome::Unsatisfied => 3,
         Outcome::Unreachable => 4,
         Outcome::Unanswered => 5,
+        Outcome::CollapsedElsewhere => 6,
         Outcome::Stale(why) => PLAIN.len() + why as usize,
         Outcome::Miss(why) => PLAIN.len() + STALE.len() + why as usize,
         Outcome::Bypass(why) => PLAIN.len() + STALE.len() + MISSED.len() + why as usize,

@@ -106,7 +106,7 @@ impl Counters {
         let saved = match outcome {
             Outcome::Hit | Outcome::Revalidated => Some(&self.hits),
             Outcome::Stale(_) => Some(&self.stale),
-            Outcome::Collapsed => Some(&self.coalesced),
+            Outcome::Collapsed | Outcome::CollapsedElsewhere => Some(&self.coalesced),
             _ => None,
         };
         match outcome {

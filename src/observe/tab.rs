@@ -1,5 +1,7 @@
 use std::sync::{Mutex, PoisonError};
 
+use tokio::sync::oneshot;
+
 use super::{FillRecord, Sink, record::Part};
 use crate::{cost::NanoUsd, entry::Usage, observe::RequestRecord};
 
@@ -12,13 +14,17 @@ pub(crate) struct Tab {
 }
 
 enum State {
-    Open(Vec<Waiting>),
+    Open {
+        records: Vec<Waiting>,
+        /// One who tells others what it came to.
+        other: Option<oneshot::Sender<Bill>>,
+    },
     Settled(Bill),
 }
 
 impl Default for State {
     fn default() -> Self {
-        Self::Open(Vec::new())
+        Self::Open { records: Vec::new(), other: None }
     }
 }
 
@@ -32,10 +38,10 @@ pub(super) struct Waiting {
 /// What a call came to; all unknown by default.
 #[derive(Clone, Default)]
 pub(crate) struct Bill {
-    pub(super) model: Option<String>,
-    pub(super) provider: Option<String>,
-    pub(super) usage: Option<Usage>,
-    pub(super) cost: Option<NanoUsd>,
+    pub(crate) model: Option<String>,
+    pub(crate) provider: Option<String>,
+    pub(crate) usage: Option<Usage>,
+    pub(crate) cost: Option<NanoUsd>,
 }
 
 /// So many records wait for one call; further ones are handed over without the bill.
@@ -44,18 +50,22 @@ const WAITING: usize = 1024;
 impl Tab {
     /// The call came to this. The first to say so is believed.
     pub(crate) fn settle(&self, bill: Bill) {
-        let waiting = {
+        let (records, other) = {
             let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
             match &mut *state {
                 State::Settled(_) => return,
-                State::Open(waiting) => {
-                    let waiting = std::mem::take(waiting);
+                State::Open { records, other } => {
+                    let waiting = (std::mem::take(records), other.take());
                     *state = State::Settled(bill.clone());
                     waiting
                 }
             }
         };
-        for record in waiting {
+        if let Some(other) = other {
+            // One who has left needs nothing.
+            drop(other.send(bill.clone()));
+        }
+        for record in records {
             record.close(&bill);
         }
     }
@@ -66,11 +76,27 @@ impl Tab {
             let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
             match &mut *state {
                 State::Settled(bill) => bill.clone(),
-                State::Open(waiting) if waiting.len() < WAITING => return waiting.push(record),
-                State::Open(_) => Bill::default(),
+                State::Open { records, .. } if records.len() < WAITING => return records.push(record),
+                State::Open { .. } => Bill::default(),
             }
         };
         record.close(&bill);
+    }
+
+    /// What the call came to, once that is known. One at a time may wait for it.
+    pub(crate) async fn bill(&self) -> Bill {
+        let settled = {
+            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            match &mut *state {
+                State::Settled(bill) => return bill.clone(),
+                State::Open { other, .. } => {
+                    let (sender, settled) = oneshot::channel();
+                    *other = Some(sender);
+                    settled
+                }
+            }
+        };
+        settled.await.unwrap_or_default()
     }
 }
 

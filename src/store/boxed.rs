@@ -1,6 +1,6 @@
 use std::{fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
 
-use super::{Claim, Generation, Health, Listing, Lookup, Selection, Store, StoreUsage, Token};
+use super::{Audience, Claim, Generation, Health, Listing, LivePart, Lookup, Selection, Store, StoreUsage, Token};
 use crate::{entry::Record, error::Error, key::Key};
 
 /// A store chosen at run time. Costs one allocation per operation; clones share the store.
@@ -49,6 +49,18 @@ impl Store for BoxStore {
         self.0.release(key, token, declined).await
     }
 
+    async fn audience(&self, key: &Key, token: Token) -> Option<Audience> {
+        self.0.audience(key, token).await
+    }
+
+    async fn publish(&self, key: &Key, token: Token, from: u64, parts: &[LivePart]) -> Result<bool, Error> {
+        self.0.publish(key, token, from, parts).await
+    }
+
+    async fn follow(&self, key: &Key, token: Token, from: u64) -> Result<Vec<LivePart>, Error> {
+        self.0.follow(key, token, from).await
+    }
+
     async fn metadata(&self, key: &Key) -> Result<Option<Listing>, Error> {
         self.0.metadata(key).await
     }
@@ -85,6 +97,9 @@ trait DynStore: Send + Sync {
     fn claim<'a>(&'a self, key: &'a Key, generation: Generation, patience: Duration) -> Operation<'a, Result<Claim, Error>>;
     fn renew<'a>(&'a self, key: &'a Key, token: Token) -> Operation<'a, Result<Option<Duration>, Error>>;
     fn release<'a>(&'a self, key: &'a Key, token: Token, declined: bool) -> Operation<'a, Result<(), Error>>;
+    fn audience<'a>(&'a self, key: &'a Key, token: Token) -> Operation<'a, Option<Audience>>;
+    fn publish<'a>(&'a self, key: &'a Key, token: Token, from: u64, parts: &'a [LivePart]) -> Operation<'a, Result<bool, Error>>;
+    fn follow<'a>(&'a self, key: &'a Key, token: Token, from: u64) -> Operation<'a, Result<Vec<LivePart>, Error>>;
     fn metadata<'a>(&'a self, key: &'a Key) -> Operation<'a, Result<Option<Listing>, Error>>;
     fn remove_where<'a>(&'a self, selection: &'a Selection) -> Operation<'a, Result<u64, Error>>;
     fn cleanup(&self) -> Operation<'_, Result<u64, Error>>;
@@ -123,6 +138,18 @@ where
 
     fn release<'a>(&'a self, key: &'a Key, token: Token, declined: bool) -> Operation<'a, Result<(), Error>> {
         Box::pin(Store::release(self, key, token, declined))
+    }
+
+    fn audience<'a>(&'a self, key: &'a Key, token: Token) -> Operation<'a, Option<Audience>> {
+        Box::pin(Store::audience(self, key, token))
+    }
+
+    fn publish<'a>(&'a self, key: &'a Key, token: Token, from: u64, parts: &'a [LivePart]) -> Operation<'a, Result<bool, Error>> {
+        Box::pin(Store::publish(self, key, token, from, parts))
+    }
+
+    fn follow<'a>(&'a self, key: &'a Key, token: Token, from: u64) -> Operation<'a, Result<Vec<LivePart>, Error>> {
+        Box::pin(Store::follow(self, key, token, from))
     }
 
     fn metadata<'a>(&'a self, key: &'a Key) -> Operation<'a, Result<Option<Listing>, Error>> {

@@ -8,6 +8,7 @@ mod bounded;
 mod boxed;
 #[cfg(feature = "test-util")]
 pub mod contract;
+mod live;
 #[cfg(feature = "memory")]
 mod memory;
 #[cfg(feature = "redis")]
@@ -21,6 +22,7 @@ use std::{
 };
 
 pub use boxed::BoxStore;
+pub use live::{Audience, LiveEnd, LiveHead, LivePart};
 #[cfg(feature = "memory")]
 pub use memory::Memory;
 #[cfg(feature = "redis")]
@@ -115,6 +117,35 @@ pub trait Store: Send + Sync + 'static {
         ready(Ok(()))
     }
 
+    /// Waits until someone in another process wants to follow, part by part, what is made under a lease that was granted, and says what there is room for.
+    /// `None` if nobody ever will: the default.
+    fn audience(&self, key: &Key, token: Token) -> impl Future<Output = Option<Audience>> + Send {
+        let _ = (key, token);
+        ready(None)
+    }
+
+    /// Publishes parts of what is made under a lease for those who follow, `from` on in the count of all its parts; without any it tells them that
+    /// the publisher lives. Says whether anyone still wants it. Published twice, a part is there once.
+    ///
+    /// # Errors
+    ///
+    /// If the store does not confirm in time, or what was published before is gone: then nothing can be added. The default: [unsupported](Error::is_unsupported).
+    fn publish(&self, key: &Key, token: Token, from: u64, parts: &[LivePart]) -> impl Future<Output = Result<bool, Error>> + Send {
+        let _ = (key, token, from, parts);
+        ready(Err(Error::unsupported("this store carries no live streams")))
+    }
+
+    /// Parts of what another process makes, `from` on in the count of all its parts, as soon as there is one. To be asked after [`Claim::Live`].
+    ///
+    /// # Errors
+    ///
+    /// If there will be none: whoever publishes is dead, or has withdrawn it, or what is there is not what was published. The default:
+    /// [unsupported](Error::is_unsupported).
+    fn follow(&self, key: &Key, token: Token, from: u64) -> impl Future<Output = Result<Vec<LivePart>, Error>> + Send {
+        let _ = (key, token, from);
+        ready(Err(Error::unsupported("this store carries no live streams")))
+    }
+
     /// The metadata of an entry. The default loads the entry.
     ///
     /// # Errors
@@ -192,6 +223,8 @@ pub enum Claim {
     Alone,
     /// Another still has it, and there is no patience.
     Taken,
+    /// Another has it, by this token, and lets others [follow](Store::follow) what it makes.
+    Live(Token),
 }
 
 /// What to remove.

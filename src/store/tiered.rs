@@ -21,7 +21,7 @@ use std::{
 };
 
 use super::{
-    Claim, Generation, Health, Listing, Lookup, Redis, Selection, Store, StoreUsage, TierStatus, Token,
+    Audience, Claim, Generation, Health, Listing, LivePart, Lookup, Redis, Selection, Store, StoreUsage, TierStatus, Token,
     bounded::{Bounded, Weighty, bounded},
     redis::{Change, Listener},
 };
@@ -132,6 +132,18 @@ impl Store for Tiered {
 
     async fn release(&self, key: &Key, token: Token, declined: bool) -> Result<(), Error> {
         self.redis.release(key, token, declined).await
+    }
+
+    async fn audience(&self, key: &Key, token: Token) -> Option<Audience> {
+        self.redis.audience(key, token).await
+    }
+
+    async fn publish(&self, key: &Key, token: Token, from: u64, parts: &[LivePart]) -> Result<bool, Error> {
+        self.redis.publish(key, token, from, parts).await
+    }
+
+    async fn follow(&self, key: &Key, token: Token, from: u64) -> Result<Vec<LivePart>, Error> {
+        self.redis.follow(key, token, from).await
     }
 
     async fn remove(&self, key: &Key) -> Result<bool, Error> {
@@ -279,7 +291,7 @@ impl Tier {
             Change::Bucket(bucket) => {
                 self.buckets[usize::from(bucket)].fetch_add(1, Ordering::SeqCst);
             }
-            Change::Lease(_) => {}
+            Change::Lease(_) | Change::Wanted(_) | Change::Live(_) => {}
             Change::All => {
                 self.era.fetch_add(1, Ordering::SeqCst);
                 self.cache.clear();

@@ -26,6 +26,7 @@ mod golden;
 mod grpc;
 mod history;
 mod keys;
+mod live;
 mod observed;
 mod others;
 mod panics;

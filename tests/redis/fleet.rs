@@ -34,7 +34,7 @@ fn answering(server: &str, name: &'static str, status: StatusCode, hold: impl Fn
         let (client, path) = (client.clone(), call.head.uri.path().to_owned());
         let hold = hold(&path);
         async move {
-            let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+            let mut connection = crate::unhurried(&client).await;
             let () = redis::cmd("HINCRBY").arg("calls").arg(&path).arg(1).query_async(&mut connection).await.unwrap();
             while hold && !redis::cmd("EXISTS").arg("go").query_async::<bool>(&mut connection).await.unwrap() {
                 tokio::time::sleep(Duration::from_millis(1)).await;
@@ -46,7 +46,7 @@ fn answering(server: &str, name: &'static str, status: StatusCode, hold: impl Fn
     })
 }
 
-fn calls(server: &Server) -> HashMap<String, u64> {
+pub fn calls(server: &Server) -> HashMap<String, u64> {
     server.run(&["HGETALL", "calls"])
 }
 
@@ -55,27 +55,27 @@ fn member(url: &str, name: &'static str, lease: Duration, hold: impl Fn(&str) ->
     (layer(store.clone()).layer(counting(url, name, hold)), store)
 }
 
-const LONG: Duration = Duration::from_secs(60);
+pub const LONG: Duration = Duration::from_secs(60);
 
 // Child processes: this very program, told by its environment to run one test that is a worker then.
 
 const TOLD: &str = "TRC_TEST_WORKER";
 
 /// Reaped when dropped.
-struct Worker(Child);
+pub struct Worker(Child);
 
 impl Worker {
-    fn start(task: &str) -> Self {
+    pub fn start(task: &str) -> Self {
         let mut command = Command::new(std::env::current_exe().unwrap());
         command.args(["fleet::a_worker_asks_for_each_key_and_gets_its_answer", "--exact", "--nocapture"]).env(TOLD, task);
         Self(command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap())
     }
 
-    fn signal(&self, signal: Signal) {
+    pub fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.0), signal).unwrap();
     }
 
-    async fn end(mut self) {
+    pub async fn end(mut self) {
         let status = loop {
             match self.0.try_wait().unwrap() {
                 Some(status) => break status,
@@ -105,15 +105,16 @@ async fn a_worker_asks_for_each_key_and_gets_its_answer() {
         }
     };
     let words: Vec<&str> = task.split(' ').collect();
-    let (kind, url, count): (_, _, u64) = (words[0], words[1], words[2].parse().unwrap());
-    match kind {
-        "burst" => burst(url, count).await,
+    match words[0] {
+        "burst" => burst(words[1], words[2].parse().unwrap()).await,
         "hold" => {
-            let (cache, store) = member(url, "the holder", Duration::from_millis(count), |_| true);
+            let (cache, store) = member(words[1], "the holder", Duration::from_millis(words[2].parse().unwrap()), |_| true);
             let (_, body) = ask(&cache, post("/held")).await;
             assert_eq!(body, "/held by the holder");
             store.shutdown().await;
         }
+        "lead" => crate::live::lead(&words).await,
+        "follow" => crate::live::follow(&words).await,
         other => panic!("what is {other}?"),
     }
 }
@@ -228,8 +229,10 @@ async fn a_holder_that_was_stopped_beyond_its_lease_does_not_replace_what_came_s
 async fn who_waits_is_woken_by_the_answer_and_a_lease_lasts_as_long_as_its_call() {
     let server = Server::start();
     let lease = Duration::from_secs(1);
-    let (one, _one) = member(&server.url(), "one", lease, |_| true);
-    let (two, _two) = member(&server.url(), "two", lease, |_| true);
+    let [one, two] = ["one", "two"].map(|name| {
+        let store = patient(server.url()).lease(Some(lease)).live(None).build().unwrap();
+        layer(store).layer(counting(&server.url(), name, |_| true))
+    });
     let leading = tokio::spawn(async move { ask(&one, post("/")).await });
     crate::until(async || calls(&server).get("/") == Some(&1)).await;
     let waiting = tokio::spawn(async move { ask(&two, post("/")).await });

@@ -24,6 +24,7 @@ mod contract;
 mod fleet;
 mod generations;
 mod history;
+mod live;
 mod outages;
 mod refusals;
 mod removal;
@@ -116,6 +117,12 @@ pub async fn ask(cache: &Service, request: Request<Full<Bytes>>) -> (Outcome, St
     let answer = cache.clone().oneshot(request).await.unwrap();
     let outcome = answer.extensions().get::<CacheStatus>().unwrap().outcome;
     (outcome, String::from_utf8(answer.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap())
+}
+
+/// A connection of the test's own, which no busy machine makes fail.
+pub async fn unhurried(client: &redis::Client) -> redis::aio::MultiplexedConnection {
+    let config = redis::AsyncConnectionConfig::new().set_connection_timeout(None).set_response_timeout(None);
+    client.get_multiplexed_async_connection_with_config(&config).await.unwrap()
 }
 
 /// Tries until a condition holds. The bound is a guard against hanging, not a measurement.

@@ -195,7 +195,7 @@ async fn without_the_permission_to_track_records_are_kept_for_a_moment_only() {
 #[tokio::test]
 async fn the_published_permissions_are_enough_for_memory_in_front() {
     let server = Server::start();
-    let permissions = "+get +set +getrange +unlink +type +scan +zadd +zrem +zrange +zscan +pexpire +evalsha +script|load +dbsize +info";
+    let permissions = crate::settings::PERMISSIONS;
     let source = include_str!("../../src/store/redis/mod.rs").replace("\n//! ", " ");
     assert!(source.contains(&format!("{permissions}`; to hear of changes, as memory in front of it (`Tiered`) and those who wait for another process do, `+client|tracking +ping` too.")));
     let mut command = vec!["ACL", "SETUSER", "cache", "on", ">password", "~t:*", "+client|tracking", "+ping"];

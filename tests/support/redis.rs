@@ -77,9 +77,10 @@ impl Server {
         self.run(&["KEYS", "*"])
     }
 
-    /// The only record of a cache, by name.
+    /// The records of a cache and their leases, by name.
     pub fn records(&self, prefix: &str) -> Vec<String> {
         let mut names: Vec<String> = self.run(&["KEYS", &format!("{prefix}:{{??}}?*")]);
+        names.retain(|name| !name.ends_with(":wanted") && !name.contains(":live:"));
         names.sort();
         names
     }

@@ -85,6 +85,8 @@
 //! The one exception is a single `content-length` over an empty body: so answers to HEAD look (RFC 9110 section 8.6).
 
 mod pack;
+#[cfg(feature = "redis")]
+pub(crate) mod part;
 mod read;
 #[cfg(test)]
 mod tests;

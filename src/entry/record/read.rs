@@ -100,20 +100,12 @@ impl<'a> Front<'a> {
 
     pub(super) fn listing(mut self, key: Key) -> Result<Listing, Error> {
         let own = &mut self.own;
-        let lifetime = Lifetime {
-            since: from_unix_millis(own.u64()?),
-            fresh_for: own.millis()?,
-            stale_while_revalidate: own.millis()?,
-            stale_if_error: own.millis()?,
-            kept_for: own.millis()?,
-        };
+        let lifetime = own.lifetime()?;
         let body_len = own.u64()?;
         if body_len > self.whole as u64 {
             return Err(Error::corrupt("the record's body is longer than the record"));
         }
-        let status = own.u16()?;
-        let status = StatusCode::from_u16(status).ok().filter(|status| !status.is_informational());
-        let status = status.ok_or_else(|| Error::corrupt("the record's status is not that of a final response"))?;
+        let status = own.status()?;
         let metadata = own.metadata()?;
         own.end()?;
         Ok(Listing { key, status, lifetime, body_len, metadata })
@@ -176,15 +168,29 @@ fn wrong_length() -> Error {
 }
 
 /// Takes a record apart, from its start. Every length is checked against what is left.
-struct Reader<'a> {
-    rest: &'a [u8],
+pub(super) struct Reader<'a> {
+    pub(super) rest: &'a [u8],
 }
 
 impl<'a> Reader<'a> {
-    fn metadata(&mut self) -> Result<Metadata, Error> {
-        let cached_at = Some(self.u64()?).filter(|millis| *millis != NO_TIME).map(from_unix_millis);
-        let (upstream_time, upstream_first_byte) = (self.micros()?, self.micros()?);
-        let usage = match self.flag()? {
+    pub(super) fn lifetime(&mut self) -> Result<Lifetime, Error> {
+        Ok(Lifetime {
+            since: from_unix_millis(self.u64()?),
+            fresh_for: self.millis()?,
+            stale_while_revalidate: self.millis()?,
+            stale_if_error: self.millis()?,
+            kept_for: self.millis()?,
+        })
+    }
+
+    pub(super) fn status(&mut self) -> Result<StatusCode, Error> {
+        let status = self.u16()?;
+        let status = StatusCode::from_u16(status).ok().filter(|status| !status.is_informational());
+        status.ok_or_else(|| Error::corrupt("the record's status is not that of a final response"))
+    }
+
+    pub(super) fn usage(&mut self) -> Result<Option<Usage>, Error> {
+        Ok(match self.flag()? {
             true => Some(Usage {
                 input_uncached: self.u64()?,
                 cache_read: self.u64()?,
@@ -194,7 +200,13 @@ impl<'a> Reader<'a> {
                 reasoning: self.u64()?,
             }),
             false => None,
-        };
+        })
+    }
+
+    fn metadata(&mut self) -> Result<Metadata, Error> {
+        let cached_at = Some(self.u64()?).filter(|millis| *millis != NO_TIME).map(from_unix_millis);
+        let (upstream_time, upstream_first_byte) = (self.micros()?, self.micros()?);
+        let usage = self.usage()?;
         let [request_id, provider, model, upstream_request_id, service_tier] =
             [self.optional_text()?, self.optional_text()?, self.optional_text()?, self.optional_text()?, self.optional_text()?];
         let tags = (0..self.count(MAX_LISTED, 2)?).map(|_| self.text()).collect::<Result<_, _>>()?;
@@ -215,7 +227,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Header or trailer fields, validated as those of a fresh response are.
-    fn fields(&mut self, bytes: &Bytes, is_refused: fn(&HeaderName) -> bool) -> Result<HeaderMap, Error> {
+    pub(super) fn fields(&mut self, bytes: &Bytes, is_refused: fn(&HeaderName) -> bool) -> Result<HeaderMap, Error> {
         let count = self.count(MAX_FIELDS, 6)?;
         let invalid = || Error::corrupt("the record has an invalid header field");
         let mut fields = HeaderMap::try_with_capacity(count).map_err(|_| invalid())?;
@@ -250,7 +262,7 @@ impl<'a> Reader<'a> {
     }
 
     /// A count of things that take at least `least` bytes each.
-    fn count(&mut self, max: usize, least: usize) -> Result<usize, Error> {
+    pub(super) fn count(&mut self, max: usize, least: usize) -> Result<usize, Error> {
         let count = usize::from(self.u16()?);
         if count > max {
             return Err(Error::corrupt("the record has more of something than allowed"));
@@ -265,7 +277,7 @@ impl<'a> Reader<'a> {
         self.optional_text()?.ok_or_else(|| Error::corrupt("the record lacks a text"))
     }
 
-    fn optional_text(&mut self) -> Result<Option<String>, Error> {
+    pub(super) fn optional_text(&mut self) -> Result<Option<String>, Error> {
         let len = self.u16()?;
         if len == NO_TEXT {
             return Ok(None);
@@ -274,12 +286,12 @@ impl<'a> Reader<'a> {
         Ok(Some(text.to_owned()))
     }
 
-    fn name(&mut self) -> Result<HeaderName, Error> {
+    pub(super) fn name(&mut self) -> Result<HeaderName, Error> {
         let len = self.u16()?.into();
         HeaderName::from_bytes(self.take(len)?).map_err(|_| Error::corrupt("the record has an invalid field name"))
     }
 
-    fn flag(&mut self) -> Result<bool, Error> {
+    pub(super) fn flag(&mut self) -> Result<bool, Error> {
         match self.u8()? {
             0 => Ok(false),
             1 => Ok(true),
@@ -295,35 +307,35 @@ impl<'a> Reader<'a> {
         self.u64().map(Duration::from_micros)
     }
 
-    fn u8(&mut self) -> Result<u8, Error> {
+    pub(super) fn u8(&mut self) -> Result<u8, Error> {
         self.array().map(|[byte]| byte)
     }
 
-    fn u16(&mut self) -> Result<u16, Error> {
+    pub(super) fn u16(&mut self) -> Result<u16, Error> {
         self.array().map(u16::from_le_bytes)
     }
 
-    fn u32(&mut self) -> Result<u32, Error> {
+    pub(super) fn u32(&mut self) -> Result<u32, Error> {
         self.array().map(u32::from_le_bytes)
     }
 
-    fn u64(&mut self) -> Result<u64, Error> {
+    pub(super) fn u64(&mut self) -> Result<u64, Error> {
         self.array().map(u64::from_le_bytes)
     }
 
-    fn array<const N: usize>(&mut self) -> Result<[u8; N], Error> {
+    pub(super) fn array<const N: usize>(&mut self) -> Result<[u8; N], Error> {
         let (array, rest) = self.rest.split_first_chunk().ok_or_else(cut_short)?;
         self.rest = rest;
         Ok(*array)
     }
 
-    fn take(&mut self, len: usize) -> Result<&'a [u8], Error> {
+    pub(super) fn take(&mut self, len: usize) -> Result<&'a [u8], Error> {
         let (taken, rest) = self.rest.split_at_checked(len).ok_or_else(cut_short)?;
         self.rest = rest;
         Ok(taken)
     }
 
-    fn end(&self) -> Result<(), Error> {
+    pub(super) fn end(&self) -> Result<(), Error> {
         if self.rest.is_empty() { Ok(()) } else { Err(Error::corrupt("the record has more in it than it should")) }
     }
 }

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     clock::unix_millis,
-    entry::{Entry, Metadata, Variants},
+    entry::{Entry, Lifetime, Metadata, Usage, Variants},
     key::Key,
     policy::{is_hop_by_hop, strip_hop_by_hop},
 };
@@ -18,11 +18,7 @@ pub(super) fn response(key: &Key, entry: &Entry) -> Option<Vec<u8>> {
     let trailers = entry.trailers.as_ref().map(storable_trailers);
     let mut out = Writer::begin(key, RESPONSE, capacity(entry));
 
-    let lifetime = &entry.lifetime;
-    out.u64(unix_millis(lifetime.since));
-    for span in [lifetime.fresh_for, lifetime.stale_while_revalidate, lifetime.stale_if_error, lifetime.kept_for] {
-        out.u64(millis(span));
-    }
+    out.lifetime(&entry.lifetime);
     out.u64(entry.body.len() as u64);
     out.u16(Some(entry.status.as_u16()).filter(|status| *status >= 200)?);
     out.metadata(&entry.metadata)?;
@@ -68,7 +64,7 @@ pub(super) fn variants(key: &Key, variants: &Variants) -> Option<Vec<u8>> {
 }
 
 /// The fields that a reader accepts.
-fn storable(headers: &HeaderMap, body: u64) -> Cow<'_, HeaderMap> {
+pub(super) fn storable(headers: &HeaderMap, body: u64) -> Cow<'_, HeaderMap> {
     let measured = is_measured(headers, body);
     if measured && !headers.keys().any(is_hop_by_hop) {
         return Cow::Borrowed(headers);
@@ -81,7 +77,7 @@ fn storable(headers: &HeaderMap, body: u64) -> Cow<'_, HeaderMap> {
     Cow::Owned(headers)
 }
 
-fn storable_trailers(trailers: &HeaderMap) -> Cow<'_, HeaderMap> {
+pub(super) fn storable_trailers(trailers: &HeaderMap) -> Cow<'_, HeaderMap> {
     let refused: Vec<HeaderName> = trailers.keys().filter(|name| is_framing(name)).cloned().collect();
     if refused.is_empty() {
         return Cow::Borrowed(trailers);
@@ -99,8 +95,8 @@ fn capacity(entry: &Entry) -> usize {
     512 + fields(&entry.headers) + 4 * entry.body.count() + entry.body.len() + entry.trailers.as_ref().map_or(0, fields)
 }
 
-struct Writer {
-    bytes: Vec<u8>,
+pub(super) struct Writer {
+    pub(super) bytes: Vec<u8>,
 }
 
 impl Writer {
@@ -116,23 +112,39 @@ impl Writer {
         out
     }
 
-    fn metadata(&mut self, metadata: &Metadata) -> Option<()> {
-        self.u64(metadata.cached_at.map_or(NO_TIME, unix_millis));
-        self.u64(micros(metadata.upstream_time));
-        self.u64(micros(metadata.upstream_first_byte));
-        self.u8(metadata.usage.is_some().into());
-        if let Some(usage) = &metadata.usage {
+    pub(super) fn lifetime(&mut self, lifetime: &Lifetime) {
+        self.u64(unix_millis(lifetime.since));
+        for span in [lifetime.fresh_for, lifetime.stale_while_revalidate, lifetime.stale_if_error, lifetime.kept_for] {
+            self.u64(millis(span));
+        }
+    }
+
+    pub(super) fn usage(&mut self, usage: Option<&Usage>) {
+        self.u8(usage.is_some().into());
+        if let Some(usage) = usage {
             for tokens in
                 [usage.input_uncached, usage.cache_read, usage.cache_write_5m, usage.cache_write_1h, usage.output, usage.reasoning]
             {
                 self.u64(tokens);
             }
         }
+    }
+
+    pub(super) fn optional_text(&mut self, text: Option<&str>) -> Option<()> {
+        match text {
+            Some(text) => self.text(text)?,
+            None => self.u16(NO_TEXT),
+        }
+        Some(())
+    }
+
+    fn metadata(&mut self, metadata: &Metadata) -> Option<()> {
+        self.u64(metadata.cached_at.map_or(NO_TIME, unix_millis));
+        self.u64(micros(metadata.upstream_time));
+        self.u64(micros(metadata.upstream_first_byte));
+        self.usage(metadata.usage.as_ref());
         for text in [&metadata.request_id, &metadata.provider, &metadata.model, &metadata.upstream_request_id, &metadata.service_tier] {
-            match text {
-                Some(text) => self.text(text)?,
-                None => self.u16(NO_TEXT),
-            }
+            self.optional_text(text.as_deref())?;
         }
         self.count(metadata.tags.len(), MAX_LISTED)?;
         for tag in &metadata.tags {
@@ -146,7 +158,7 @@ impl Writer {
         Some(())
     }
 
-    fn fields(&mut self, fields: &HeaderMap) -> Option<()> {
+    pub(super) fn fields(&mut self, fields: &HeaderMap) -> Option<()> {
         self.count(fields.len(), MAX_FIELDS)?;
         for (name, value) in fields {
             self.u16(u16::try_from(name.as_str().len()).ok()?);
@@ -158,12 +170,12 @@ impl Writer {
         Some(())
     }
 
-    fn count(&mut self, count: usize, max: usize) -> Option<()> {
+    pub(super) fn count(&mut self, count: usize, max: usize) -> Option<()> {
         self.u16(u16::try_from(count).ok().filter(|_| count <= max)?);
         Some(())
     }
 
-    fn text(&mut self, text: &str) -> Option<()> {
+    pub(super) fn text(&mut self, text: &str) -> Option<()> {
         self.u16(u16::try_from(text.len()).ok().filter(|len| *len != NO_TEXT)?);
         self.bytes.extend_from_slice(text.as_bytes());
         Some(())
@@ -190,19 +202,19 @@ impl Writer {
         self.bytes
     }
 
-    fn u8(&mut self, number: u8) {
+    pub(super) fn u8(&mut self, number: u8) {
         self.bytes.push(number);
     }
 
-    fn u16(&mut self, number: u16) {
+    pub(super) fn u16(&mut self, number: u16) {
         self.bytes.extend_from_slice(&number.to_le_bytes());
     }
 
-    fn u32(&mut self, number: u32) {
+    pub(super) fn u32(&mut self, number: u32) {
         self.bytes.extend_from_slice(&number.to_le_bytes());
     }
 
-    fn u64(&mut self, number: u64) {
+    pub(super) fn u64(&mut self, number: u64) {
         self.bytes.extend_from_slice(&number.to_le_bytes());
     }
 }

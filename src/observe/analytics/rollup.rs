@@ -227,7 +227,7 @@ impl<'a> Noted<'a> {
         let (count, latency) = match record.outcome {
             Outcome::Hit | Outcome::Revalidated => (&mut totals.hits, Some(Answered::Cache(took))),
             Outcome::Stale(_) => (&mut totals.stale, Some(Answered::Cache(took))),
-            Outcome::Collapsed => (&mut totals.coalesced, Some(Answered::Cache(took))),
+            Outcome::Collapsed | Outcome::CollapsedElsewhere => (&mut totals.coalesced, Some(Answered::Cache(took))),
             Outcome::Miss(_) => (&mut totals.misses, Some(Answered::Upstream(took))),
             Outcome::Bypass(_) => (&mut totals.bypassed, None),
             _ => (&mut totals.unanswered, None),

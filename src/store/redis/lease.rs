@@ -8,10 +8,14 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
+use redis::Value;
 use tokio::{
     sync::Notify,
     time::{Instant, timeout_at},
@@ -19,6 +23,7 @@ use tokio::{
 
 use super::{
     Redis,
+    fault::Fault,
     link::Lane,
     millis,
     scripts::{CLAIM, SETTLE},
@@ -49,27 +54,41 @@ impl Redis {
         let Some(lasts) = inner.lease else { return Ok(Claim::Alone) };
         let until = Instant::now() + patience;
         let token = Token(fastrand::u128(..).to_be_bytes());
-        let [_, seen] = generation.0;
-        let mut command = CLAIM.call(&[&inner.names.record(key), &inner.names.lease(key)]);
+        let [epoch, seen] = generation.0;
+        let (record, lease, wanted) = (inner.names.record(key), inner.names.lease(key), inner.names.wanted(key));
+        // Without an epoch it cannot be told what was invalidated since.
+        let follows = inner.live.is_some() && !patience.is_zero() && epoch != 0;
+        let names = [&*record, &lease, &wanted];
         let granted_for = lasts.min((lasts / 10).max(LEAST_GRANT));
+        let mut command = CLAIM.call(&names[..if follows { 3 } else { 2 }]);
         command.arg(&seen.to_be_bytes()[..]).arg(&token.0[..]).arg(millis(granted_for)).arg(DECLINED);
         // Given up in the middle, it may have been granted: then it expires. Waiting begins before the question, so that no word is missed.
         let waiter = Waiter::new(&inner.waiters, *key);
+        let stage = self.stage(key, token);
+        let mut unfit = None;
         let mut poll = POLL;
         loop {
             let woken = waiter.notify.notified();
-            let granted = inner.run_on(Lane::Read, &CLAIM, Instant::now() + inner.deadlines.read, 0, &command).await?;
-            match granted {
-                1 => return Ok(Claim::Granted(token, granted_for / 3)),
-                2 => return Ok(Claim::Changed),
-                3 => return Ok(Claim::Alone),
+            let holder = match inner.ask(Lane::Read, &CLAIM, Instant::now() + inner.deadlines.read, 0, &command).await? {
+                Value::Int(1) => {
+                    stage.keep();
+                    return Ok(Claim::Granted(token, self.renew_in(granted_for)));
+                }
+                Value::Int(2) => return Ok(Claim::Changed),
+                Value::Int(3) => return Ok(Claim::Alone),
                 _ if patience.is_zero() => return Ok(Claim::Taken),
                 _ if Instant::now() >= until => return Ok(Claim::Alone),
-                _ => {}
+                Value::BulkString(holder) => holder.try_into().ok().map(Token),
+                _ => return Err(Fault::Garbled.into()),
+            };
+            if let Some(holder) = holder.filter(|holder| follows && unfit != Some(*holder)) {
+                match self.is_fit(key, holder, generation).await {
+                    Some(true) => return Ok(Claim::Live(holder)),
+                    Some(false) => unfit = Some(holder),
+                    None => {}
+                }
             }
-            if !inner.hears.swap(true, Ordering::SeqCst) {
-                self.track(Arc::new(Nobody), Duration::from_millis(500));
-            }
+            self.hear();
             let pause = poll.mul_f64(fastrand::f64().mul_add(0.5, 0.5));
             drop(timeout_at(until.min(Instant::now() + pause), woken).await);
             poll = (poll * 2).min(LONGEST_POLL);
@@ -78,62 +97,130 @@ impl Redis {
 
     pub(super) async fn renew_lease(&self, key: &Key, token: Token) -> Result<Option<Duration>, Error> {
         let Some(lasts) = self.inner.lease else { return Ok(None) };
-        Ok(self.settle(key, token, &token.0, lasts).await?.then_some(lasts / 3))
+        match self.settle(key, token, &token.0, lasts).await? {
+            0 => return Ok(None),
+            2 => self.inner.waiters.wanted(key, Some(token)),
+            _ => {}
+        }
+        Ok(Some(self.renew_in(lasts)))
     }
 
     pub(super) async fn release_lease(&self, key: &Key, token: Token, declined: bool) -> Result<(), Error> {
+        self.inner.waiters.leave_stage(key, token);
         self.settle(key, token, if declined { DECLINED } else { b"" }, DECLINED_FOR).await.map(drop)
     }
 
-    async fn settle(&self, key: &Key, token: Token, instead: &[u8], lasts: Duration) -> Result<bool, Error> {
+    async fn settle(&self, key: &Key, token: Token, instead: &[u8], lasts: Duration) -> Result<i64, Error> {
         let inner = &self.inner;
-        let mut command = SETTLE.call(&[&inner.names.lease(key)]);
+        let mut command = SETTLE.call(&[&inner.names.lease(key), &inner.names.wanted(key)]);
         command.arg(&token.0[..]).arg(instead).arg(millis(lasts));
-        Ok(inner.run(&SETTLE, Instant::now() + inner.deadlines.write, 0, &command).await? == 1)
+        Ok(inner.run(&SETTLE, Instant::now() + inner.deadlines.write, 0, &command).await?)
+    }
+
+    /// How long a holder waits before it renews. Where no word comes, that is also how it learns that it has an audience.
+    fn renew_in(&self, lasts: Duration) -> Duration {
+        let unheard = self.inner.live.is_some() && !self.inner.waiters.are_told();
+        if unheard { (lasts / 3).min(LONGEST_POLL) } else { lasts / 3 }
+    }
+
+    /// Has word of changes come from now on.
+    pub(super) fn hear(&self) {
+        if !self.inner.hears.swap(true, Ordering::SeqCst) {
+            self.track(Arc::new(Nobody), Duration::from_millis(500));
+        }
     }
 }
 
-/// Who waits for what becomes of a key.
+/// Who waits for what becomes of a key, and who makes it and may have an audience.
 #[derive(Default)]
 pub(super) struct Waiters {
     keys: Mutex<HashMap<Key, Vec<Arc<Notify>>>>,
+    stages: Mutex<Stages>,
+    /// Does word of changes come?
+    told: AtomicBool,
 }
+
+/// Who makes what is under a key, and what tells each that it has an audience.
+type Stages = HashMap<Key, Vec<(Token, Arc<Notify>)>>;
 
 impl Waiters {
     fn lock(&self) -> MutexGuard<'_, HashMap<Key, Vec<Arc<Notify>>>> {
         self.keys.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    fn stages(&self) -> MutexGuard<'_, Stages> {
+        self.stages.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Does word of changes come?
+    pub(super) fn are_told(&self) -> bool {
+        self.told.load(Ordering::SeqCst)
+    }
+
+    /// Who has this lease may have an audience from now on.
+    pub(super) fn enter_stage(&self, key: Key, token: Token) {
+        self.stages().entry(key).or_default().push((token, Arc::default()));
+    }
+
+    pub(super) fn leave_stage(&self, key: &Key, token: Token) {
+        let mut stages = self.stages();
+        if let Some(holders) = stages.get_mut(key) {
+            holders.retain(|(holder, _)| *holder != token);
+            if holders.is_empty() {
+                stages.remove(key);
+            }
+        }
+    }
+
+    /// What tells the holder of a lease that it has an audience; `None` if it holds it no more.
+    pub(super) fn stage(&self, key: &Key, token: Token) -> Option<Arc<Notify>> {
+        self.stages().get(key)?.iter().find(|(holder, _)| *holder == token).map(|(_, wanted)| Arc::clone(wanted))
+    }
+
+    /// Tells the holder of a lease that it has an audience; without a token, whoever may be meant.
+    fn wanted(&self, key: &Key, token: Option<Token>) {
+        for (holder, wanted) in self.stages().get(key).into_iter().flatten() {
+            if token.is_none_or(|token| token == *holder) {
+                wanted.notify_one();
+            }
+        }
+    }
 }
 
 impl Listener for Waiters {
     fn changed(&self, change: Change) {
-        let keys = self.lock();
         match change {
             // One who is just about to wait is woken, too.
-            Change::Key(key) | Change::Lease(key) => keys.get(&key).into_iter().flatten().for_each(|waiter| waiter.notify_one()),
+            Change::Key(key) | Change::Lease(key) | Change::Live(key) => {
+                self.lock().get(&key).into_iter().flatten().for_each(|waiter| waiter.notify_one());
+            }
+            Change::Wanted(key) => self.wanted(&key, None),
             Change::Bucket(_) => {}
-            Change::All => keys.values().flatten().for_each(|waiter| waiter.notify_one()),
+            Change::All => self.lock().values().flatten().for_each(|waiter| waiter.notify_one()),
         }
     }
 
     fn begun(&self) {
+        self.told.store(true, Ordering::SeqCst);
         self.changed(Change::All);
     }
 
     fn proven(&self, _: std::time::Instant) {}
 
-    fn lost(&self) {}
+    fn lost(&self) {
+        self.told.store(false, Ordering::SeqCst);
+    }
 }
 
 /// One who waits, until dropped.
-struct Waiter<'a> {
+pub(super) struct Waiter<'a> {
     waiters: &'a Waiters,
     key: Key,
-    notify: Arc<Notify>,
+    pub(super) notify: Arc<Notify>,
 }
 
 impl<'a> Waiter<'a> {
-    fn new(waiters: &'a Waiters, key: Key) -> Self {
+    pub(super) fn new(waiters: &'a Waiters, key: Key) -> Self {
         let notify = Arc::new(Notify::new());
         waiters.lock().entry(key).or_default().push(Arc::clone(&notify));
         Self { waiters, key, notify }

@@ -12,16 +12,16 @@
 //!   was on its way meets a number that it has not seen.
 //! - [`remove_where`](Store::remove_where) gives all buckets new epochs, and only then looks for what to remove.
 //! - What carries a tag is in a set of that tag before it is stored: see `tags`.
-//! - Who makes an answer for all processes has the lease of its key: see `lease`.
+//! - Who makes an answer for all processes has the lease of its key: see `lease`. What it says meanwhile can be followed: see `live`.
 //! - After `FLUSHALL` there are no epochs. New ones are random, not counted from 1, so that no fill from before matches.
 //!
 //! # Permissions
 //!
 //! A user for this store needs no more than
-//! `ACL SETUSER cache on >password ~trc:* +get +set +getrange +unlink +type +scan +zadd +zrem +zrange +zscan +pexpire
-//! +evalsha +script|load +dbsize +info`; to hear of changes, as memory in front of it (`Tiered`) and those who wait for
+//! `ACL SETUSER cache on >password ~trc:* +get +set +getrange +unlink +type +scan +zadd +zrem +zrange +zscan
+//! +xadd +xlen +xrange +exists +pexpire +evalsha +script|load +dbsize +info`; to hear of changes, as memory in front of it (`Tiered`) and those who wait for
 //! another process do, `+client|tracking +ping` too. Without those two, memory is kept for a second and who waits asks from time to time.
-//! Behind Sentinel, `+role` as well; for [`Analytics`](crate::observe::analytics), `+hincrby +hset +hget +hgetall +xadd +xtrim +xrevrange`.
+//! Behind Sentinel, `+role` as well; for [`Analytics`](crate::observe::analytics), `+hincrby +hset +hget +hgetall +xtrim +xrevrange`.
 //!
 //! # Sentinel
 //!
@@ -36,6 +36,7 @@ mod fault;
 mod frame;
 mod lease;
 mod link;
+mod live;
 mod names;
 mod scripts;
 mod settings;
@@ -73,7 +74,7 @@ use self::{
     settings::Deadlines,
     tags::Member,
 };
-use super::{Claim, Generation, Health, Listing, Lookup, Selection, Store, StoreUsage, Token};
+use super::{Audience, Claim, Generation, Health, Listing, LivePart, Lookup, Selection, Store, StoreUsage, Token};
 use crate::{
     clock::Clock,
     entry::{Record, record::Codec},
@@ -115,6 +116,8 @@ struct Inner {
     writes: Writes,
     /// How long a lease lasts, if there are any.
     lease: Option<Duration>,
+    /// Bytes of a body that are published while it is made, if any are.
+    live: Option<usize>,
     waiters: Arc<lease::Waiters>,
     /// Whether those who wait hear of changes.
     hears: AtomicBool,
@@ -292,6 +295,18 @@ impl Store for Redis {
         self.release_lease(key, token, declined).await
     }
 
+    async fn audience(&self, key: &Key, token: Token) -> Option<Audience> {
+        self.await_audience(key, token).await
+    }
+
+    async fn publish(&self, key: &Key, token: Token, from: u64, parts: &[LivePart]) -> Result<bool, Error> {
+        self.publish_parts(key, token, from, parts).await
+    }
+
+    async fn follow(&self, key: &Key, token: Token, from: u64) -> Result<Vec<LivePart>, Error> {
+        self.follow_parts(key, token, from).await
+    }
+
     async fn remove(&self, key: &Key) -> Result<bool, Error> {
         let until = Instant::now() + self.inner.deadlines.write;
         let mark = Frame::new(Kind::Removed, 0).bytes();
@@ -428,15 +443,20 @@ impl Inner {
     }
 
     async fn run_on(&self, lane: Lane, script: &Script, until: Instant, bytes: usize, call: &Cmd) -> Result<i64, Fault> {
+        match self.ask(lane, script, until, bytes, call).await? {
+            Value::Int(number) => Ok(number),
+            _ => Err(Fault::Garbled),
+        }
+    }
+
+    /// Runs a script, whatever it answers with.
+    async fn ask(&self, lane: Lane, script: &Script, until: Instant, bytes: usize, call: &Cmd) -> Result<Value, Fault> {
         let mut reply = self.one(lane, until, bytes, call).await;
         if matches!(reply, Err(Fault::NoScript)) {
             self.one(lane, until, 0, &script.load()).await?;
             reply = self.one(lane, until, bytes, call).await;
         }
-        match reply? {
-            Value::Int(number) => Ok(number),
-            _ => Err(Fault::Garbled),
-        }
+        reply
     }
 
     /// One command. What it says of the operation alone is an error, too.

@@ -1,11 +1,13 @@
 use sha2::{Digest as _, Sha256};
 
-use crate::{error::Error, key::Key};
+use crate::{error::Error, key::Key, store::Token};
 
 /// How many parts the keys are divided into; each has an epoch of its own.
 pub(super) const BUCKETS: usize = 256;
 
 const LEASE: &str = ":lease";
+const WANTED: &str = ":wanted";
+const LIVE: &str = ":live:";
 
 /// The names of this cache's keys in Redis.
 ///
@@ -56,6 +58,29 @@ impl Names {
     /// The key of a record, if it is the name of its lease.
     pub(super) fn parse_lease(&self, name: &[u8]) -> Option<Key> {
         self.parse(name.strip_suffix(LEASE.as_bytes())?)
+    }
+
+    /// Whose live stream of the record is wanted.
+    pub(super) fn wanted(&self, key: &Key) -> String {
+        let mut name = self.record(key);
+        name.push_str(WANTED);
+        name
+    }
+
+    /// The key of a record, if it is the name of the wish for its live stream.
+    pub(super) fn parse_wanted(&self, name: &[u8]) -> Option<Key> {
+        self.parse(name.strip_suffix(WANTED.as_bytes())?)
+    }
+
+    /// What the holder of a lease says while it makes the record. Each holder has a name of its own, so that none reads on in another's.
+    pub(super) fn live(&self, key: &Key, token: Token) -> String {
+        format!("{}{LIVE}{:032x}", self.record(key), u128::from_be_bytes(token.0))
+    }
+
+    /// The key of a record, if it is the name of a live stream of it.
+    pub(super) fn parse_live(&self, name: &[u8]) -> Option<Key> {
+        let at = name.len().checked_sub(LIVE.len() + 32)?;
+        self.parse(name[at..].starts_with(LIVE.as_bytes()).then(|| &name[..at])?)
     }
 
     /// The bucket, if it is the name of an epoch.
@@ -122,7 +147,7 @@ impl Names {
 #[cfg(test)]
 mod tests {
     use super::Names;
-    use crate::key::Key;
+    use crate::{key::Key, store::Token};
 
     #[test]
     fn a_name_leads_back_to_its_key_and_other_names_lead_nowhere() {
@@ -139,6 +164,13 @@ mod tests {
         }
         assert_eq!(names.parse_lease(names.lease(&key).as_bytes()), Some(key));
         assert_eq!(names.parse_lease(name.as_bytes()), None);
+        assert_eq!(names.parse_wanted(names.wanted(&key).as_bytes()), Some(key));
+        let live = names.live(&key, Token([0; 16]));
+        assert!(live.ends_with(":live:00000000000000000000000000000000"), "{live}");
+        assert_eq!(names.parse_live(live.as_bytes()), Some(key));
+        for other in [name.clone(), names.lease(&key), live.replace(":live:", ":like:"), String::new()] {
+            assert_eq!((names.parse_wanted(other.as_bytes()), names.parse_live(other.as_bytes())), (None, None), "{other}");
+        }
         let tag = names.tag("team: blue");
         assert!(names.is_tag(tag.as_bytes()) && !tag.contains("blue"), "{tag}");
         assert!(!names.is_tag(&tag.as_bytes()[1..]) && !names.is_tag(names.record(&key).as_bytes()));
@@ -149,6 +181,8 @@ mod tests {
             name.to_uppercase(),
             format!("{name}0"),
             format!("{name}:lease"),
+            names.wanted(&key),
+            live,
             format!("x{name}"),
             name.replace("{ab}", "{a}b"),
             name.replace("aaa9", "AAA9"),

@@ -155,28 +155,78 @@ return told",
 });
 
 /// Grants the lease of a key (1), unless what is under the key is not what was seen there (2), it was declined a moment ago (3), or another has
-/// it (0). Called twice with the same token, it answers twice the same.
+/// it: then it answers with the token of that one. Called twice with the same token, it answers twice the same.
 ///
-/// Keys: record, lease. Arguments: number of the value seen, token, lifetime in milliseconds, what stands for declined.
+/// Whoever does not get it may want to follow what is made under it, and leaves word of that for as long as a lease lasts.
+///
+/// Keys: record, lease; perhaps where to leave word. Arguments: number of the value seen, token, lifetime in milliseconds, what stands for declined.
 pub(super) static CLAIM: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         "local there = redis.pcall('GETRANGE', KEYS[1], 4, 11)
 if type(there) == 'string' and there ~= '' and there ~= ARGV[1] then return 2 end
 local holder = redis.call('GET', KEYS[2])
 if holder == ARGV[4] then return 3 end
-if holder and holder ~= ARGV[2] then return 0 end
+if holder and holder ~= ARGV[2] then
+  if KEYS[3] and redis.call('GET', KEYS[3]) ~= holder then redis.call('SET', KEYS[3], holder, 'PX', ARGV[3]) end
+  return holder
+end
 redis.call('SET', KEYS[2], ARGV[2], 'PX', ARGV[3])
 return 1",
     )
 });
 
-/// Lets a lease last for longer, if it is still held, or puts something else in its place, or nothing.
+/// Lets a lease last for longer, if it is still held, or puts something else in its place, or nothing. Says 2 rather than 1 if someone wants to follow what
+/// is made under it.
 ///
-/// Keys: lease. Arguments: token, what to put in its place, lifetime of that in milliseconds.
+/// Keys: lease; perhaps where word of that is left. Arguments: token, what to put in its place, lifetime of that in milliseconds.
 pub(super) static SETTLE: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         "if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 if ARGV[2] == '' then redis.call('UNLINK', KEYS[1]) else redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3]) end
+if KEYS[2] and redis.call('GET', KEYS[2]) == ARGV[1] then return 2 end
 return 1",
+    )
+});
+
+/// Adds parts to a live stream, and lets it live on. Says 0 if the parts before them are not there, 1 if they were added and nobody wants them any more, 2 if
+/// somebody does. Called twice with the same parts, it answers twice the same.
+///
+/// Keys: stream, where word is left that it is wanted. Arguments: token, lifetime in milliseconds, number of the first part, parts.
+pub(super) static APPEND: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        "local there = redis.call('XLEN', KEYS[1])
+local from = tonumber(ARGV[3])
+if there < from then return 0 end
+for i = 4 + there - from, #ARGV do
+  redis.call('XADD', KEYS[1], '1-' .. (from + i - 3), '', ARGV[i])
+end
+redis.call('PEXPIRE', KEYS[1], ARGV[2])
+if redis.call('GET', KEYS[2]) == ARGV[1] then return 2 end
+return 1",
+    )
+});
+
+/// Parts of a live stream from a number on: as many as fit into a length, at least one; -1, if one is longer than a part may be. Says 0 if there is no
+/// such stream. Who follows says so, for as long as a lease lasts. Looks at few at a time, for a script copies what it looks at.
+///
+/// Keys: stream, where to leave word that it is wanted. Arguments: number of the first part, at most how many, their length, the length of the longest there may
+/// be; perhaps token and lifetime in milliseconds.
+pub(super) static FOLLOW: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        "if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
+if ARGV[5] then redis.call('SET', KEYS[2], ARGV[5], 'PX', ARGV[6]) end
+local told, left, from = {}, tonumber(ARGV[3]), '1-' .. (ARGV[1] + 1)
+repeat
+  local found = redis.call('XRANGE', KEYS[1], from, '+', 'COUNT', 8)
+  for _, entry in ipairs(found) do
+    local part = entry[2][2]
+    if #part > tonumber(ARGV[4]) then return -1 end
+    left = left - #part
+    if #told > 0 and left < 0 then return told end
+    told[#told + 1] = part
+    from = '(' .. entry[1]
+  end
+until #found < 8 or #told >= tonumber(ARGV[2])
+return told",
     )
 });

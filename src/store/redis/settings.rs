@@ -33,6 +33,7 @@ pub struct RedisBuilder {
     seal: Option<SealKeys>,
     fill_bound: Duration,
     lease: Option<Duration>,
+    live: Option<usize>,
     clock: Clock,
 }
 
@@ -68,6 +69,7 @@ impl RedisBuilder {
             seal: None,
             fill_bound: Duration::from_secs(600),
             lease: Some(Duration::from_secs(10)),
+            live: Some(4 << 20),
             clock: Clock::system(),
         }
     }
@@ -207,6 +209,15 @@ impl RedisBuilder {
         self
     }
 
+    /// Lets callers in other processes, who wait for an answer that is made under a [lease](Self::lease), receive it as it is made: as soon as someone waits, what
+    /// comes from upstream is appended to a stream in Redis. So many bytes of a body may be there; of a longer one no more is said, and those who have a part of it
+    /// are given an error. A stream expires when nothing was said for as long as a lease lasts. A miss for which nobody else waits costs nothing more. `None` turns it off:
+    /// then others wait for the whole answer. Default: 4 MiB.
+    pub fn live(mut self, max_bytes: Option<usize>) -> Self {
+        self.live = max_bytes;
+        self
+    }
+
     /// Sets the source of time. Default: the system's.
     pub fn clock(mut self, clock: Clock) -> Self {
         self.clock = clock;
@@ -235,6 +246,7 @@ impl RedisBuilder {
             seal,
             fill_bound,
             lease,
+            live,
             clock,
         } = self;
         let names = Names::new(&prefix)?;
@@ -269,6 +281,7 @@ impl RedisBuilder {
             clock,
             writes: Default::default(),
             lease,
+            live: live.filter(|_| lease.is_some()),
             waiters: Default::default(),
             hears: Default::default(),
         };

@@ -26,6 +26,10 @@ pub(in crate::store) enum Change {
     Key(Key),
     /// Who makes what is under a key.
     Lease(Key),
+    /// Who wants to follow the making of what is under a key.
+    Wanted(Key),
+    /// What is said while it is made.
+    Live(Key),
     /// The epoch of all keys that begin with this byte.
     Bucket(u8),
     /// Everything.
@@ -133,6 +137,10 @@ fn tell(data: &[Value], names: &Names, listener: &dyn Listener) {
                         listener.changed(Change::Key(key));
                     } else if let Some(key) = names.parse_lease(name) {
                         listener.changed(Change::Lease(key));
+                    } else if let Some(key) = names.parse_live(name) {
+                        listener.changed(Change::Live(key));
+                    } else if let Some(key) = names.parse_wanted(name) {
+                        listener.changed(Change::Wanted(key));
                     } else if let Some(bucket) = names.parse_epoch(name) {
                         listener.changed(Change::Bucket(bucket));
                     }

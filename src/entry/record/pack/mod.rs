@@ -122,6 +122,49 @@ impl Packing {
         }
     }
 
+    /// Packs one part, which is bound to its beginning in the clear, and to its place. `None` if it cannot be sealed.
+    #[cfg(feature = "redis")]
+    pub(super) fn pack_part(&self, clear: Vec<u8>, place: &[u8], plain: &[u8]) -> Option<Vec<u8>> {
+        let squeezed = self.compression.applies(plain.len(), true, false).then(|| compress::compress(plain)).flatten();
+        let flags = if squeezed.is_some() { COMPRESSED } else { 0 } | if self.seal.is_some() { SEALED } else { 0 };
+        let packed = squeezed.as_deref().unwrap_or(plain);
+        let mut out = clear;
+        out[6..8].copy_from_slice(&flags.to_le_bytes());
+        match &self.seal {
+            Some(keys) => keys.seal_part(&mut out, place, packed)?,
+            None => {
+                out.extend_from_slice(packed);
+                let sum = checksum(checksum(0, place), &out);
+                out.extend_from_slice(&sum.to_le_bytes());
+            }
+        }
+        Some(out)
+    }
+
+    /// What was packed, `len` bytes of it.
+    #[cfg(feature = "redis")]
+    pub(super) fn unpack_part(&self, clear: &[u8], flags: u16, place: &[u8], rest: &[u8], len: usize) -> Result<Vec<u8>, Error> {
+        if flags & !(COMPRESSED | SEALED) != 0 || self.seal.is_some() != (flags & SEALED != 0) {
+            return Err(Error::corrupt("a part of a live stream has unknown flags, or is not sealed as it should be"));
+        }
+        let packed = match &self.seal {
+            Some(keys) => keys.open_part(clear, place, rest)?,
+            None => {
+                let (packed, sum) = rest.split_at_checked(rest.len().wrapping_sub(CHECKSUM)).ok_or_else(cut_short)?;
+                if checksum(checksum(0, place), &[clear, packed].concat()).to_le_bytes() != sum {
+                    return Err(Error::corrupt("a part of a live stream is damaged, or out of its place"));
+                }
+                packed.to_vec()
+            }
+        };
+        if flags & COMPRESSED != 0 {
+            let mut plain = Vec::with_capacity(len);
+            compress::expand(&packed, &mut plain, len)?;
+            return Ok(plain);
+        }
+        if packed.len() == len { Ok(packed) } else { Err(contradiction()) }
+    }
+
     fn is_plain(&self, shared: &Shared) -> Result<bool, Error> {
         if shared.flags & !(COMPRESSED | SEALED) != 0 || shared.flags & COMPRESSED != 0 && shared.kind != Kind::Response {
             return Err(Error::corrupt("the record has unknown flags"));

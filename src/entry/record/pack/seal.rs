@@ -89,6 +89,28 @@ mod with {
             Ok((own, Opener { cipher, nonce: rest, bound: [&bound[..], tag].concat() }))
         }
 
+        /// Appends a part of a live stream, sealed, to its beginning in the clear. It is bound to both that and its place.
+        #[cfg(feature = "redis")]
+        pub(in super::super) fn seal_part(&self, out: &mut Vec<u8>, place: &[u8], plain: &[u8]) -> Option<()> {
+            let (id, cipher) = self.keys.first()?;
+            let mut nonce = [0; NONCE];
+            getrandom::fill(&mut nonce).ok()?;
+            let bound = [out, place, &id.to_le_bytes(), &self.namespace].concat();
+            out.extend_from_slice(&id.to_le_bytes());
+            out.extend_from_slice(&nonce);
+            append(cipher, &nonce, &bound, out, plain).map(drop)
+        }
+
+        /// The way back.
+        #[cfg(feature = "redis")]
+        pub(in super::super) fn open_part(&self, clear: &[u8], place: &[u8], sealed: &[u8]) -> Result<Vec<u8>, Error> {
+            let (header, sealed) = sealed.split_first_chunk::<HEADER>().ok_or_else(forged)?;
+            let (id, nonce) = header.split_first_chunk::<4>().ok_or_else(forged)?;
+            let known = self.keys.iter().find(|(known, _)| known.to_le_bytes() == *id);
+            let (_, cipher) = known.ok_or_else(|| Error::corrupt("the record is sealed with an unknown key"))?;
+            take(cipher, nonce.try_into().map_err(|_| forged())?, &[clear, place, id, &self.namespace].concat(), sealed)
+        }
+
         /// What the sealed parts are bound to besides: the part in the clear, with version, kind, flags, key and lengths; key id; namespace.
         fn bound(&self, clear: &[u8], id: u32) -> Vec<u8> {
             debug_assert!(clear.len() > SHARED);
@@ -156,6 +178,16 @@ pub enum SealKeys {}
 #[cfg(not(feature = "seal"))]
 impl SealKeys {
     pub(super) fn seal(&self, _: &mut Vec<u8>, _: &[u8], _: Option<&[u8]>) -> Option<()> {
+        match *self {}
+    }
+
+    #[cfg(feature = "redis")]
+    pub(super) fn seal_part(&self, _: &mut Vec<u8>, _: &[u8], _: &[u8]) -> Option<()> {
+        match *self {}
+    }
+
+    #[cfg(feature = "redis")]
+    pub(super) fn open_part(&self, _: &[u8], _: &[u8], _: &[u8]) -> Result<Vec<u8>, Error> {
         match *self {}
     }
 
