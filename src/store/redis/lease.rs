@@ -44,14 +44,15 @@ impl Redis {
         let until = Instant::now() + patience;
         let token = Token(fastrand::u128(..).to_be_bytes());
         let [_, seen] = generation.0;
-        let mut command = CLAIM.call(&[&inner.names.record(key), &inner.names.lease(key)]);
+        let name = inner.names.record(key);
+        let mut command = CLAIM.call(&[&name, &inner.names.lease(key)]);
         command.arg(&seen.to_be_bytes()[..]).arg(&token.0[..]).arg(millis(lasts)).arg(DECLINED);
         // Given up in the middle, it may have been granted: then it expires. Waiting begins before the question, so that no word is missed.
         let waiter = Waiter::new(&inner.waiters, *key);
         let mut poll = POLL;
         loop {
             let woken = waiter.notify.notified();
-            let granted = inner.run_on(Lane::Read, &CLAIM, Instant::now() + inner.deadlines.read, 0, &command).await?;
+            let granted = inner.run_on(Lane::Read, &CLAIM, &name, Instant::now() + inner.deadlines.read, 0, &command).await?;
             match granted {
                 1 => return Ok(Claim::Granted(token, lasts / 3)),
                 2 => return Ok(Claim::Changed),
@@ -80,9 +81,10 @@ impl Redis {
 
     async fn settle(&self, key: &Key, token: Token, instead: &[u8], lasts: Duration) -> Result<bool, Error> {
         let inner = &self.inner;
-        let mut command = SETTLE.call(&[&inner.names.lease(key)]);
+        let name = inner.names.lease(key);
+        let mut command = SETTLE.call(&[&name]);
         command.arg(&token.0[..]).arg(instead).arg(millis(lasts));
-        Ok(inner.run(&SETTLE, Instant::now() + inner.deadlines.write, 0, &command).await? == 1)
+        Ok(inner.run(&SETTLE, &name, Instant::now() + inner.deadlines.write, 0, &command).await? == 1)
     }
 }
 

@@ -25,6 +25,7 @@ use super::{
     breaker::{Breaker, LinkState},
     endpoint::Endpoint,
     fault::Fault,
+    scripts::Script,
 };
 
 /// See the module. Ends its tasks when it is dropped.
@@ -42,8 +43,11 @@ pub(super) enum Lane {
 }
 
 /// What is sent.
+#[derive(Clone, Copy)]
 pub(super) enum Ask<'a> {
     One(&'a Cmd),
+    /// A call of a script, which the server may have to be told first.
+    Script(&'a Script, &'a Cmd),
     All(&'a Pipeline),
 }
 
@@ -465,7 +469,7 @@ impl Slot {
 impl Ask<'_> {
     async fn send(&self, connection: &mut MultiplexedConnection) -> Result<Vec<Value>, RedisError> {
         match self {
-            Self::One(command) => connection.send_packed_command(command).await.map(|reply| vec![reply]),
+            Self::One(command) | Self::Script(_, command) => connection.send_packed_command(command).await.map(|reply| vec![reply]),
             Self::All(pipeline) => connection.send_packed_commands(pipeline, 0, pipeline.len()).await,
         }
     }

@@ -38,6 +38,7 @@ mod lease;
 mod link;
 mod names;
 mod scripts;
+mod servers;
 mod settings;
 #[cfg(feature = "analytics")]
 mod sums;
@@ -55,6 +56,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use futures_util::future::try_join_all;
 use redis::{Cmd, Pipeline, Value};
 use tokio::time::Instant;
 
@@ -67,9 +69,10 @@ use self::{
     endpoint::Endpoint,
     fault::Fault,
     frame::{Frame, Framed, Kind},
-    link::{Ask, Lane, Link},
+    link::{Ask, Lane},
     names::Names,
     scripts::{DISCARD, PUT, REMOVE, Script},
+    servers::{Servers, To},
     settings::Deadlines,
     tags::Member,
 };
@@ -103,7 +106,7 @@ pub struct Redis {
 }
 
 struct Inner {
-    link: Link,
+    servers: Servers,
     /// In the newer protocol, which has room for what nobody asked for.
     tracking: Endpoint,
     names: Names,
@@ -163,7 +166,7 @@ impl Redis {
 
     /// How the connection to Redis is.
     pub fn status(&self) -> LinkStatus {
-        self.inner.link.status()
+        self.inner.servers.status()
     }
 
     /// How many records Redis refused to store: out of memory, no permission.
@@ -211,7 +214,7 @@ impl Redis {
         }
         // It is copied into the command.
         drop(encoded);
-        match self.inner.run(&PUT, until, Frame::LEN + len as usize, &command).await {
+        match self.inner.run(&PUT, &name, until, Frame::LEN + len as usize, &command).await {
             Ok(stored) => {
                 // One of the two is gone for good.
                 let gone = if stored == 1 { Member { id: seen, ..member } } else { member };
@@ -294,16 +297,18 @@ impl Store for Redis {
     async fn remove(&self, key: &Key) -> Result<bool, Error> {
         let until = Instant::now() + self.inner.deadlines.write;
         let mark = Frame::new(Kind::Removed, 0).bytes();
-        let mut command = REMOVE.call(&[&self.inner.names.record(key), &self.inner.names.lease(key)]);
+        let name = self.inner.names.record(key);
+        let mut command = REMOVE.call(&[&name, &self.inner.names.lease(key)]);
         command.arg(&mark[..Frame::IDENTITY]).arg(millis(self.inner.fill_bound)).arg(&frame::RECORD[..]);
-        Ok(self.inner.run(&REMOVE, until, 0, &command).await? == 1)
+        Ok(self.inner.run(&REMOVE, &name, until, 0, &command).await? == 1)
     }
 
     async fn metadata(&self, key: &Key) -> Result<Option<Listing>, Error> {
         let until = Instant::now() + self.inner.deadlines.read;
+        let name = self.inner.names.record(key);
         let mut command = redis::cmd("GETRANGE");
-        command.arg(self.inner.names.record(key)).arg(0).arg(Frame::LEN + Codec::PREFIX - 1);
-        let beginning = match self.inner.one(Lane::Read, until, 0, &command).await? {
+        command.arg(&name).arg(0).arg(Frame::LEN + Codec::PREFIX - 1);
+        let beginning = match self.inner.one(To::Key(&name), Lane::Read, until, 0, &command).await? {
             Value::BulkString(bytes) => bytes,
             _ => return Ok(None),
         };
@@ -328,14 +333,17 @@ impl Store for Redis {
         let until = Instant::now() + self.inner.deadlines.read;
         let mut pipeline = Pipeline::with_capacity(2);
         pipeline.cmd("DBSIZE").cmd("INFO").arg("memory");
-        let replies = self.inner.link.call(Lane::Read, until, 0, Ask::All(&pipeline)).await?;
+        let primaries = self.inner.servers.primaries(until).await?;
+        let asking =
+            primaries.iter().map(|primary| self.inner.servers.call(To::Primary(primary), Lane::Read, until, 0, Ask::All(&pipeline)));
         let mut usage = StoreUsage::default();
-        for reply in &replies {
+        // Without permission, that much remains unknown.
+        let more = |sum: &mut Option<u64>, number: Option<u64>| *sum = number.map(|number| sum.unwrap_or_default() + number).or(*sum);
+        for reply in try_join_all(asking).await?.iter().flatten() {
             match reply {
-                Value::Int(keys) => usage.total_keys = u64::try_from(*keys).ok(),
-                Value::BulkString(text) => usage.bytes = number_in(text, "used_memory"),
-                Value::VerbatimString { text, .. } => usage.bytes = number_in(text.as_bytes(), "used_memory"),
-                // Without permission, that much remains unknown.
+                Value::Int(keys) => more(&mut usage.total_keys, u64::try_from(*keys).ok()),
+                Value::BulkString(text) => more(&mut usage.bytes, number_in(text, "used_memory")),
+                Value::VerbatimString { text, .. } => more(&mut usage.bytes, number_in(text.as_bytes(), "used_memory")),
                 _ => {}
             }
         }
@@ -353,7 +361,7 @@ impl Store for Redis {
     }
 
     async fn shutdown(&self) {
-        self.inner.link.shutdown().await;
+        self.inner.servers.shutdown().await;
     }
 }
 
@@ -372,7 +380,7 @@ impl Inner {
             pipeline.cmd("GET").arg(&epoch_name).cmd("GETRANGE").arg(name).arg(0).arg(FIRST - 1);
         };
         look(&mut pipeline);
-        let mut replies = self.link.call(Lane::Read, until, 0, Ask::All(&pipeline)).await?;
+        let mut replies = self.servers.call(To::Key(name), Lane::Read, until, 0, Ask::All(&pipeline)).await?;
         let mut epoch = replies.first().and_then(epoch_of);
         if epoch.is_none() {
             let is_vacant = matches!(replies.first(), Some(Value::Nil));
@@ -382,7 +390,7 @@ impl Inner {
                 pipeline.arg("NX");
             }
             look(&mut pipeline);
-            replies = self.link.call(Lane::Read, until, 0, Ask::All(&pipeline)).await?;
+            replies = self.servers.call(To::Key(name), Lane::Read, until, 0, Ask::All(&pipeline)).await?;
             epoch = replies.get(1).and_then(epoch_of);
         }
         let value = replies.pop().unwrap_or(Value::Nil);
@@ -402,7 +410,7 @@ impl Inner {
     async fn whole(&self, name: &str, len: usize, until: Instant) -> Result<Vec<u8>, Fault> {
         let mut command = redis::cmd("GETRANGE");
         command.arg(name).arg(0).arg(len - 1);
-        match self.one(Lane::Bulk, until, len, &command).await? {
+        match self.one(To::Key(name), Lane::Bulk, until, len, &command).await? {
             Value::BulkString(bytes) => Ok(bytes),
             _ => Ok(Vec::new()),
         }
@@ -417,30 +425,29 @@ impl Inner {
         // Should this fail, the next to read it tries again.
         let mut command = DISCARD.call(&[name]);
         command.arg(beginning);
-        let _ = self.run(&DISCARD, until, 0, &command).await;
+        let _ = self.run(&DISCARD, name, until, 0, &command).await;
         Error::corrupt("a value in redis was not what was stored there, and was dropped")
     }
 
-    /// Runs a script that answers with a number. If the server does not know it, it is told.
-    async fn run(&self, script: &Script, until: Instant, bytes: usize, call: &Cmd) -> Result<i64, Fault> {
-        self.run_on(Lane::Bulk, script, until, bytes, call).await
+    /// Runs a script that answers with a number, where the key of this name is.
+    async fn run(&self, script: &Script, name: &str, until: Instant, bytes: usize, call: &Cmd) -> Result<i64, Fault> {
+        self.run_on(Lane::Bulk, script, name, until, bytes, call).await
     }
 
-    async fn run_on(&self, lane: Lane, script: &Script, until: Instant, bytes: usize, call: &Cmd) -> Result<i64, Fault> {
-        let mut reply = self.one(lane, until, bytes, call).await;
-        if matches!(reply, Err(Fault::NoScript)) {
-            self.one(lane, until, 0, &script.load()).await?;
-            reply = self.one(lane, until, bytes, call).await;
-        }
-        match reply? {
+    async fn run_on(&self, lane: Lane, script: &Script, name: &str, until: Instant, bytes: usize, call: &Cmd) -> Result<i64, Fault> {
+        match self.ask(To::Key(name), lane, until, bytes, Ask::Script(script, call)).await? {
             Value::Int(number) => Ok(number),
             _ => Err(Fault::Garbled),
         }
     }
 
     /// One command. What it says of the operation alone is an error, too.
-    async fn one(&self, lane: Lane, until: Instant, bytes: usize, command: &Cmd) -> Result<Value, Fault> {
-        let reply = self.link.call(lane, until, bytes, Ask::One(command)).await?.pop().unwrap_or(Value::Nil);
+    async fn one(&self, to: To<'_>, lane: Lane, until: Instant, bytes: usize, command: &Cmd) -> Result<Value, Fault> {
+        self.ask(to, lane, until, bytes, Ask::One(command)).await
+    }
+
+    async fn ask(&self, to: To<'_>, lane: Lane, until: Instant, bytes: usize, ask: Ask<'_>) -> Result<Value, Fault> {
+        let reply = self.servers.call(to, lane, until, bytes, ask).await?.pop().unwrap_or(Value::Nil);
         match Fault::of_value(&reply) {
             Some(fault) => Err(fault),
             None => Ok(reply),
@@ -475,11 +482,15 @@ fn epoch_of(reply: &Value) -> Option<u64> {
     }
 }
 
-/// A number in an answer to `INFO`.
-fn number_in(info: &[u8], name: &str) -> Option<u64> {
+/// A field of an answer to `INFO`.
+fn field_of<'a>(info: &'a [u8], name: &str) -> Option<&'a str> {
     let lines = info.split(|byte| *byte == b'\n');
-    let number = lines.filter_map(|line| line.strip_prefix(name.as_bytes())?.strip_prefix(b":")).next()?;
-    std::str::from_utf8(number).ok()?.trim().parse().ok()
+    let field = lines.filter_map(|line| line.strip_prefix(name.as_bytes())?.strip_prefix(b":")).next()?;
+    std::str::from_utf8(field).ok().map(str::trim)
+}
+
+fn number_in(info: &[u8], name: &str) -> Option<u64> {
+    field_of(info, name)?.parse().ok()
 }
 
 /// At least 1: what expires at once is an error to Redis.

@@ -5,6 +5,7 @@ use super::{
     endpoint::Endpoint,
     link::{COPIES, Limits, Link},
     names::Names,
+    servers::Servers,
 };
 #[cfg(feature = "seal")]
 use crate::entry::record::SealKeys;
@@ -260,7 +261,7 @@ impl RedisBuilder {
         };
         let inner = Inner {
             tracking: endpoint.clone().in_resp3(),
-            link: Link::new(endpoint, limits),
+            servers: Servers::One(Link::new(endpoint, limits)),
             names,
             codec,
             max_record,

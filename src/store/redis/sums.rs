@@ -11,6 +11,7 @@ use super::{
     link::{Ask, Lane},
     millis,
     scripts::ADD,
+    servers::To,
 };
 use crate::error::Error;
 
@@ -69,7 +70,7 @@ impl Redis {
             }
         }
         let bytes = command.get_packed_command().len();
-        self.inner.run(&ADD, until, bytes, &command).await?;
+        self.inner.run(&ADD, &names[0], until, bytes, &command).await?;
         Ok(())
     }
 
@@ -82,7 +83,7 @@ impl Redis {
             for name in names {
                 pipeline.cmd("HGETALL").arg(self.sums_name(name));
             }
-            for reply in self.inner.link.call(Lane::Bulk, until, 0, Ask::All(&pipeline)).await? {
+            for reply in self.inner.servers.call(To::Key(&self.sums_name("")), Lane::Bulk, until, 0, Ask::All(&pipeline)).await? {
                 if let Some(fault) = Fault::of_value(&reply) {
                     return Err(fault.into());
                 }
@@ -99,8 +100,11 @@ impl Redis {
     pub(crate) async fn records(&self, limit: usize) -> Result<Vec<Vec<(String, String)>>, Error> {
         let until = Instant::now() + self.inner.deadlines.write.max(self.inner.deadlines.read);
         let mut command = redis::cmd("XREVRANGE");
-        command.arg(self.sums_name("records")).arg("+").arg("-").arg("COUNT").arg(limit);
-        let Value::Array(entries) = self.inner.one(Lane::Bulk, until, 0, &command).await? else { return Err(Fault::Garbled.into()) };
+        let name = self.sums_name("records");
+        command.arg(&name).arg("+").arg("-").arg("COUNT").arg(limit);
+        let Value::Array(entries) = self.inner.one(To::Key(&name), Lane::Bulk, until, 0, &command).await? else {
+            return Err(Fault::Garbled.into());
+        };
         let record = |entry| match entry {
             Value::Array(parts) => {
                 let fields = parts.into_iter().nth(1).map(texts).unwrap_or_default();

@@ -56,7 +56,7 @@ impl Redis {
         inner.hears.store(true, Ordering::SeqCst);
         let listener = Arc::new(Both { first: Arc::clone(&inner.waiters) as _, second: listener });
         let following = follow(inner.tracking.clone(), inner.names.clone(), inner.deadlines.connect, heartbeat, listener);
-        inner.link.spawn(following);
+        inner.servers.spawn(following);
     }
 }
 
