@@ -31,6 +31,7 @@
 //! records, which are then made anew, and removals.
 
 mod breaker;
+mod cluster;
 mod endpoint;
 mod fault;
 mod frame;
@@ -40,6 +41,7 @@ mod names;
 mod scripts;
 mod servers;
 mod settings;
+mod slots;
 #[cfg(feature = "analytics")]
 mod sums;
 mod sweep;
@@ -66,7 +68,6 @@ pub(crate) use self::sums::{Addition, Cap, Sums};
 pub(in crate::store) use self::tracking::{Change, Listener};
 pub use self::{breaker::LinkState, link::LinkStatus, settings::RedisBuilder};
 use self::{
-    endpoint::Endpoint,
     fault::Fault,
     frame::{Frame, Framed, Kind},
     link::{Ask, Lane},
@@ -107,8 +108,6 @@ pub struct Redis {
 
 struct Inner {
     servers: Servers,
-    /// In the newer protocol, which has room for what nobody asked for.
-    tracking: Endpoint,
     names: Names,
     codec: Codec,
     max_record: usize,

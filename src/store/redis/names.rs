@@ -81,9 +81,9 @@ impl Names {
         digest.is_some_and(|digest| digest.len() == 64 && digest.iter().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f')))
     }
 
-    /// What a probe writes to.
-    pub(super) fn probe(&self) -> String {
-        format!("{}:{{00}}:probe", self.prefix)
+    /// What a probe writes to, in the slot of a hash tag.
+    pub(super) fn probe(&self, tag: &str) -> String {
+        format!("{}:{{{tag}}}:probe", self.prefix)
     }
 
     /// The key of a record, if it is the name of one.
@@ -144,7 +144,8 @@ mod tests {
         assert!(!names.is_tag(&tag.as_bytes()[1..]) && !names.is_tag(names.record(&key).as_bytes()));
         for other in [
             names.epoch_of(&key),
-            names.probe(),
+            names.probe("00"),
+            names.probe("7"),
             names.tag("tag"),
             name.to_uppercase(),
             format!("{name}0"),

@@ -4,17 +4,24 @@
 //! - Keys of many slots: [`spread`](Servers::spread), which sends each server its part.
 //! - What concerns whole servers (`SCAN`, `DBSIZE`): [`call`](Servers::call), to each of the [`primaries`](Servers::primaries).
 
+use std::sync::Arc;
+
 use redis::{Cmd, Pipeline, Value};
 use tokio::time::Instant;
 
 use super::{
+    cluster::{Cluster, Node},
+    endpoint::Place,
     fault::Fault,
-    link::{Ask, Lane, Link, LinkStatus},
+    link::{Ask, Lane, Limits, Link, LinkStatus},
+    names::Names,
     scripts::Script,
+    slots::Claim,
 };
 
 pub(super) enum Servers {
     One(Link),
+    Cluster(Cluster),
 }
 
 /// Whom to ask.
@@ -26,18 +33,32 @@ pub(super) enum To<'a> {
 }
 
 /// A server that has keys.
-pub(super) struct Primary;
+pub(super) struct Primary(Option<(Arc<Node>, Claim)>);
 
 /// All servers that have keys, as they were at one time.
 pub(super) struct Primaries(Vec<Primary>);
 
 impl Servers {
+    pub(super) fn at(place: Place, names: &Names, limits: Limits) -> Self {
+        match place {
+            Place::One(endpoint) => Self::One(Link::new(endpoint, limits)),
+            Place::Cluster(seeds) => Self::Cluster(Cluster::new(seeds, names.clone(), limits)),
+        }
+    }
+
     /// Sends and waits for the replies, until the deadline. `bytes` is what goes there and back, if it may be much.
     ///
     /// Replies that refuse one operation are handed over as they are; what says something of the server is an error.
-    pub(super) async fn call(&self, _to: To<'_>, lane: Lane, until: Instant, bytes: usize, ask: Ask<'_>) -> Result<Vec<Value>, Fault> {
+    pub(super) async fn call(&self, to: To<'_>, lane: Lane, until: Instant, bytes: usize, ask: Ask<'_>) -> Result<Vec<Value>, Fault> {
         match self {
             Self::One(link) => alone(link, lane, until, bytes, ask).await,
+            Self::Cluster(cluster) => match to {
+                To::Key(name) => cluster.call(name, lane, until, bytes, ask).await,
+                To::Primary(primary) => match &primary.0 {
+                    Some((node, _)) => alone(&node.link, lane, until, bytes, ask).await.inspect_err(|_| cluster.shared().doubt()),
+                    None => Err(Fault::Spared("of another store")),
+                },
+            },
         }
     }
 
@@ -75,13 +96,18 @@ impl Servers {
                 }
                 Ok(replies)
             }
+            Self::Cluster(cluster) => cluster.spread(lane, until, script, &commands).await,
         }
     }
 
     /// All servers that have keys, as they are now.
-    pub(super) async fn primaries(&self, _until: Instant) -> Result<Primaries, Fault> {
+    pub(super) async fn primaries(&self, until: Instant) -> Result<Primaries, Fault> {
         match self {
-            Self::One(_) => Ok(Primaries(vec![Primary])),
+            Self::One(_) => Ok(Primaries(vec![Primary(None)])),
+            Self::Cluster(cluster) => {
+                let primaries = cluster.primaries(until).await?;
+                Ok(Primaries(primaries.into_iter().map(|primary| Primary(Some(primary))).collect()))
+            }
         }
     }
 
@@ -89,12 +115,14 @@ impl Servers {
     pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         match self {
             Self::One(link) => link.spawn(task),
+            Self::Cluster(cluster) => cluster.spawn(task),
         }
     }
 
     pub(super) fn status(&self) -> LinkStatus {
         match self {
             Self::One(link) => link.status(),
+            Self::Cluster(cluster) => cluster.status(),
         }
     }
 
@@ -102,6 +130,7 @@ impl Servers {
     pub(super) async fn shutdown(&self) {
         match self {
             Self::One(link) => link.shutdown().await,
+            Self::Cluster(cluster) => cluster.shutdown().await,
         }
     }
 }
@@ -117,8 +146,12 @@ impl Primaries {
     }
 
     /// Can no key have moved from one to another since?
-    pub(super) fn hold_still_since(&self, _before: &Self) -> bool {
-        true
+    pub(super) fn hold_still_since(&self, before: &Self) -> bool {
+        let held_still = |(now, before): (&Primary, &Primary)| match (&now.0, &before.0) {
+            (Some((node, claim)), Some((same, claimed))) => Arc::ptr_eq(node, same) && claim == claimed && !claim.is_moving,
+            _ => true,
+        };
+        self.0.len() == before.0.len() && self.0.iter().zip(&before.0).all(held_still)
     }
 }
 

@@ -1,9 +1,9 @@
-use std::{env, fmt, time::Duration};
+use std::{env, fmt, sync::Arc, time::Duration};
 
 use super::{
     Inner, Redis,
-    endpoint::Endpoint,
-    link::{COPIES, Limits, Link},
+    endpoint::Place,
+    link::{Budget, COPIES, Limits},
     names::Names,
     servers::Servers,
 };
@@ -239,11 +239,11 @@ impl RedisBuilder {
             clock,
         } = self;
         let names = Names::new(&prefix)?;
-        let endpoint = Endpoint::parse(&url)?;
+        let place = Place::parse(&url)?;
         #[cfg(feature = "redis-tls")]
-        let endpoint = match certificates {
-            Some(certificates) => endpoint.with_certificates(&certificates)?,
-            None => endpoint,
+        let place = match certificates {
+            Some(certificates) => place.with_certificates(&certificates)?,
+            None => place,
         };
         let codec = Codec::new(max_record).compression(compression);
         #[cfg(feature = "seal")]
@@ -255,13 +255,12 @@ impl RedisBuilder {
             threshold: breaker_threshold,
             connections: max_connections,
             operations: max_operations,
-            bytes: max_in_flight.max(COPIES * (max_record + 4096)).min(u32::MAX as usize),
+            bytes: Arc::new(Budget::new(max_in_flight.max(COPIES * (max_record + 4096)).min(u32::MAX as usize))),
             dial: deadlines.connect,
-            probe: names.probe(),
+            probe: names.probe("00"),
         };
         let inner = Inner {
-            tracking: endpoint.clone().in_resp3(),
-            servers: Servers::One(Link::new(endpoint, limits)),
+            servers: Servers::at(place, &names, limits),
             names,
             codec,
             max_record,
