@@ -26,19 +26,22 @@ impl Server {
 
     /// With further arguments, as on the command line.
     pub fn start_with(arguments: &[&str]) -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let arguments: Vec<String> = arguments.iter().map(|argument| (*argument).to_owned()).collect();
         // Another may take the port between our look and the server's: then the next one.
-        for _ in 0..20 {
-            let port = free_port();
-            let mut child = spawn(port, &directory, &arguments);
-            if is_up(port, &mut child) {
-                return Self { child, port, directory, arguments };
-            }
-            child.kill().ok();
-            child.wait().unwrap();
+        let started = (0..20).find_map(|_| Self::try_start(arguments.iter().map(|argument| (*argument).to_owned()).collect()));
+        started.expect("redis-server does not come up")
+    }
+
+    /// `None` if another has taken its port.
+    pub fn try_start(arguments: Vec<String>) -> Option<Self> {
+        let directory = tempfile::tempdir().unwrap();
+        let port = free_port();
+        let mut child = spawn(port, &directory, &arguments);
+        if is_up(port, &mut child) {
+            return Some(Self { child, port, directory, arguments });
         }
-        panic!("redis-server does not come up");
+        child.kill().ok();
+        child.wait().unwrap();
+        None
     }
 
     pub fn port(&self) -> u16 {
