@@ -49,7 +49,8 @@ async fn passwords_databases_and_users_are_honoured() {
 }
 
 /// As the documentation of the module has it.
-const PERMISSIONS: &str = "+get +set +getrange +unlink +type +scan +zadd +zrem +zrange +zscan +pexpire +evalsha +script|load +dbsize +info";
+pub const PERMISSIONS: &str =
+    "+get +set +getrange +unlink +type +scan +zadd +zrem +zrange +zscan +pexpire +evalsha +script|load +dbsize +info";
 
 #[tokio::test]
 async fn the_published_permissions_are_enough() {

@@ -159,29 +159,43 @@ impl Cluster {
         Mail { shared: &self.shared, lane, until, bytes: 0, script, commands, replies }.deliver(errands).await
     }
 
-    /// All who have slots, with what each says of itself.
+    /// All who have keys, with what each says of itself.
     pub(super) async fn primaries(&self, until: Instant) -> Result<Vec<(Arc<Node>, Claim)>, Fault> {
-        self.shared.map(until).await?;
         let mut last = Fault::Lost;
-        // Who has none any more, or is no primary, is not yet known to be.
-        for _ in 0..2 {
-            if let Err(fault) = timeout_at(until, self.shared.learn()).await.map_err(|_| Fault::Timeout)? {
-                last = fault;
-                continue;
-            }
-            let map = self.shared.map(until).await?;
-            let nodes: Vec<_> = map.nodes.iter().enumerate().filter(|(place, _)| map.has_slots(*place)).map(|(_, node)| node).collect();
-            let asking = nodes.iter().map(|node| async move {
-                let replies = node.link.call(Lane::Bulk, until, 0, Ask::One(&nodes_command())).await?;
-                let claim = replies.first().and_then(claim_of).ok_or(Fault::Outage("not the primary"))?;
-                Ok((Arc::clone(node), claim))
-            });
-            match try_join_all(asking).await {
-                Ok(primaries) => return Ok(primaries),
+        // The first time it may show that one is none any more, or that there is another.
+        for _ in 0..3 {
+            self.shared.map(until).await?;
+            let attempt = timeout_at(until, self.try_primaries(until)).await;
+            match attempt.unwrap_or(Err(Fault::Timeout)) {
+                Ok(Some(primaries)) => return Ok(primaries),
+                Ok(None) => {}
                 Err(fault) => last = fault,
             }
         }
         self.shared.heed(Err(last))
+    }
+
+    /// `None` if there are others by now.
+    async fn try_primaries(&self, until: Instant) -> Result<Option<Vec<(Arc<Node>, Claim)>>, Fault> {
+        self.shared.learn().await?;
+        let map = self.shared.map(until).await?;
+        let asking = map.nodes.iter().map(|node| async move {
+            let replies = node.link.call(Lane::Bulk, until, 0, Ask::One(&nodes_command())).await?;
+            let claim = match replies.first().and_then(Fault::of_value) {
+                Some(fault) => return Err(fault),
+                None => replies.first().and_then(claim_of).ok_or(Fault::Outage("not the primary"))?,
+            };
+            Ok((Arc::clone(node), claim))
+        });
+        let primaries = try_join_all(asking).await?;
+        // Whoever gets its first slots has keys before it has those: it is told of when one asks for a key that is gone.
+        for slot in primaries.iter().flat_map(|(_, claim)| &claim.leaving) {
+            let name = self.shared.names.probe_in(*slot);
+            let mut command = redis::cmd("GET");
+            command.arg(&name);
+            self.call(&name, Lane::Bulk, until, 0, Ask::One(&command)).await?;
+        }
+        Ok(self.shared.map_now().is_some_and(|now| now.has_nodes_of(&map)).then_some(primaries))
     }
 
     /// Runs a task until the Cluster is given up.
@@ -487,10 +501,6 @@ impl Map {
         node.map(Arc::clone).ok_or(Fault::Outage("CLUSTERDOWN"))
     }
 
-    fn has_slots(&self, place: usize) -> bool {
-        self.owners.iter().any(|owner| usize::from(*owner) == place)
-    }
-
     fn is(&self, other: &Self) -> bool {
         self.has_nodes_of(other) && self.owners == other.owners
     }
@@ -512,16 +522,13 @@ impl Map {
 
     /// A probe writes to a key that its server has.
     fn set_probes(&self, names: &Names) {
-        let mut left: Vec<bool> = (0..self.nodes.len()).map(|place| self.has_slots(place)).collect();
-        for tag in 0u32.. {
-            if !left.contains(&true) {
-                return;
+        for (place, node) in self.nodes.iter().enumerate() {
+            if usize::from(self.owners[usize::from(slot_of(node.link.probe().as_bytes()))]) == place {
+                continue;
             }
-            let name = names.probe(&tag.to_string());
-            let owner = usize::from(self.owners[usize::from(slot_of(name.as_bytes()))]);
-            if left.get(owner) == Some(&true) {
-                left[owner] = false;
-                self.nodes[owner].link.set_probe(name);
+            let slot = self.owners.iter().position(|owner| usize::from(*owner) == place).and_then(|slot| u16::try_from(slot).ok());
+            if let Some(slot) = slot {
+                node.link.set_probe(names.probe_in(slot));
             }
         }
     }

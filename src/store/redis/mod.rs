@@ -21,7 +21,7 @@
 //! `ACL SETUSER cache on >password ~trc:* +get +set +getrange +unlink +type +scan +zadd +zrem +zrange +zscan +pexpire
 //! +evalsha +script|load +dbsize +info`; to hear of changes, as memory in front of it (`Tiered`) and those who wait for
 //! another process do, `+client|tracking +ping` too. Without those two, memory is kept for a second and who waits asks from time to time.
-//! Behind Sentinel, `+role` as well; for [`Analytics`](crate::observe::analytics), `+hincrby +hgetall +xadd +xtrim +xrevrange`.
+//! Behind Sentinel, `+role` as well. In a Cluster, `+cluster|slots +cluster|nodes +asking` as well. For [`Analytics`](crate::observe::analytics), `+hincrby +hgetall +xadd +xtrim +xrevrange`.
 //!
 //! # Sentinel
 //!

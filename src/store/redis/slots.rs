@@ -23,7 +23,9 @@ pub(super) type Owners = Vec<(RangeInclusive<u16>, Address)>;
 pub(super) struct Claim {
     /// The slots it has, ascending.
     pub(super) slots: Vec<RangeInclusive<u16>>,
-    /// Keys of some slots are on their way from it or to it.
+    /// Of these, those whose keys are on their way to another.
+    pub(super) leaving: Vec<u16>,
+    /// Are keys on their way from it or to it?
     pub(super) is_moving: bool,
 }
 
@@ -84,10 +86,14 @@ pub(super) fn claim(nodes: &str) -> Option<Claim> {
     })??;
     // Its primary, two times, its epoch, and its link.
     fields.nth(4)?;
-    let mut claim = Claim { slots: Vec::new(), is_moving: false };
+    let mut claim = Claim { slots: Vec::new(), leaving: Vec::new(), is_moving: false };
     for field in fields {
-        if field.starts_with('[') {
+        if let Some(moving) = field.strip_prefix('[') {
             claim.is_moving = true;
+            // `[93->-` and whose they will be, or `[93-<-` and whose they were.
+            if let Some((slot, _)) = moving.split_once("->-") {
+                claim.leaving.push(slot.parse().ok()?);
+            }
             continue;
         }
         let (first, last) = field.split_once('-').unwrap_or((field, field));
@@ -168,9 +174,10 @@ mod tests {
     fn a_primary_says_which_slots_it_has_and_whether_keys_move() {
         let others = "aa 127.0.0.1:1@2,host slave,fail cc 0 0 1 connected\nbb 127.0.0.1:2@3 master - 0 0 2 connected 9-16383\n";
         let mine = |rest: &str| claim(&format!("{others}cc 127.0.0.1:3@4 myself,master - 0 0 3 connected{rest}\n"));
-        assert_eq!(mine(" 0-7 8"), Some(Claim { slots: vec![0..=7, 8..=8], is_moving: false }));
-        assert_eq!(mine(" 0-7 [7->-bb]"), Some(Claim { slots: vec![0..=7], is_moving: true }));
-        assert_eq!(mine(""), Some(Claim { slots: vec![], is_moving: false }));
+        assert_eq!(mine(" 0-7 8"), Some(Claim { slots: vec![0..=7, 8..=8], leaving: vec![], is_moving: false }));
+        assert_eq!(mine(" 0-7 [7->-bb] [9-<-bb]"), Some(Claim { slots: vec![0..=7], leaving: vec![7], is_moving: true }));
+        assert_eq!(mine(" 0-7 [9-<-bb]"), Some(Claim { slots: vec![0..=7], leaving: vec![], is_moving: true }));
+        assert_eq!(mine(""), Some(Claim { slots: vec![], leaving: vec![], is_moving: false }));
         assert_eq!(mine(" 0-16384"), None);
         assert_eq!(claim(others), None);
         assert_eq!(claim("cc 127.0.0.1:3@4 myself,slave aa 0 0 3 connected\n"), None);
