@@ -27,6 +27,7 @@ mod contract;
 mod fleet;
 mod generations;
 mod history;
+mod moving;
 mod outages;
 mod refusals;
 mod removal;

@@ -102,7 +102,10 @@ impl Cluster {
         for other in self.all() {
             meet(&server, other);
         }
-        until("the new one is known", || self.all().chain([&server]).all(|one| knows(one) == knows(&server) && knows(&server) == 7));
+        until("the new one is known", || {
+            let is_well = |one: &Server| knows(one) == 7 && one.run::<String>(&["CLUSTER", "INFO"]).contains("cluster_state:ok");
+            self.all().chain([&server]).all(is_well)
+        });
         server
     }
 }
