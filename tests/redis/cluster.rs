@@ -72,6 +72,7 @@ async fn when_a_primary_is_killed_under_load_no_request_fails_and_hits_come_from
     load.end().await;
     assert!(!cluster.replicas[0].records("t").is_empty());
     // And it is written to.
+    let store = patient(cluster.url()).build().unwrap();
     for number in 0..30 {
         assert!(fill(&store, &key(number), record("after")).await);
         assert_eq!(stored(&store, &key(number)).await.as_deref(), Some("after"));

@@ -24,9 +24,9 @@ impl Cluster {
         Self::start_with(&["--cluster-node-timeout", "20000"])
     }
 
-    /// One that calls a server dead that was silent for a second.
+    /// One that calls a server dead that was silent for two seconds.
     pub fn nervous() -> Self {
-        Self::start_with(&["--cluster-node-timeout", "1000"])
+        Self::start_with(&["--cluster-node-timeout", "2000"])
     }
 
     /// With further arguments for each server, as on the command line.
