@@ -14,6 +14,8 @@ pub struct Cluster {
     pub primaries: Vec<Server>,
     pub replicas: Vec<Server>,
     arguments: Vec<String>,
+    /// Where each speaks TLS, if they do.
+    tls_ports: Vec<u16>,
 }
 
 const SLOTS: usize = 16_384;
@@ -33,7 +35,29 @@ impl Cluster {
     pub fn start_with(arguments: &[&str]) -> Self {
         let arguments: Vec<String> = arguments.iter().map(|argument| (*argument).to_owned()).collect();
         let servers = |count| -> Vec<Server> { (0..count).map(|_| start(&arguments)).collect() };
-        let cluster = Self { primaries: servers(3), replicas: servers(3), arguments: arguments.clone() };
+        Self { primaries: servers(3), replicas: servers(3), arguments: arguments.clone(), tls_ports: Vec::new() }.formed()
+    }
+
+    /// One that speaks TLS as well, as these arguments say.
+    pub fn over_tls(arguments: &[&str]) -> Self {
+        let arguments: Vec<String> =
+            arguments.iter().chain(&["--cluster-node-timeout", "20000"]).map(|argument| (*argument).to_owned()).collect();
+        let (mut servers, tls_ports): (Vec<Server>, Vec<u16>) = (0..6)
+            .map(|_| {
+                let mut port = 0;
+                let server = attempt(&arguments, || {
+                    port = free_port();
+                    ["--tls-cluster", "yes", "--tls-replication", "yes", "--tls-port", &port.to_string()].map(str::to_owned).to_vec()
+                });
+                (server, port)
+            })
+            .unzip();
+        let replicas = servers.split_off(3);
+        Self { primaries: servers, replicas, arguments: Vec::new(), tls_ports }.formed()
+    }
+
+    fn formed(self) -> Self {
+        let cluster = self;
         let all: Vec<&Server> = cluster.all().collect();
         for (place, server) in all.iter().enumerate() {
             let () = server.run(&["CLUSTER", "SET-CONFIG-EPOCH", &(place + 1).to_string()]);
@@ -74,7 +98,8 @@ impl Cluster {
 
     /// With another beginning: a scheme, credentials.
     pub fn url_with(&self, beginning: &str) -> String {
-        let at: Vec<String> = self.all().map(|server| format!("127.0.0.1:{}", server.port())).collect();
+        let ports = self.all().map(Server::port).zip(self.tls_ports.iter().map(Some).chain(std::iter::repeat(None)));
+        let at: Vec<String> = ports.map(|(plain, tls)| format!("127.0.0.1:{}", tls.unwrap_or(&plain))).collect();
         format!("{beginning}{}", at.join(","))
     }
 
@@ -158,12 +183,17 @@ fn until(what: &str, mut condition: impl FnMut() -> bool) {
 }
 
 fn start(arguments: &[String]) -> Server {
+    attempt(arguments, Vec::new)
+}
+
+/// With ports that may turn out to be taken: then others.
+fn attempt(arguments: &[String], mut ports: impl FnMut() -> Vec<String>) -> Server {
     let started = (0..20).find_map(|_| {
         // The port that is usual may be too high a number.
         let bus = free_port().to_string();
         let own = ["--cluster-enabled", "yes", "--cluster-port", &bus, "--repl-diskless-sync-delay", "0"];
         let own = own.into_iter().chain(["--cluster-allow-replica-migration", "no", "--cluster-replica-validity-factor", "0"]);
-        Server::try_start(own.map(str::to_owned).chain(arguments.iter().cloned()).collect())
+        Server::try_start(own.map(str::to_owned).chain(ports()).chain(arguments.iter().cloned()).collect())
     });
     started.expect("redis-server does not come up")
 }

@@ -150,7 +150,8 @@ pub struct Fleet {
     sentinels: Vec<Sentinel>,
 }
 
-struct Sentinel {
+/// One who watches a primary under the name `main`.
+pub struct Sentinel {
     child: Child,
     port: u16,
     _directory: TempDir,
@@ -160,7 +161,7 @@ impl Fleet {
     pub fn start() -> Self {
         let primary = Server::start();
         let replica = Server::start_with(&["--replicaof", "127.0.0.1", &primary.port().to_string(), "--repl-diskless-sync-delay", "0"]);
-        let sentinels = (0..3).map(|_| Sentinel::start(primary.port())).collect();
+        let sentinels = (0..3).map(|_| Sentinel::start(primary.port(), 2, "")).collect();
         let fleet = Self { primary, replica, sentinels };
         let is_watched = |sentinel: &Sentinel| {
             let know = |what: &str| -> usize {
@@ -200,14 +201,15 @@ impl Fleet {
 }
 
 impl Sentinel {
-    fn start(watched: u16) -> Self {
+    /// With further settings, as in a file. So many have to agree that the primary is gone.
+    pub fn start(watched: u16, quorum: u32, further: &str) -> Self {
         for _ in 0..20 {
             let (port, directory) = (free_port(), tempfile::tempdir().unwrap());
             let settings = directory.path().join("sentinel.conf");
             // Half a second of silence is death.
             let text = format!(
-                "port {port}\nbind 127.0.0.1\nloglevel warning\nsentinel monitor main 127.0.0.1 {watched} 2\n\
-                 sentinel down-after-milliseconds main 500\nsentinel failover-timeout main 3000\n"
+                "port {port}\nbind 127.0.0.1\nloglevel warning\nsentinel monitor main 127.0.0.1 {watched} {quorum}\n\
+                 sentinel down-after-milliseconds main 500\nsentinel failover-timeout main 3000\n{further}"
             );
             std::fs::write(&settings, text).unwrap();
             let mut command = Command::new("redis-server");
@@ -220,6 +222,10 @@ impl Sentinel {
             child.wait().unwrap();
         }
         panic!("a sentinel does not come up");
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
     }
 }
 

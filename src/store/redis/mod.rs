@@ -26,9 +26,18 @@
 //! # Sentinel
 //!
 //! `redis-sentinel://[user:password@]host[:port],host[:port]/service[/database]` follows the primary of a service: whenever a connection is
-//! made, the sentinels are asked where it is, and what answers there has to say that it is a primary. User and password are for the servers;
-//! sentinels are asked without. Redis copies to replicas after it has answered, so a failover may undo what was written a moment before it:
-//! records, which are then made anew, and removals.
+//! made, the sentinels are asked where it is, and what answers there has to say that it is a primary. User and password are for the servers.
+//! Sentinels that ask for some are shown those of `?sentinel-user=…&sentinel-password=…`; a user there needs no more than
+//! `ACL SETUSER watch on >password +sentinel|get-master-addr-by-name`. Redis copies to replicas after it has answered, so a failover may undo
+//! what was written a moment before it: records, which are then made anew, and removals.
+//!
+//! # Cluster
+//!
+//! `redis-cluster://[user:password@]host[:port],host[:port]` names some of the servers; the others are asked for. Each primary has connections
+//! and a breaker of its own, so that one that is away takes no more with it than what it has. All that belongs to a key, and so every script, is
+//! in one slot. A removal by pattern or of all looks through every primary, and fails if one of them is away; where slots are on the move, it
+//! looks twice. A set of a tag may be on another server than what it names: since failovers lose what was written last, a removal by tag looks
+//! at every key as well when a primary has been a replica. A record is not stored while half of its slot's keys are on their way.
 
 mod breaker;
 mod cluster;
