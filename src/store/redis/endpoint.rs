@@ -12,7 +12,7 @@ use crate::error::Error;
 
 /// Where Redis is, as the URL says it.
 pub(super) enum Place {
-    One(Endpoint),
+    One(Box<Endpoint>),
     /// A Cluster, of which these servers tell. There is at least one.
     Cluster(Vec<Endpoint>),
 }
@@ -46,12 +46,12 @@ impl Place {
         let rest_of =
             |forms: [(&str, &'static str); 2]| forms.into_iter().find_map(|(prefix, scheme)| Some((url.strip_prefix(prefix)?, scheme)));
         if let Some((rest, scheme)) = rest_of([("redis-sentinel://", "redis"), ("rediss-sentinel://", "rediss")]) {
-            return behind_sentinels(rest, scheme).map(Self::One);
+            return behind_sentinels(rest, scheme).map(|endpoint| Self::One(Box::new(endpoint)));
         }
         if let Some((rest, scheme)) = rest_of([("redis-cluster://", "redis"), ("rediss-cluster://", "rediss")]) {
             return cluster(rest, scheme).map(Self::Cluster);
         }
-        Ok(Self::One(Endpoint { server: server(url)?, sentinels: None }))
+        Ok(Self::One(Box::new(Endpoint { server: server(url)?, sentinels: None })))
     }
 
     /// With certificates to trust, and perhaps one to show.
@@ -62,7 +62,7 @@ impl Place {
     #[cfg(feature = "redis-tls")]
     pub(super) fn with_certificates(self, certificates: &redis::TlsCertificates) -> Result<Self, Error> {
         match self {
-            Self::One(endpoint) => endpoint.with_certificates(certificates).map(Self::One),
+            Self::One(endpoint) => endpoint.with_certificates(certificates).map(|endpoint| Self::One(Box::new(endpoint))),
             Self::Cluster(seeds) => {
                 let seeds = seeds.into_iter().map(|seed| seed.with_certificates(certificates)).collect::<Result<_, _>>();
                 seeds.map(Self::Cluster)
@@ -264,7 +264,7 @@ mod tests {
 
     fn one(url: &str) -> Endpoint {
         match Place::parse(url) {
-            Ok(Place::One(endpoint)) => endpoint,
+            Ok(Place::One(endpoint)) => *endpoint,
             _ => panic!("not one: {url}"),
         }
     }

@@ -76,11 +76,11 @@ impl Budget {
     }
 }
 
-/// What a link went through.
+/// What a link went through; in a Cluster, all of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LinkStatus {
-    /// Do operations get through?
+    /// Do operations get through? In a Cluster, those for the primary that does worst.
     pub state: LinkState,
     /// What went wrong last, in one word: an error code of the server, `timeout`, `lost`, `garbled`. `None` if nothing did.
     pub last_error: Option<&'static str>,

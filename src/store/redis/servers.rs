@@ -41,7 +41,7 @@ pub(super) struct Primaries(Vec<Primary>);
 impl Servers {
     pub(super) fn at(place: Place, names: &Names, limits: Limits) -> Self {
         match place {
-            Place::One(endpoint) => Self::One(Link::new(endpoint, limits)),
+            Place::One(endpoint) => Self::One(Link::new(*endpoint, limits)),
             Place::Cluster(seeds) => Self::Cluster(Cluster::new(seeds, names.clone(), limits)),
         }
     }

@@ -73,7 +73,7 @@ impl RedisBuilder {
         }
     }
 
-    /// As the environment has it: `REDIS_URL` (default `redis://localhost:6379/0`) and `REDIS_MAX_CONNECTIONS` (default 50).
+    /// As the environment has it: `REDIS_URL` (default `redis://localhost:6379/0`; all forms that the [module](super) knows) and `REDIS_MAX_CONNECTIONS` (default 50).
     ///
     /// # Errors
     ///
@@ -142,20 +142,20 @@ impl RedisBuilder {
         self
     }
 
-    /// Sets after how many failures in a row operations fail at once, until a probe is answered. At least 1. Default: 5.
+    /// Sets after how many failures in a row operations fail at once, until a probe is answered; in a Cluster, of each primary. At least 1. Default: 5.
     pub fn breaker_threshold(mut self, failures: u32) -> Self {
         self.breaker_threshold = failures;
         self
     }
 
     /// Sets how many connections there may be. At least 1. Default: 50, of which 4 are used: two for look-ups, two for all else. Each
-    /// carries many operations at a time.
+    /// carries many operations at a time. Each primary of a Cluster has four, or its share of so many if that is less, and one at least.
     pub fn max_connections(mut self, connections: usize) -> Self {
         self.max_connections = connections.max(1);
         self
     }
 
-    /// Sets how many look-ups, and how many other operations, may be on their way at a time; further ones fail at once.
+    /// Sets how many look-ups, and how many other operations, may be on their way at a time, to each server of a Cluster; further ones fail at once.
     /// A look-up takes up to 64 KiB. At least 1. Default: 4096.
     pub fn max_operations(mut self, operations: usize) -> Self {
         self.max_operations = operations.clamp(1, tokio::sync::Semaphore::MAX_PERMITS);
