@@ -111,10 +111,12 @@ async fn a_record_is_found_before_while_and_after_its_slot_moves_and_what_is_new
 async fn removal_finds_what_is_on_its_way_even_to_one_that_has_no_slots_yet_and_voids_fills() {
     let cluster = Cluster::start();
     let fresh = cluster.join();
+    let mut moves = 0;
     for selection in [Selection::All, Selection::Pattern("model=m".into()), Selection::Tag("tag".into())] {
-        for times in 0..2 {
+        for moved in ["the records", "half", "nothing", "all"] {
             // Each time, of a slot that did not move before.
-            let one = key(u64::from(fresh.run::<u32>(&["DBSIZE"])) * 7 + times + 1);
+            let one = key(moves);
+            moves += 1;
             let (slot, from, _) = whose(&cluster, &one);
             // One that has heard of nothing yet.
             let store = patient(cluster.url()).build().unwrap();
@@ -124,16 +126,27 @@ async fn removal_finds_what_is_on_its_way_even_to_one_that_has_no_slots_yet_and_
             }
             let seen = store.get(&sibling(&one, 30)).await.unwrap().generation;
             clusters::begin_to_move(slot, from, &fresh);
-            if times == 1 {
-                clusters::move_keys(slot, from, &fresh);
-                assert!(fresh.keys().len() >= 21);
+            let before = fresh.keys().len();
+            match moved {
+                "nothing" => {}
+                "the records" => {
+                    // Whoever sets the epoch is not sent on.
+                    let names: Vec<String> = from.run(&["KEYS", &format!("{}?*", bucket(&one))]);
+                    clusters::migrate(&names, from, &fresh);
+                    assert!(fresh.keys().len() >= before + 20);
+                }
+                "half" => {
+                    let names: Vec<String> = from.run(&["KEYS", &format!("{}?*", bucket(&one))]);
+                    clusters::migrate(&names[..10], from, &fresh);
+                }
+                _ => clusters::move_keys(slot, from, &fresh),
             }
             let sweeper = patient(cluster.url()).build().unwrap();
-            assert_eq!(sweeper.remove_where(&selection).await.unwrap(), 20, "{selection:?} {times}");
+            assert_eq!(sweeper.remove_where(&selection).await.unwrap(), 20, "{selection:?} {moved}");
             clusters::move_keys(slot, from, &fresh);
             clusters::end_to_move(slot, from, &fresh);
             crate::until(async || store.get(&one).await.is_ok()).await;
-            assert!(!store.put(&sibling(&one, 30), record("from before"), seen).await.unwrap(), "{selection:?} {times}");
+            assert!(!store.put(&sibling(&one, 30), record("from before"), seen).await.unwrap(), "{selection:?} {moved}");
         }
     }
 }
@@ -172,6 +185,20 @@ async fn removal_misses_nothing_while_slots_move_under_it() {
             }
         }
         crate::until(async || store.remove_where(&Selection::All).await.is_ok()).await;
+        // While nothing moves all are looked through once, and otherwise twice.
+        let looks = async || {
+            let _ = cluster.each::<()>(&["CONFIG", "RESETSTAT"]);
+            assert_eq!(store.remove_where(&Selection::All).await.unwrap(), 0);
+            let told = cluster.each::<String>(&["INFO", "commandstats"]);
+            told.iter().map(|told| told.contains("cmdstat_scan:calls=1,")).collect::<Vec<bool>>()
+        };
+        assert_eq!(looks().await, [true; 3]);
+        let slot = clusters::slot(from, &bucket(&buckets[0]));
+        clusters::begin_to_move(slot, to, from);
+        assert_eq!(looks().await, [false; 3]);
+        for server in [to, from] {
+            let () = server.run(&["CLUSTER", "SETSLOT", &slot.to_string(), "STABLE"]);
+        }
         for one in &buckets {
             for number in 0..100 {
                 assert!(fill(&store, &sibling(one, number), record("x")).await);

@@ -149,10 +149,18 @@ pub fn move_keys(slot: usize, from: &Server, to: &Server) {
         if names.is_empty() {
             return;
         }
-        let mut command = redis::cmd("MIGRATE");
-        command.arg("127.0.0.1").arg(to.port()).arg("").arg(0).arg(5000).arg("KEYS").arg(names);
-        let _: String = command.query(&mut from.admin()).unwrap();
+        migrate(&names, from, to);
     }
+}
+
+/// Moves these keys, whose slot has begun to move.
+pub fn migrate<T>(names: &[T], from: &Server, to: &Server)
+where
+    T: redis::ToRedisArgs,
+{
+    let mut command = redis::cmd("MIGRATE");
+    command.arg("127.0.0.1").arg(to.port()).arg("").arg(0).arg(5000).arg("KEYS").arg(names);
+    let _: String = command.query(&mut from.admin()).unwrap();
 }
 
 /// Gives a slot, whose keys have moved, to its new owner.

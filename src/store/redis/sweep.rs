@@ -47,8 +47,9 @@ pub(super) async fn remove_where(store: &Redis, selection: &Selection) -> Result
     let mut removed = 0;
     let mut primaries = inner.servers.primaries(step(until)).await?;
     if let Selection::Tag(tag) = selection {
-        removed += tags::remove(store, tag, until).await?;
-        if !may_be_incomplete(store, &primaries, until).await? {
+        let found = tags::remove(store, tag, until).await?;
+        removed += found.removed;
+        if !found.is_partial && !may_be_incomplete(store, &primaries, until).await? {
             return Ok(removed);
         }
     }
@@ -171,21 +172,28 @@ async fn discard(store: &Redis, mut doomed: Vec<(Key, Vec<u8>)>, until: Instant)
     }
     let inner = &store.inner;
     doomed.sort_unstable();
-    let calls = doomed.chunk_by(|(one, _), (other, _)| one.as_bytes()[0] == other.as_bytes()[0]).map(|bucket| {
-        let names: Vec<String> = bucket.iter().map(|(key, _)| inner.names.record(key)).collect();
-        let mut command = DISCARD.call(&names.iter().map(String::as_str).collect::<Vec<_>>());
-        for (_, beginning) in bucket {
-            command.arg(beginning.as_slice());
-        }
-        (inner.names.epoch_of(&bucket[0].0), command)
-    });
-    let replies = inner.servers.spread(Lane::Bulk, step(until), Some(&DISCARD), calls.collect()).await?;
+    let mut groups: Vec<&[(Key, Vec<u8>)]> = doomed.chunk_by(|(one, _), (other, _)| one.as_bytes()[0] == other.as_bytes()[0]).collect();
     let mut removed = 0;
-    for reply in &replies {
-        match reply {
-            Value::Int(count) => removed += u64::try_from(*count).unwrap_or_default(),
-            other => return Err(Fault::of_value(other).unwrap_or(Fault::Garbled).into()),
+    while !groups.is_empty() {
+        let calls = groups.iter().map(|group| {
+            let names: Vec<String> = group.iter().map(|(key, _)| inner.names.record(key)).collect();
+            let mut command = DISCARD.call(&names.iter().map(String::as_str).collect::<Vec<_>>());
+            for (_, beginning) in *group {
+                command.arg(beginning.as_slice());
+            }
+            (inner.names.epoch_of(&group[0].0), command)
+        });
+        let replies = inner.servers.spread(Lane::Bulk, step(until), Some(&DISCARD), calls.collect()).await?;
+        let mut split = Vec::new();
+        for (group, reply) in groups.iter().zip(&replies) {
+            match (reply, Fault::of_value(reply)) {
+                (Value::Int(count), _) => removed += u64::try_from(*count).unwrap_or_default(),
+                // Some of them have moved, and some have not: one at a time, then.
+                (_, Some(Fault::Refused("TRYAGAIN"))) if group.len() > 1 => split.extend(group.chunks(1)),
+                (_, fault) => return Err(fault.unwrap_or(Fault::Garbled).into()),
+            }
         }
+        groups = split;
     }
     Ok(removed)
 }

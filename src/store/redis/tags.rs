@@ -87,8 +87,8 @@ impl Redis {
 }
 
 /// Removes what carries a tag, and counts it. The epochs are new already.
-pub(super) async fn remove(store: &Redis, tag: &str, until: Instant) -> Result<u64, Error> {
-    Ok(go_through(store, &store.inner.names.tag(tag), true, until).await?.removed)
+pub(super) async fn remove(store: &Redis, tag: &str, until: Instant) -> Result<Passed, Error> {
+    go_through(store, &store.inner.names.tag(tag), true, until).await
 }
 
 /// Drops the members of all sets that name nothing any more, and counts them.
@@ -135,10 +135,13 @@ async fn drop_expired(store: &Redis, set: &str, dead: u64, until: Instant) -> Re
     }
 }
 
+/// What became of what a set names.
 #[derive(Default)]
-struct Passed {
-    removed: u64,
+pub(super) struct Passed {
+    pub(super) removed: u64,
     dropped: u64,
+    /// Some of it was not looked at, for it is on its way from one server to another.
+    pub(super) is_partial: bool,
 }
 
 /// Goes through a set, drops what names nothing any more, and, if told to, removes what is named.
@@ -154,8 +157,7 @@ async fn go_through(store: &Redis, set: &str, remove: bool, until: Instant) -> R
         members.sort_unstable();
         members.dedup();
         for members in members.chunks(STEP) {
-            let (removed, dead) = settle(store, members, remove, until).await?;
-            passed.removed += removed;
+            let dead = settle(store, members, remove, until, &mut passed).await?;
             passed.dropped += drop_members(store, set, &dead, until).await?;
         }
         if next == b"0" {
@@ -165,8 +167,8 @@ async fn go_through(store: &Redis, set: &str, remove: bool, until: Instant) -> R
     }
 }
 
-/// Removes the values that members name, if told to, and says how many there were, and which members name nothing any more.
-async fn settle(store: &Redis, members: &[Member], remove: bool, until: Instant) -> Result<(u64, Vec<Vec<u8>>), Error> {
+/// Removes the values that members name, if told to, and says which members name nothing any more.
+async fn settle(store: &Redis, members: &[Member], remove: bool, until: Instant, passed: &mut Passed) -> Result<Vec<Vec<u8>>, Error> {
     let inner = &store.inner;
     let buckets: Vec<&[Member]> = members.chunk_by(|one, other| one.key.as_bytes()[0] == other.key.as_bytes()[0]).collect();
     let calls = buckets.iter().map(|bucket| {
@@ -183,14 +185,20 @@ async fn settle(store: &Redis, members: &[Member], remove: bool, until: Instant)
         (inner.names.epoch_of(&bucket[0].key), command)
     });
     let replies = inner.servers.spread(Lane::Bulk, step(until), Some(&UNTAG), calls.collect()).await?;
-    if let Some(fault) = replies.iter().find_map(Fault::of_value) {
-        return Err(fault.into());
-    }
-    let (mut removed, mut dead) = (0, Vec::new());
+    let mut dead = Vec::new();
     for (bucket, reply) in buckets.iter().zip(&replies) {
+        match Fault::of_value(reply) {
+            // The epoch is on one server, and what it is of on another.
+            Some(Fault::Refused("TRYAGAIN")) => {
+                passed.is_partial = true;
+                continue;
+            }
+            Some(fault) => return Err(fault.into()),
+            None => {}
+        }
         let Value::Array(reply) = reply else { return Err(Fault::Garbled.into()) };
         let Some((Value::Int(count), gone)) = reply.split_first() else { return Err(Fault::Garbled.into()) };
-        removed += u64::try_from(*count).unwrap_or_default();
+        passed.removed += u64::try_from(*count).unwrap_or_default();
         for place in gone {
             let Value::Int(place) = place else { return Err(Fault::Garbled.into()) };
             // Lua counts from 1.
@@ -198,7 +206,7 @@ async fn settle(store: &Redis, members: &[Member], remove: bool, until: Instant)
             dead.push(member.bytes().to_vec());
         }
     }
-    Ok((removed, dead))
+    Ok(dead)
 }
 
 async fn drop_members(store: &Redis, set: &str, members: &[Vec<u8>], until: Instant) -> Result<u64, Error> {
