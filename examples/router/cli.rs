@@ -107,7 +107,7 @@ pub(crate) struct Args {
     #[arg(long, env = "ROUTER_MEMORY", value_name = "BYTES", default_value = "256MiB", value_parser = bytes, help_heading = "Store")]
     pub(crate) memory: u64,
 
-    /// Keeps answers in Redis, as in redis://localhost:6379/0, instead of memory
+    /// Keeps answers in Redis, as in redis://localhost:6379/0, redis-sentinel://host,host/service or redis-cluster://host,host, instead of memory
     #[arg(long, env = "REDIS_URL", value_name = "URL", hide_env_values = true, help_heading = "Store")]
     pub(crate) redis_url: Option<String>,
 

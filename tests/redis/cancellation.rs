@@ -40,8 +40,12 @@ where
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ten_thousand_cancellations_cross_no_replies() {
     let server = Server::start();
+    cross_no_replies(&server.url()).await;
+}
+
+pub async fn cross_no_replies(url: &str) {
     // One connection for all.
-    let store: Redis = patient(server.url()).max_connections(1).build().unwrap();
+    let store: Redis = patient(url).max_connections(1).build().unwrap();
     for number in 0..READERS {
         assert!(fill(&store, &key(number), record(format!("value {number}"))).await);
     }

@@ -17,7 +17,9 @@ use tower_response_cache::{
 };
 
 use crate::{
-    ask, key, layer,
+    ask,
+    clusters::Cluster,
+    key, layer,
     origin::{Call, Origin, text},
     patient, post,
     server::Server,
@@ -51,8 +53,19 @@ pub fn calls(server: &Server) -> HashMap<String, u64> {
 }
 
 fn member(url: &str, name: &'static str, lease: Duration, hold: impl Fn(&str) -> bool + Send + Sync + 'static) -> (crate::Service, Redis) {
+    counted_member(url, url, name, lease, hold)
+}
+
+/// One whose calls are counted elsewhere.
+fn counted_member(
+    url: &str,
+    counted: &str,
+    name: &'static str,
+    lease: Duration,
+    hold: impl Fn(&str) -> bool + Send + Sync + 'static,
+) -> (crate::Service, Redis) {
     let store = patient(url).lease(Some(lease)).build().unwrap();
-    (layer(store.clone()).layer(counting(url, name, hold)), store)
+    (layer(store.clone()).layer(counting(counted, name, hold)), store)
 }
 
 pub const LONG: Duration = Duration::from_secs(60);
@@ -105,10 +118,12 @@ async fn a_worker_asks_for_each_key_and_gets_its_answer() {
         }
     };
     let words: Vec<&str> = task.split(' ').collect();
-    match words[0] {
-        "burst" => burst(words[1], words[2].parse().unwrap()).await,
+    let (kind, url, count): (_, _, u64) = (words[0], words[1], words[2].parse().unwrap());
+    let counted = words.get(3).copied().unwrap_or(url);
+    match kind {
+        "burst" => burst(url, counted, count).await,
         "hold" => {
-            let (cache, store) = member(words[1], "the holder", Duration::from_millis(words[2].parse().unwrap()), |_| true);
+            let (cache, store) = counted_member(url, counted, "the holder", Duration::from_millis(count), |_| true);
             let (_, body) = ask(&cache, post("/held")).await;
             assert_eq!(body, "/held by the holder");
             store.shutdown().await;
@@ -120,8 +135,8 @@ async fn a_worker_asks_for_each_key_and_gets_its_answer() {
 }
 
 /// Asks for all keys, in an order of its own, each three times at once.
-async fn burst(url: &str, count: u64) {
-    let (cache, store) = member(url, "a worker", LONG, |_| false);
+async fn burst(url: &str, counted: &str, count: u64) {
+    let (cache, store) = counted_member(url, counted, "a worker", LONG, |_| false);
     let mut paths: Vec<String> = (0..count).map(|number| format!("/{number}")).collect();
     fastrand::shuffle(&mut paths);
     for paths in paths.chunks(16) {
@@ -147,15 +162,61 @@ async fn layer_is_done(store: &Redis) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn eight_processes_and_a_thousand_keys_make_one_call_per_key() {
     let server = Server::start();
-    let workers: Vec<_> = (0..8).map(|_| Worker::start(&format!("burst {} 1000", server.url()))).collect();
+    eight_make_one_call_per_key(&server.url(), &server, 1000).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn eight_processes_that_share_a_cluster_make_one_call_per_key() {
+    let (cluster, counted) = (Cluster::start(), Server::start());
+    eight_make_one_call_per_key(&cluster.url(), &counted, 500).await;
+    assert!(cluster.primaries.iter().all(|primary| primary.records("t").len() > 50));
+}
+
+async fn eight_make_one_call_per_key(url: &str, counted: &Server, keys: u64) {
+    let workers: Vec<_> = (0..8).map(|_| Worker::start(&format!("burst {url} {keys} {}", counted.url()))).collect();
     for worker in workers {
         worker.end().await;
     }
     let mut histogram: HashMap<u64, u64> = HashMap::new();
-    for calls in calls(&server).into_values() {
+    for calls in calls(counted).into_values() {
         *histogram.entry(calls).or_default() += 1;
     }
-    assert_eq!(histogram, HashMap::from([(1, 1000)]));
+    assert_eq!(histogram, HashMap::from([(1, keys)]));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn in_a_cluster_who_waits_is_woken_and_goes_on_when_the_holder_is_killed() {
+    let (cluster, counted) = (Cluster::start(), Server::start());
+    let member = |name, hold| counted_member(&cluster.url(), &counted.url(), name, LONG, move |_| hold);
+    let [(one, _one), (two, store)] = [member("one", true), member("two", false)];
+    for number in 0..6 {
+        let path: &'static str = ["/0", "/1", "/2", "/3", "/4", "/5"][number];
+        let () = counted.run(&["DEL", "go"]);
+        let leading = tokio::spawn({
+            let one = one.clone();
+            async move { ask(&one, post(path)).await }
+        });
+        crate::until(async || calls(&counted).get(path) == Some(&1)).await;
+        // Who waits asks again once a second at last; word comes sooner, from whichever primary has the key.
+        let waiting = tokio::spawn({
+            let two = two.clone();
+            async move { ask(&two, post(path)).await }
+        });
+        crate::until(async || store.status().in_flight == 0 && !waiting.is_finished()).await;
+        let () = counted.run(&["SET", "go", "1"]);
+        assert!(matches!(leading.await.unwrap(), (Outcome::Miss(_), body) if body == format!("{path} by one")));
+        assert_eq!(waiting.await.unwrap().1, format!("{path} by one"));
+    }
+    assert!(calls(&counted).values().all(|calls| *calls == 1));
+
+    let () = counted.run(&["DEL", "go"]);
+    let holder = Worker::start(&format!("hold {} 300 {}", cluster.url(), counted.url()));
+    crate::until(async || calls(&counted).get("/held") == Some(&1)).await;
+    let waiting = tokio::spawn(async move { ask(&two, post("/held")).await });
+    holder.signal(Signal::KILL);
+    assert_eq!(waiting.await.unwrap().1, "/held by two");
+    assert_eq!(calls(&counted)["/held"], 2);
+    layer_is_done(&store).await;
 }
 
 #[tokio::test]

@@ -9,6 +9,8 @@
     reason = "no one depends on a test, and each uses a part of what tests share"
 )]
 
+#[path = "../support/cluster.rs"]
+mod clusters;
 #[path = "../support/origin.rs"]
 mod origin;
 #[path = "../support/proxy.rs"]
@@ -20,11 +22,13 @@ mod server;
 
 mod analytics;
 mod cancellation;
+mod cluster;
 mod contract;
 mod fleet;
 mod generations;
 mod history;
 mod live;
+mod moving;
 mod outages;
 mod refusals;
 mod removal;

@@ -154,7 +154,7 @@ async fn a_server_killed_under_load_and_started_again_fails_no_request_and_serve
     load.hits(500).await;
     load.end().await;
     assert_eq!((store.status().state, store.status().in_flight), (LinkState::Closed, 0));
-    // Two for look-ups, two for all else, one for word of changes.
+    // Two for look-ups, two for all else, and perhaps one for word of changes.
     assert!(proxy.open() <= 5, "{} connections", proxy.open());
     store.shutdown().await;
     crate::until(async || proxy.open() == 0).await;

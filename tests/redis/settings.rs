@@ -16,7 +16,12 @@ fn a_url_that_makes_no_sense_is_an_error_that_does_not_show_it() {
 
 #[test]
 fn a_redis_that_cannot_be_reached_stops_nobody_and_no_runtime_is_needed_to_start() {
-    for url in ["redis://127.0.0.1:1/0", "redis://no-such-host.invalid/0", "redis+unix:///no/such/socket"] {
+    for url in [
+        "redis://127.0.0.1:1/0",
+        "redis://no-such-host.invalid/0",
+        "redis+unix:///no/such/socket",
+        "redis-cluster://127.0.0.1:1,no-such-host.invalid",
+    ] {
         let store = Redis::connect(url).unwrap();
         assert_eq!(store.status().dials, 0);
     }
@@ -24,9 +29,15 @@ fn a_redis_that_cannot_be_reached_stops_nobody_and_no_runtime_is_needed_to_start
 
 #[test]
 fn what_is_printed_shows_no_password() {
-    let builder = Redis::builder("redis://user:canary@127.0.0.1:1/0");
-    let store = builder.clone().build().unwrap();
-    assert!(!format!("{builder:?} {store:?} {:?}", store.status()).contains("canary"));
+    for url in [
+        "redis://user:canary@127.0.0.1:1/0",
+        "redis-sentinel://user:canary@127.0.0.1:1/main?sentinel-password=canary",
+        "redis-cluster://user:canary@127.0.0.1:1,127.0.0.1:2",
+    ] {
+        let builder = Redis::builder(url);
+        let store = builder.clone().build().unwrap();
+        assert!(!format!("{builder:?} {store:?} {:?}", store.status()).contains("canary"));
+    }
 }
 
 #[tokio::test]

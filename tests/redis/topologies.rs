@@ -4,10 +4,12 @@ use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use tower_response_cache::store::{LinkState, Redis, Store, Tiered};
 
 use crate::{
+    clusters::Cluster,
     fill, key,
     outages::{Load, cache, impatient},
     patient, record,
-    server::{Fleet, Server, free_port},
+    server::{Fleet, Sentinel, Server, free_port},
+    settings::PERMISSIONS,
     stored,
 };
 
@@ -88,22 +90,47 @@ impl Authority {
     }
 }
 
+/// What a server shows, and whom it trusts: on the command line.
+struct Files {
+    _directory: tempfile::TempDir,
+    arguments: Vec<String>,
+}
+
+impl Files {
+    /// Of one who shows what the authority has issued, and asks others for the same.
+    fn of(authority: &Authority) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let file = |name: &str, text: &str| {
+            let path = directory.path().join(name);
+            std::fs::write(&path, text).unwrap();
+            path.to_str().unwrap().to_owned()
+        };
+        let (certificate, key) = authority.issue();
+        let files = [file("server.pem", &certificate), file("server.key", &key), file("ca.pem", &authority.pem)];
+        let names = ["--tls-cert-file", "--tls-key-file", "--tls-ca-cert-file"].map(str::to_owned);
+        let arguments = ["--tls-auth-clients", "yes"].map(str::to_owned).into_iter();
+        Self {
+            arguments: arguments.chain(names.into_iter().zip(files).flat_map(|(name, file)| [name, file])).collect(),
+            _directory: directory,
+        }
+    }
+
+    fn and<'a>(&'a self, further: &[&'a str]) -> Vec<&'a str> {
+        self.arguments.iter().map(String::as_str).chain(further.iter().copied()).collect()
+    }
+
+    /// The same, as lines of a file.
+    fn lines(&self) -> String {
+        self.arguments.chunks(2).map(|pair| format!("{} {}\n", pair[0].trim_start_matches('-'), pair[1])).collect()
+    }
+}
+
 #[tokio::test]
 async fn over_tls_each_side_believes_only_certificates_of_those_it_trusts() {
     let (ours, theirs) = (Authority::new(), Authority::new());
-    let directory = tempfile::tempdir().unwrap();
-    let file = |name: &str, text: &str| {
-        let path = directory.path().join(name);
-        std::fs::write(&path, text).unwrap();
-        path.to_str().unwrap().to_owned()
-    };
-    let (certificate, key_of_server) = ours.issue();
+    let files = Files::of(&ours);
     let port = free_port().to_string();
-    let files = [file("server.pem", &certificate), file("server.key", &key_of_server), file("ca.pem", &ours.pem)];
-    let names = ["--tls-cert-file", "--tls-key-file", "--tls-ca-cert-file"];
-    let mut arguments = vec!["--tls-port", &port, "--tls-auth-clients", "yes"];
-    arguments.extend(names.iter().zip(&files).flat_map(|(name, file)| [*name, file.as_str()]));
-    let _server = Server::start_with(&arguments);
+    let _server = Server::start_with(&files.and(&["--tls-port", &port]));
     let url = format!("rediss://127.0.0.1:{port}/0");
 
     let (certificate, proof) = ours.issue();
@@ -133,6 +160,73 @@ async fn over_tls_each_side_believes_only_certificates_of_those_it_trusts() {
         store.status().state != LinkState::Closed
     })
     .await;
+}
+
+#[tokio::test]
+async fn sentinels_over_tls_with_credentials_of_their_own_lead_to_a_primary_over_tls() {
+    let (ours, theirs) = (Authority::new(), Authority::new());
+    let files = Files::of(&ours);
+    let [of_server, of_sentinel] = [free_port(), free_port()];
+    let server = Server::start_with(&files.and(&["--tls-port", &of_server.to_string(), "--tls-replication", "yes"]));
+    let source = include_str!("../../src/store/redis/mod.rs").replace("\n//! ", " ");
+    // The permissions are those that are published, of both.
+    let permissions = format!("{PERMISSIONS} +role");
+    assert!(source.contains("Behind Sentinel, `+role` as well"));
+    let mut command = vec!["ACL", "SETUSER", "cache", "on", ">password", "~t:*"];
+    command.extend(permissions.split(' '));
+    let () = server.run(&command);
+    let asks = "+sentinel|get-master-addr-by-name";
+    assert!(source.contains(&format!("`ACL SETUSER watch on >password {asks}`")), "the documentation says something else");
+    let further = format!("tls-port {of_sentinel}\ntls-replication yes\nuser watch on >password {asks}\n{}", files.lines());
+    let _sentinel = Sentinel::start(of_server, 1, &further);
+
+    let url = |of_sentinel_user: &str| {
+        format!("rediss-sentinel://cache:password@127.0.0.1:{of_sentinel}/main?sentinel-user={of_sentinel_user}&sentinel-password=password")
+    };
+    let (certificate, proof) = ours.issue();
+    let with = |url: &str, root: &str| patient(url).tls_root(root).tls_identity(certificate.clone(), proof.clone()).build().unwrap();
+    let store = with(&url("watch"), &ours.pem);
+    assert!(fill(&store, &key(1), record("in private")).await);
+    assert_eq!(stored(&store, &key(1)).await.as_deref(), Some("in private"));
+    assert!(server.run::<String>(&["CLIENT", "LIST"]).contains("user=cache"));
+
+    for (what, store) in [
+        ("a sentinel that another vouches for", with(&url("watch"), &theirs.pem)),
+        ("a sentinel that does not know us", with(&url("canary"), &ours.pem)),
+        (
+            "a sentinel that wants to know who asks",
+            with(&format!("rediss-sentinel://canary:canary@127.0.0.1:{of_sentinel}/main"), &ours.pem),
+        ),
+    ] {
+        let error = store.get(&key(1)).await.expect_err(what);
+        assert!(!format!("{error} {error:?} {store:?}").contains("canary"), "{what}");
+        store.shutdown().await;
+    }
+}
+
+#[tokio::test]
+async fn a_cluster_over_tls_is_spoken_to_over_tls_on_every_server() {
+    let (ours, theirs) = (Authority::new(), Authority::new());
+    let files = Files::of(&ours);
+    let cluster = Cluster::over_tls(&files.and(&[]));
+    let (certificate, proof) = ours.issue();
+    let url = cluster.url_with("rediss-cluster://");
+    let store = patient(&url).tls_root(ours.pem.clone()).tls_identity(certificate.clone(), proof.clone()).build().unwrap();
+    let tiered = Tiered::new(store.clone(), 1 << 20);
+    for number in 0..30 {
+        assert!(fill(&store, &key(number), record("in private")).await);
+        assert!(tiered.get(&key(number)).await.unwrap().record.is_some());
+    }
+    crate::until(async || tiered.status().tracked).await;
+    assert!(cluster.primaries.iter().all(|primary| !primary.records("t").is_empty()));
+    let impostors = [("a server that another vouches for", theirs.pem, true), ("a client that shows nothing", ours.pem, false)];
+    for (what, root, shows) in impostors {
+        let builder = patient(&url).tls_root(root);
+        let builder = if shows { builder.tls_identity(certificate.clone(), proof.clone()) } else { builder };
+        let store = builder.build().unwrap();
+        assert!(store.get(&key(1)).await.is_err(), "{what}");
+        store.shutdown().await;
+    }
 }
 
 #[test]

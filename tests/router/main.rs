@@ -15,10 +15,15 @@ mod router;
 // Where the simulator's macros look for it.
 use router::simulator;
 
+#[path = "../support/cluster.rs"]
+#[allow(dead_code)]
+mod clusters;
 mod harness;
 #[path = "../support/redis.rs"]
 #[allow(dead_code)]
 mod redis;
+// Where the cluster's servers are looked for.
+use self::redis as server;
 
 mod admin;
 mod answers;

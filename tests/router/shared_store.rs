@@ -10,6 +10,7 @@ use http_body_util::BodyExt;
 use serde_json::json;
 
 use crate::{
+    clusters::Cluster,
     harness::{Upstream, chat, document, with},
     program::Running,
     redis::{Server, free_port},
@@ -39,6 +40,38 @@ async fn routers_with_one_redis_answer_from_each_others_cache() {
         let (status, log) = router.end().await;
         assert!(status.success() && log.contains("store=\"redis"), "{log}");
         assert!(!log.contains("canary") && !log.contains("redis://"), "{log}");
+    }
+}
+
+#[tokio::test]
+async fn routers_with_one_cluster_answer_from_each_others_cache_and_know_how_it_is() {
+    let mut cluster = Cluster::start();
+    let upstream = Upstream::signed().await;
+    let (one, other) = (start(&upstream, &cluster.url()).await, start(&upstream, &cluster.url()).await);
+    for number in 0..12 {
+        let first = one.ask(chat(&number.to_string())).await;
+        assert_eq!((first.status, first.cache()), (200, "fwd=miss"));
+        while one.stats().await["stored"] != number + 1 {
+            tokio::task::yield_now().await;
+        }
+        let second = other.ask(chat(&number.to_string())).await;
+        assert_eq!((second.cache(), &second.body), ("hit", &first.body));
+    }
+    assert!(cluster.primaries.iter().all(|primary| !primary.records("trc").is_empty()));
+    assert_eq!(one.stats().await["redis"]["link"], "closed");
+    // One of them is gone, and its copy is slow to take over: its answers are made anew, the others' are still there.
+    cluster.primaries[0].kill();
+    let mut again = Vec::new();
+    for number in 0..12 {
+        let answer = other.ask(chat(&number.to_string())).await;
+        assert_eq!(answer.status, 200);
+        again.push(answer.cache().to_owned());
+    }
+    assert!(again.iter().any(|cache| cache == "hit"), "{again:?}");
+    for router in [one, other] {
+        router.signal("TERM");
+        let (status, log) = router.end().await;
+        assert!(status.success() && log.contains("store=\"redis") && !log.contains("redis-cluster://"), "{log}");
     }
 }
 

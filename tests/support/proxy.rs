@@ -98,6 +98,10 @@ impl Proxy {
     }
 
     /// How new connections are treated.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     pub fn set(&self, way: Way) {
         *self.shared.way.lock().unwrap() = way;
     }

@@ -26,19 +26,22 @@ impl Server {
 
     /// With further arguments, as on the command line.
     pub fn start_with(arguments: &[&str]) -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let arguments: Vec<String> = arguments.iter().map(|argument| (*argument).to_owned()).collect();
         // Another may take the port between our look and the server's: then the next one.
-        for _ in 0..20 {
-            let port = free_port();
-            let mut child = spawn(port, &directory, &arguments);
-            if is_up(port, &mut child) {
-                return Self { child, port, directory, arguments };
-            }
-            child.kill().ok();
-            child.wait().unwrap();
+        let started = (0..20).find_map(|_| Self::try_start(arguments.iter().map(|argument| (*argument).to_owned()).collect()));
+        started.expect("redis-server does not come up")
+    }
+
+    /// `None` if another has taken its port.
+    pub fn try_start(arguments: Vec<String>) -> Option<Self> {
+        let directory = tempfile::tempdir().unwrap();
+        let port = free_port();
+        let mut child = spawn(port, &directory, &arguments);
+        if is_up(port, &mut child) {
+            return Some(Self { child, port, directory, arguments });
         }
-        panic!("redis-server does not come up");
+        child.kill().ok();
+        child.wait().unwrap();
+        None
     }
 
     pub fn port(&self) -> u16 {
@@ -148,7 +151,8 @@ pub struct Fleet {
     sentinels: Vec<Sentinel>,
 }
 
-struct Sentinel {
+/// One who watches a primary under the name `main`.
+pub struct Sentinel {
     child: Child,
     port: u16,
     _directory: TempDir,
@@ -158,7 +162,7 @@ impl Fleet {
     pub fn start() -> Self {
         let primary = Server::start();
         let replica = Server::start_with(&["--replicaof", "127.0.0.1", &primary.port().to_string(), "--repl-diskless-sync-delay", "0"]);
-        let sentinels = (0..3).map(|_| Sentinel::start(primary.port())).collect();
+        let sentinels = (0..3).map(|_| Sentinel::start(primary.port(), 2, "")).collect();
         let fleet = Self { primary, replica, sentinels };
         let is_watched = |sentinel: &Sentinel| {
             let know = |what: &str| -> usize {
@@ -198,14 +202,15 @@ impl Fleet {
 }
 
 impl Sentinel {
-    fn start(watched: u16) -> Self {
+    /// With further settings, as in a file. So many have to agree that the primary is gone.
+    pub fn start(watched: u16, quorum: u32, further: &str) -> Self {
         for _ in 0..20 {
             let (port, directory) = (free_port(), tempfile::tempdir().unwrap());
             let settings = directory.path().join("sentinel.conf");
             // Half a second of silence is death.
             let text = format!(
-                "port {port}\nbind 127.0.0.1\nloglevel warning\nsentinel monitor main 127.0.0.1 {watched} 2\n\
-                 sentinel down-after-milliseconds main 500\nsentinel failover-timeout main 3000\n"
+                "port {port}\nbind 127.0.0.1\nloglevel warning\nsentinel monitor main 127.0.0.1 {watched} {quorum}\n\
+                 sentinel down-after-milliseconds main 500\nsentinel failover-timeout main 3000\n{further}"
             );
             std::fs::write(&settings, text).unwrap();
             let mut command = Command::new("redis-server");
@@ -218,6 +223,10 @@ impl Sentinel {
             child.wait().unwrap();
         }
         panic!("a sentinel does not come up");
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
     }
 }
 

@@ -24,9 +24,10 @@ use tokio::{
 use super::{
     Redis,
     fault::Fault,
-    link::Lane,
+    link::{Ask, Lane},
     millis,
     scripts::{CLAIM, SETTLE},
+    servers::To,
     tracking::{Change, Listener},
 };
 use crate::{
@@ -69,7 +70,10 @@ impl Redis {
         let mut poll = POLL;
         loop {
             let woken = waiter.notify.notified();
-            let holder = match inner.ask(Lane::Read, &CLAIM, Instant::now() + inner.deadlines.read, 0, &command).await? {
+            let holder = match inner
+                .ask(To::Key(&record), Lane::Read, Instant::now() + inner.deadlines.read, 0, Ask::Script(&CLAIM, &command))
+                .await?
+            {
                 Value::Int(1) => {
                     stage.keep();
                     return Ok(Claim::Granted(token, self.renew_in(granted_for)));
@@ -112,9 +116,10 @@ impl Redis {
 
     async fn settle(&self, key: &Key, token: Token, instead: &[u8], lasts: Duration) -> Result<i64, Error> {
         let inner = &self.inner;
-        let mut command = SETTLE.call(&[&inner.names.lease(key), &inner.names.wanted(key)]);
+        let name = inner.names.lease(key);
+        let mut command = SETTLE.call(&[&name, &inner.names.wanted(key)]);
         command.arg(&token.0[..]).arg(instead).arg(millis(lasts));
-        Ok(inner.run(&SETTLE, Instant::now() + inner.deadlines.write, 0, &command).await?)
+        Ok(inner.run(&SETTLE, &name, Instant::now() + inner.deadlines.write, 0, &command).await?)
     }
 
     /// How long a holder waits before it renews. Where no word comes, that is also how it learns that it has an audience.

@@ -25,6 +25,7 @@ use super::{
     breaker::{Breaker, LinkState},
     endpoint::Endpoint,
     fault::Fault,
+    scripts::Script,
 };
 
 /// See the module. Ends its tasks when it is dropped.
@@ -42,11 +43,15 @@ pub(super) enum Lane {
 }
 
 /// What is sent.
+#[derive(Clone, Copy)]
 pub(super) enum Ask<'a> {
     One(&'a Cmd),
+    /// A call of a script, which the server may have to be told first.
+    Script(&'a Script, &'a Cmd),
     All(&'a Pipeline),
 }
 
+#[derive(Clone)]
 pub(super) struct Limits {
     /// Failures in a row that open the breaker.
     pub(super) threshold: u32,
@@ -54,19 +59,28 @@ pub(super) struct Limits {
     pub(super) connections: usize,
     /// Operations at a time, per lane.
     pub(super) operations: usize,
-    /// Bytes of large values that are on their way at a time.
-    pub(super) bytes: usize,
+    /// Of bytes of large values that are on their way at a time; all links share it.
+    pub(super) bytes: Arc<Budget>,
     /// How long making a connection may take.
     pub(super) dial: Duration,
-    /// What a probe writes to.
+    /// What a probe writes to, unless [another](Link::set_probe) is named.
     pub(super) probe: String,
 }
 
-/// What a link went through.
+/// Permits for bytes.
+pub(super) struct Budget(Semaphore);
+
+impl Budget {
+    pub(super) fn new(bytes: usize) -> Self {
+        Self(Semaphore::new(bytes / UNIT))
+    }
+}
+
+/// What a link went through; in a Cluster, all of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LinkStatus {
-    /// Do operations get through?
+    /// Do operations get through? In a Cluster, those for the primary that does worst.
     pub state: LinkState,
     /// What went wrong last, in one word: an error code of the server, `timeout`, `lost`, `garbled`. `None` if nothing did.
     pub last_error: Option<&'static str>,
@@ -98,7 +112,7 @@ struct Shared {
     breaker: Breaker,
     reads: Connections,
     bulk: Connections,
-    bytes: Semaphore,
+    probe: Mutex<String>,
     dials: AtomicU64,
     rejected: AtomicU64,
     tasks: TaskTracker,
@@ -154,7 +168,7 @@ impl Link {
             breaker: Breaker::new(limits.threshold),
             reads: connections(reads),
             bulk: connections(bulk),
-            bytes: Semaphore::new(limits.bytes / UNIT),
+            probe: Mutex::new(limits.probe.clone()),
             dials: AtomicU64::new(0),
             rejected: AtomicU64::new(0),
             tasks: TaskTracker::new(),
@@ -177,7 +191,7 @@ impl Link {
         };
         let connections = shared.connections(lane);
         let units = u32::try_from(bytes.saturating_mul(COPIES) / UNIT).unwrap_or(u32::MAX);
-        let (Ok(_operation), Ok(_bytes)) = (connections.operations.try_acquire(), shared.bytes.try_acquire_many(units)) else {
+        let (Ok(_operation), Ok(_bytes)) = (connections.operations.try_acquire(), shared.limits.bytes.0.try_acquire_many(units)) else {
             shared.rejected.fetch_add(1, Ordering::Relaxed);
             return Err(Fault::Spared("too many operations on redis are on their way"));
         };
@@ -230,6 +244,19 @@ impl Link {
                 Ok(replies)
             }
         }
+    }
+
+    pub(super) fn endpoint(&self) -> &Endpoint {
+        &self.shared.endpoint
+    }
+
+    /// What a probe writes to.
+    pub(super) fn probe(&self) -> String {
+        self.shared.probe().clone()
+    }
+
+    pub(super) fn set_probe(&self, name: String) {
+        *self.shared.probe() = name;
     }
 
     /// Runs a task until the link ends.
@@ -290,6 +317,10 @@ impl Drop for Unanswered {
 }
 
 impl Shared {
+    fn probe(&self) -> MutexGuard<'_, String> {
+        self.probe.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn connections(&self, lane: Lane) -> &Connections {
         match lane {
             Lane::Read => &self.reads,
@@ -387,12 +418,12 @@ impl Shared {
             tracing::warn!(target: "tower_response_cache::redis", reason = fault.label(), "redis is not asked any more, until it answers a probe");
             // Whatever hangs on these, and all memory that waits to be written to them.
             self.hang_up();
-            self.tasks.spawn(Arc::clone(self).probe());
+            self.tasks.spawn(Arc::clone(self).ask_again());
         }
     }
 
     /// Asks, one time after another, whether the server is of use again.
-    async fn probe(self: Arc<Self>) {
+    async fn ask_again(self: Arc<Self>) {
         let stop = self.stop.clone();
         let probing = async {
             loop {
@@ -417,11 +448,13 @@ impl Shared {
     async fn is_well(&self) -> Result<MultiplexedConnection, Fault> {
         let mut connection = self.connect().await?;
         let mut command = redis::cmd("SET");
-        command.arg(&self.limits.probe).arg(1).arg("PX").arg(1000);
+        command.arg(&*self.probe()).arg(1).arg("PX").arg(1000);
         let reply = timeout(self.limits.dial, connection.send_packed_command(&command)).await;
         match reply.map_err(|_| Fault::Timeout)?.map_err(|error| Fault::of_error(&error))? {
             Value::ServerError(error) => match Fault::of_server(&error) {
                 fault if fault.is_of_the_link() => Err(fault),
+                // It is a replica by now, or has lost the slot.
+                Fault::Refused("MOVED") => Err(Fault::Outage("MOVED")),
                 // Full, or not ours to write: reads go on.
                 _ => Ok(connection),
             },
@@ -465,7 +498,7 @@ impl Slot {
 impl Ask<'_> {
     async fn send(&self, connection: &mut MultiplexedConnection) -> Result<Vec<Value>, RedisError> {
         match self {
-            Self::One(command) => connection.send_packed_command(command).await.map(|reply| vec![reply]),
+            Self::One(command) | Self::Script(_, command) => connection.send_packed_command(command).await.map(|reply| vec![reply]),
             Self::All(pipeline) => connection.send_packed_commands(pipeline, 0, pipeline.len()).await,
         }
     }

@@ -16,9 +16,10 @@ use super::{
     Redis,
     fault::Fault,
     lease::{Waiter, Waiters},
-    link::Lane,
+    link::{Ask, Lane},
     millis,
     scripts::{APPEND, FOLLOW},
+    servers::To,
 };
 use crate::{
     entry::record::part::Place,
@@ -60,8 +61,8 @@ impl Redis {
         let name = inner.names.live(key, token);
         if parts.contains(&LivePart::Withdrawn) {
             let mut command = redis::cmd("UNLINK");
-            command.arg(name);
-            inner.one(Lane::Bulk, until, 0, &command).await?;
+            command.arg(&name);
+            inner.one(To::Key(&name), Lane::Bulk, until, 0, &command).await?;
             return Ok(false);
         }
         let encode = |(number, part)| inner.codec.encode_part(Place { key, token, number }, part);
@@ -72,7 +73,7 @@ impl Redis {
         for part in &encoded {
             command.arg(&part[..]);
         }
-        match inner.run(&APPEND, until, encoded.iter().map(Vec::len).sum(), &command).await? {
+        match inner.run(&APPEND, &name, until, encoded.iter().map(Vec::len).sum(), &command).await? {
             0 => Err(Error::unavailable("a live stream was lost")),
             said => Ok(said == 2),
         }
@@ -126,16 +127,18 @@ impl Redis {
     /// The parts that are there now; `None` if there is no such stream. Perhaps says that it is wanted for so long.
     async fn parts(&self, key: &Key, token: Token, from: u64, wanted_for: Option<Duration>) -> Result<Option<Vec<LivePart>>, Error> {
         let inner = &self.inner;
-        let mut command = FOLLOW.call(&[&inner.names.live(key, token), &inner.names.wanted(key)]);
+        let name = inner.names.live(key, token);
+        let mut command = FOLLOW.call(&[&name, &inner.names.wanted(key)]);
         command.arg(from).arg(COUNT).arg(READ).arg(LONGEST);
         if let Some(lasts) = wanted_for {
             command.arg(&token.0[..]).arg(millis(lasts));
         }
-        let parts = match inner.ask(Lane::Read, &FOLLOW, Instant::now() + inner.deadlines.read, 0, &command).await? {
-            Value::Array(parts) => parts,
-            Value::Int(0) => return Ok(None),
-            _ => return Err(Error::corrupt("a part of a live stream is longer than allowed")),
-        };
+        let parts =
+            match inner.ask(To::Key(&name), Lane::Read, Instant::now() + inner.deadlines.read, 0, Ask::Script(&FOLLOW, &command)).await? {
+                Value::Array(parts) => parts,
+                Value::Int(0) => return Ok(None),
+                _ => return Err(Error::corrupt("a part of a live stream is longer than allowed")),
+            };
         let decode = |(number, part): (u64, Value)| match part {
             Value::BulkString(part) => inner.codec.decode_part(Place { key, token, number }, &part),
             _ => Err(Fault::Garbled.into()),

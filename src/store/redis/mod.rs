@@ -21,16 +21,26 @@
 //! `ACL SETUSER cache on >password ~trc:* +get +set +getrange +unlink +type +scan +zadd +zrem +zrange +zscan
 //! +xadd +xlen +xrange +exists +pexpire +evalsha +script|load +dbsize +info`; to hear of changes, as memory in front of it (`Tiered`) and those who wait for
 //! another process do, `+client|tracking +ping` too. Without those two, memory is kept for a second and who waits asks from time to time.
-//! Behind Sentinel, `+role` as well; for [`Analytics`](crate::observe::analytics), `+hincrby +hset +hget +hgetall +xtrim +xrevrange`.
+//! Behind Sentinel, `+role` as well. In a Cluster, `+cluster|slots +cluster|nodes +asking` as well. For [`Analytics`](crate::observe::analytics), `+hincrby +hset +hget +hgetall +xtrim +xrevrange`.
 //!
 //! # Sentinel
 //!
 //! `redis-sentinel://[user:password@]host[:port],host[:port]/service[/database]` follows the primary of a service: whenever a connection is
-//! made, the sentinels are asked where it is, and what answers there has to say that it is a primary. User and password are for the servers;
-//! sentinels are asked without. Redis copies to replicas after it has answered, so a failover may undo what was written a moment before it:
-//! records, which are then made anew, and removals.
+//! made, the sentinels are asked where it is, and what answers there has to say that it is a primary. User and password are for the servers.
+//! Sentinels that ask for some are shown those of `?sentinel-user=…&sentinel-password=…`; a user there needs no more than
+//! `ACL SETUSER watch on >password +sentinel|get-master-addr-by-name`. Redis copies to replicas after it has answered, so a failover may undo
+//! what was written a moment before it: records, which are then made anew, and removals.
+//!
+//! # Cluster
+//!
+//! `redis-cluster://[user:password@]host[:port],host[:port]` names some of the servers; the others are asked for. Each primary has connections
+//! and a breaker of its own, so that one that is away takes no more with it than what it has. All that belongs to a key, and so every script, is
+//! in one slot. A removal by pattern or of all looks through every primary, and fails if one of them is away; where slots are on the move, it
+//! looks twice. A set of a tag may be on another server than what it names: since failovers lose what was written last, a removal by tag looks
+//! at every key as well when a primary has been a replica. A record is not stored while half of its slot's keys are on their way.
 
 mod breaker;
+mod cluster;
 mod endpoint;
 mod fault;
 mod frame;
@@ -39,7 +49,9 @@ mod link;
 mod live;
 mod names;
 mod scripts;
+mod servers;
 mod settings;
+mod slots;
 #[cfg(feature = "analytics")]
 mod sums;
 mod sweep;
@@ -56,6 +68,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use futures_util::future::try_join_all;
 use redis::{Cmd, Pipeline, Value};
 use tokio::time::Instant;
 
@@ -65,12 +78,12 @@ pub(crate) use self::sums::{Addition, Cap, Sums, Wanted};
 pub(in crate::store) use self::tracking::{Change, Listener};
 pub use self::{breaker::LinkState, link::LinkStatus, settings::RedisBuilder};
 use self::{
-    endpoint::Endpoint,
     fault::Fault,
     frame::{Frame, Framed, Kind},
-    link::{Ask, Lane, Link},
+    link::{Ask, Lane},
     names::Names,
     scripts::{DISCARD, PUT, REMOVE, Script},
+    servers::{Servers, To},
     settings::Deadlines,
     tags::Member,
 };
@@ -104,9 +117,7 @@ pub struct Redis {
 }
 
 struct Inner {
-    link: Link,
-    /// In the newer protocol, which has room for what nobody asked for.
-    tracking: Endpoint,
+    servers: Servers,
     names: Names,
     codec: Codec,
     max_record: usize,
@@ -166,7 +177,7 @@ impl Redis {
 
     /// How the connection to Redis is.
     pub fn status(&self) -> LinkStatus {
-        self.inner.link.status()
+        self.inner.servers.status()
     }
 
     /// How many records Redis refused to store: out of memory, no permission.
@@ -214,7 +225,7 @@ impl Redis {
         }
         // It is copied into the command.
         drop(encoded);
-        match self.inner.run(&PUT, until, Frame::LEN + len as usize, &command).await {
+        match self.inner.run(&PUT, &name, until, Frame::LEN + len as usize, &command).await {
             Ok(stored) => {
                 // One of the two is gone for good.
                 let gone = if stored == 1 { Member { id: seen, ..member } } else { member };
@@ -310,16 +321,18 @@ impl Store for Redis {
     async fn remove(&self, key: &Key) -> Result<bool, Error> {
         let until = Instant::now() + self.inner.deadlines.write;
         let mark = Frame::new(Kind::Removed, 0).bytes();
-        let mut command = REMOVE.call(&[&self.inner.names.record(key), &self.inner.names.lease(key)]);
+        let name = self.inner.names.record(key);
+        let mut command = REMOVE.call(&[&name, &self.inner.names.lease(key)]);
         command.arg(&mark[..Frame::IDENTITY]).arg(millis(self.inner.fill_bound)).arg(&frame::RECORD[..]);
-        Ok(self.inner.run(&REMOVE, until, 0, &command).await? == 1)
+        Ok(self.inner.run(&REMOVE, &name, until, 0, &command).await? == 1)
     }
 
     async fn metadata(&self, key: &Key) -> Result<Option<Listing>, Error> {
         let until = Instant::now() + self.inner.deadlines.read;
+        let name = self.inner.names.record(key);
         let mut command = redis::cmd("GETRANGE");
-        command.arg(self.inner.names.record(key)).arg(0).arg(Frame::LEN + Codec::PREFIX - 1);
-        let beginning = match self.inner.one(Lane::Read, until, 0, &command).await? {
+        command.arg(&name).arg(0).arg(Frame::LEN + Codec::PREFIX - 1);
+        let beginning = match self.inner.one(To::Key(&name), Lane::Read, until, 0, &command).await? {
             Value::BulkString(bytes) => bytes,
             _ => return Ok(None),
         };
@@ -344,14 +357,17 @@ impl Store for Redis {
         let until = Instant::now() + self.inner.deadlines.read;
         let mut pipeline = Pipeline::with_capacity(2);
         pipeline.cmd("DBSIZE").cmd("INFO").arg("memory");
-        let replies = self.inner.link.call(Lane::Read, until, 0, Ask::All(&pipeline)).await?;
+        let primaries = self.inner.servers.primaries(until).await?;
+        let asking =
+            primaries.iter().map(|primary| self.inner.servers.call(To::Primary(primary), Lane::Read, until, 0, Ask::All(&pipeline)));
         let mut usage = StoreUsage::default();
-        for reply in &replies {
+        // Without permission, that much remains unknown.
+        let more = |sum: &mut Option<u64>, number: Option<u64>| *sum = number.map(|number| sum.unwrap_or_default() + number).or(*sum);
+        for reply in try_join_all(asking).await?.iter().flatten() {
             match reply {
-                Value::Int(keys) => usage.total_keys = u64::try_from(*keys).ok(),
-                Value::BulkString(text) => usage.bytes = number_in(text, "used_memory"),
-                Value::VerbatimString { text, .. } => usage.bytes = number_in(text.as_bytes(), "used_memory"),
-                // Without permission, that much remains unknown.
+                Value::Int(keys) => more(&mut usage.total_keys, u64::try_from(*keys).ok()),
+                Value::BulkString(text) => more(&mut usage.bytes, number_in(text, "used_memory")),
+                Value::VerbatimString { text, .. } => more(&mut usage.bytes, number_in(text.as_bytes(), "used_memory")),
                 _ => {}
             }
         }
@@ -369,7 +385,7 @@ impl Store for Redis {
     }
 
     async fn shutdown(&self) {
-        self.inner.link.shutdown().await;
+        self.inner.servers.shutdown().await;
     }
 }
 
@@ -388,7 +404,7 @@ impl Inner {
             pipeline.cmd("GET").arg(&epoch_name).cmd("GETRANGE").arg(name).arg(0).arg(FIRST - 1);
         };
         look(&mut pipeline);
-        let mut replies = self.link.call(Lane::Read, until, 0, Ask::All(&pipeline)).await?;
+        let mut replies = self.servers.call(To::Key(name), Lane::Read, until, 0, Ask::All(&pipeline)).await?;
         let mut epoch = replies.first().and_then(epoch_of);
         if epoch.is_none() {
             let is_vacant = matches!(replies.first(), Some(Value::Nil));
@@ -398,7 +414,7 @@ impl Inner {
                 pipeline.arg("NX");
             }
             look(&mut pipeline);
-            replies = self.link.call(Lane::Read, until, 0, Ask::All(&pipeline)).await?;
+            replies = self.servers.call(To::Key(name), Lane::Read, until, 0, Ask::All(&pipeline)).await?;
             epoch = replies.get(1).and_then(epoch_of);
         }
         let value = replies.pop().unwrap_or(Value::Nil);
@@ -418,7 +434,7 @@ impl Inner {
     async fn whole(&self, name: &str, len: usize, until: Instant) -> Result<Vec<u8>, Fault> {
         let mut command = redis::cmd("GETRANGE");
         command.arg(name).arg(0).arg(len - 1);
-        match self.one(Lane::Bulk, until, len, &command).await? {
+        match self.one(To::Key(name), Lane::Bulk, until, len, &command).await? {
             Value::BulkString(bytes) => Ok(bytes),
             _ => Ok(Vec::new()),
         }
@@ -433,35 +449,29 @@ impl Inner {
         // Should this fail, the next to read it tries again.
         let mut command = DISCARD.call(&[name]);
         command.arg(beginning);
-        let _ = self.run(&DISCARD, until, 0, &command).await;
+        let _ = self.run(&DISCARD, name, until, 0, &command).await;
         Error::corrupt("a value in redis was not what was stored there, and was dropped")
     }
 
-    /// Runs a script that answers with a number. If the server does not know it, it is told.
-    async fn run(&self, script: &Script, until: Instant, bytes: usize, call: &Cmd) -> Result<i64, Fault> {
-        self.run_on(Lane::Bulk, script, until, bytes, call).await
+    /// Runs a script that answers with a number, where the key of this name is.
+    async fn run(&self, script: &Script, name: &str, until: Instant, bytes: usize, call: &Cmd) -> Result<i64, Fault> {
+        self.run_on(Lane::Bulk, script, name, until, bytes, call).await
     }
 
-    async fn run_on(&self, lane: Lane, script: &Script, until: Instant, bytes: usize, call: &Cmd) -> Result<i64, Fault> {
-        match self.ask(lane, script, until, bytes, call).await? {
+    async fn run_on(&self, lane: Lane, script: &Script, name: &str, until: Instant, bytes: usize, call: &Cmd) -> Result<i64, Fault> {
+        match self.ask(To::Key(name), lane, until, bytes, Ask::Script(script, call)).await? {
             Value::Int(number) => Ok(number),
             _ => Err(Fault::Garbled),
         }
     }
 
-    /// Runs a script, whatever it answers with.
-    async fn ask(&self, lane: Lane, script: &Script, until: Instant, bytes: usize, call: &Cmd) -> Result<Value, Fault> {
-        let mut reply = self.one(lane, until, bytes, call).await;
-        if matches!(reply, Err(Fault::NoScript)) {
-            self.one(lane, until, 0, &script.load()).await?;
-            reply = self.one(lane, until, bytes, call).await;
-        }
-        reply
+    /// One command. What it says of the operation alone is an error, too.
+    async fn one(&self, to: To<'_>, lane: Lane, until: Instant, bytes: usize, command: &Cmd) -> Result<Value, Fault> {
+        self.ask(to, lane, until, bytes, Ask::One(command)).await
     }
 
-    /// One command. What it says of the operation alone is an error, too.
-    async fn one(&self, lane: Lane, until: Instant, bytes: usize, command: &Cmd) -> Result<Value, Fault> {
-        let reply = self.link.call(lane, until, bytes, Ask::One(command)).await?.pop().unwrap_or(Value::Nil);
+    async fn ask(&self, to: To<'_>, lane: Lane, until: Instant, bytes: usize, ask: Ask<'_>) -> Result<Value, Fault> {
+        let reply = self.servers.call(to, lane, until, bytes, ask).await?.pop().unwrap_or(Value::Nil);
         match Fault::of_value(&reply) {
             Some(fault) => Err(fault),
             None => Ok(reply),
@@ -496,11 +506,15 @@ fn epoch_of(reply: &Value) -> Option<u64> {
     }
 }
 
-/// A number in an answer to `INFO`.
-fn number_in(info: &[u8], name: &str) -> Option<u64> {
+/// A field of an answer to `INFO`.
+fn field_of<'a>(info: &'a [u8], name: &str) -> Option<&'a str> {
     let lines = info.split(|byte| *byte == b'\n');
-    let number = lines.filter_map(|line| line.strip_prefix(name.as_bytes())?.strip_prefix(b":")).next()?;
-    std::str::from_utf8(number).ok()?.trim().parse().ok()
+    let field = lines.filter_map(|line| line.strip_prefix(name.as_bytes())?.strip_prefix(b":")).next()?;
+    std::str::from_utf8(field).ok().map(str::trim)
+}
+
+fn number_in(info: &[u8], name: &str) -> Option<u64> {
+    field_of(info, name)?.parse().ok()
 }
 
 /// At least 1: what expires at once is an error to Redis.

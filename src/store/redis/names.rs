@@ -1,5 +1,6 @@
 use sha2::{Digest as _, Sha256};
 
+use super::slots::slot_of;
 use crate::{error::Error, key::Key, store::Token};
 
 /// How many parts the keys are divided into; each has an epoch of its own.
@@ -106,9 +107,16 @@ impl Names {
         digest.is_some_and(|digest| digest.len() == 64 && digest.iter().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f')))
     }
 
-    /// What a probe writes to.
-    pub(super) fn probe(&self) -> String {
-        format!("{}:{{00}}:probe", self.prefix)
+    /// What a probe writes to, in the slot of a hash tag.
+    pub(super) fn probe(&self, tag: &str) -> String {
+        format!("{}:{{{tag}}}:probe", self.prefix)
+    }
+
+    /// What a probe writes to, in this slot of a Cluster.
+    pub(super) fn probe_in(&self, slot: u16) -> String {
+        // Each slot is that of some small number.
+        let tag = (0u32..).map(|tag| tag.to_string()).find(|tag| slot_of(tag.as_bytes()) == slot);
+        self.probe(&tag.unwrap_or_default())
     }
 
     /// The key of a record, if it is the name of one.
@@ -147,7 +155,13 @@ impl Names {
 #[cfg(test)]
 mod tests {
     use super::Names;
-    use crate::{key::Key, store::Token};
+    use crate::{
+        key::Key,
+        store::{
+            Token,
+            redis::slots::{SLOTS, slot_of},
+        },
+    };
 
     #[test]
     fn a_name_leads_back_to_its_key_and_other_names_lead_nowhere() {
@@ -176,7 +190,8 @@ mod tests {
         assert!(!names.is_tag(&tag.as_bytes()[1..]) && !names.is_tag(names.record(&key).as_bytes()));
         for other in [
             names.epoch_of(&key),
-            names.probe(),
+            names.probe("00"),
+            names.probe("7"),
             names.tag("tag"),
             name.to_uppercase(),
             format!("{name}0"),
@@ -192,6 +207,16 @@ mod tests {
         assert_eq!(names.parse(b"a*b:{\xff\xff}"), None);
         for bad in ["", "a{b", "}"] {
             assert!(Names::new(bad).unwrap_err().is_config());
+        }
+    }
+
+    #[test]
+    fn there_is_something_to_write_to_in_each_slot_that_is_no_record() {
+        let names = Names::new("trc").unwrap();
+        for slot in (0..SLOTS).step_by(101).chain([SLOTS - 1]) {
+            let name = names.probe_in(slot);
+            assert_eq!(slot_of(name.as_bytes()), slot, "{name}");
+            assert!(names.parse(name.as_bytes()).is_none() && names.parse_epoch(name.as_bytes()).is_none(), "{name}");
         }
     }
 }

@@ -1,10 +1,11 @@
-use std::{env, fmt, time::Duration};
+use std::{env, fmt, sync::Arc, time::Duration};
 
 use super::{
     Inner, Redis,
-    endpoint::Endpoint,
-    link::{COPIES, Limits, Link},
+    endpoint::Place,
+    link::{Budget, COPIES, Limits},
     names::Names,
+    servers::Servers,
 };
 #[cfg(feature = "seal")]
 use crate::entry::record::SealKeys;
@@ -74,7 +75,7 @@ impl RedisBuilder {
         }
     }
 
-    /// As the environment has it: `REDIS_URL` (default `redis://localhost:6379/0`) and `REDIS_MAX_CONNECTIONS` (default 50).
+    /// As the environment has it: `REDIS_URL` (default `redis://localhost:6379/0`; all forms that the [module](super) knows) and `REDIS_MAX_CONNECTIONS` (default 50).
     ///
     /// # Errors
     ///
@@ -143,20 +144,20 @@ impl RedisBuilder {
         self
     }
 
-    /// Sets after how many failures in a row operations fail at once, until a probe is answered. At least 1. Default: 5.
+    /// Sets after how many failures in a row operations fail at once, until a probe is answered; in a Cluster, of each primary. At least 1. Default: 5.
     pub fn breaker_threshold(mut self, failures: u32) -> Self {
         self.breaker_threshold = failures;
         self
     }
 
     /// Sets how many connections there may be. At least 1. Default: 50, of which 4 are used: two for look-ups, two for all else. Each
-    /// carries many operations at a time.
+    /// carries many operations at a time. Each primary of a Cluster has four, or its share of so many if that is less, and one at least.
     pub fn max_connections(mut self, connections: usize) -> Self {
         self.max_connections = connections.max(1);
         self
     }
 
-    /// Sets how many look-ups, and how many other operations, may be on their way at a time; further ones fail at once.
+    /// Sets how many look-ups, and how many other operations, may be on their way at a time, to each server of a Cluster; further ones fail at once.
     /// A look-up takes up to 64 KiB. At least 1. Default: 4096.
     pub fn max_operations(mut self, operations: usize) -> Self {
         self.max_operations = operations.clamp(1, tokio::sync::Semaphore::MAX_PERMITS);
@@ -250,11 +251,11 @@ impl RedisBuilder {
             clock,
         } = self;
         let names = Names::new(&prefix)?;
-        let endpoint = Endpoint::parse(&url)?;
+        let place = Place::parse(&url)?;
         #[cfg(feature = "redis-tls")]
-        let endpoint = match certificates {
-            Some(certificates) => endpoint.with_certificates(&certificates)?,
-            None => endpoint,
+        let place = match certificates {
+            Some(certificates) => place.with_certificates(&certificates)?,
+            None => place,
         };
         let codec = Codec::new(max_record).compression(compression);
         #[cfg(feature = "seal")]
@@ -266,13 +267,12 @@ impl RedisBuilder {
             threshold: breaker_threshold,
             connections: max_connections,
             operations: max_operations,
-            bytes: max_in_flight.max(COPIES * (max_record + 4096)).min(u32::MAX as usize),
+            bytes: Arc::new(Budget::new(max_in_flight.max(COPIES * (max_record + 4096)).min(u32::MAX as usize))),
             dial: deadlines.connect,
-            probe: names.probe(),
+            probe: names.probe("00"),
         };
         let inner = Inner {
-            tracking: endpoint.clone().in_resp3(),
-            link: Link::new(endpoint, limits),
+            servers: Servers::at(place, &names, limits),
             names,
             codec,
             max_record,

@@ -11,6 +11,7 @@ use super::{
     link::{Ask, Lane},
     millis,
     scripts::ADD,
+    servers::To,
 };
 use crate::error::Error;
 
@@ -89,7 +90,7 @@ impl Redis {
             }
         }
         let bytes = command.get_packed_command().len();
-        self.inner.run(&ADD, until, bytes, &command).await?;
+        self.inner.run(&ADD, &names[0], until, bytes, &command).await?;
         Ok(())
     }
 
@@ -135,7 +136,7 @@ impl Redis {
     ) -> Result<Vec<Value>, Error> {
         let mut pipeline = Pipeline::new();
         wanted.for_each(|wanted| ask(&mut pipeline, self.sums_name(&wanted.name)));
-        let replies = self.inner.link.call(Lane::Bulk, until, 0, Ask::All(&pipeline)).await?;
+        let replies = self.inner.servers.call(To::Key(&self.sums_name("")), Lane::Bulk, until, 0, Ask::All(&pipeline)).await?;
         match replies.iter().find_map(Fault::of_value) {
             Some(fault) => Err(fault.into()),
             None => Ok(replies),
@@ -146,8 +147,11 @@ impl Redis {
     pub(crate) async fn records(&self, limit: usize) -> Result<Vec<Vec<(String, String)>>, Error> {
         let until = Instant::now() + self.inner.deadlines.write.max(self.inner.deadlines.read);
         let mut command = redis::cmd("XREVRANGE");
-        command.arg(self.sums_name("records")).arg("+").arg("-").arg("COUNT").arg(limit);
-        let Value::Array(entries) = self.inner.one(Lane::Bulk, until, 0, &command).await? else { return Err(Fault::Garbled.into()) };
+        let name = self.sums_name("records");
+        command.arg(&name).arg("+").arg("-").arg("COUNT").arg(limit);
+        let Value::Array(entries) = self.inner.one(To::Key(&name), Lane::Bulk, until, 0, &command).await? else {
+            return Err(Fault::Garbled.into());
+        };
         let record = |entry| match entry {
             Value::Array(parts) => {
                 let fields = parts.into_iter().nth(1).map(texts).unwrap_or_default();

@@ -1,16 +1,19 @@
 use std::time::Duration;
 
-use redis::{Pipeline, Value};
+use futures_util::future::try_join_all;
+use redis::Value;
 use tokio::time::Instant;
 
 use super::{
     Redis,
     fault::Fault,
+    field_of,
     frame::{self, Frame, Kind},
-    link::{Ask, Lane},
+    link::Lane,
     names::BUCKETS,
     number_in,
     scripts::DISCARD,
+    servers::{Primaries, Primary, To},
     tags,
 };
 use crate::{
@@ -30,28 +33,49 @@ pub(super) async fn remove_where(store: &Redis, selection: &Selection) -> Result
     let until = start + inner.deadlines.sweep;
 
     // First the epochs, so that what is on its way is not stored; what was stored until now is found.
-    let mut pipeline = Pipeline::with_capacity(BUCKETS + 1);
-    for bucket in 0..BUCKETS {
-        pipeline.cmd("SET").arg(inner.names.epoch(bucket)).arg(&frame::random().to_be_bytes()[..]);
-    }
-    pipeline.add_command(DISCARD.load());
-    let replies = inner.link.call(Lane::Bulk, step(until), 0, Ask::All(&pipeline)).await?;
+    let epochs = (0..BUCKETS).map(|bucket| {
+        let name = inner.names.epoch(bucket);
+        let mut command = redis::cmd("SET");
+        command.arg(&name).arg(&frame::random().to_be_bytes()[..]);
+        (name, command)
+    });
+    let replies = inner.servers.spread(Lane::Bulk, step(until), None, epochs.collect()).await?;
     if let Some(fault) = replies.iter().find_map(Fault::of_value) {
         return Err(fault.into());
     }
 
     let mut removed = 0;
+    let mut primaries = inner.servers.primaries(step(until)).await?;
     if let Selection::Tag(tag) = selection {
-        removed += tags::remove(store, tag, until).await?;
-        if !may_have_evicted(store, until).await? {
+        let found = tags::remove(store, tag, until).await?;
+        removed += found.removed;
+        if !found.is_partial && !may_be_incomplete(store, &primaries, until).await? {
             return Ok(removed);
         }
     }
-    let mut cursor = Vec::from(b"0");
+    // A key that moves from a server that is looked through later to one that was looked through before is found the second time.
+    for _ in 0..2 {
+        let swept = try_join_all(primaries.iter().map(|primary| sweep(store, selection, primary, until))).await?;
+        removed += swept.iter().sum::<u64>();
+        let now = inner.servers.primaries(step(until)).await?;
+        if now.hold_still_since(&primaries) {
+            break;
+        }
+        primaries = now;
+    }
+    Ok(removed)
+}
+
+/// Looks at all keys of one server, and removes what the selection names.
+async fn sweep(store: &Redis, selection: &Selection, primary: &Primary, until: Instant) -> Result<u64, Error> {
+    let inner = &store.inner;
+    let (mut cursor, mut removed) = (Vec::from(b"0"), 0);
     loop {
         let mut scan = redis::cmd("SCAN");
         scan.arg(cursor.as_slice()).arg("MATCH").arg(inner.names.pattern()).arg("COUNT").arg(STEP);
-        let Value::Array(reply) = inner.one(Lane::Bulk, step(until), 0, &scan).await? else { return Err(Fault::Garbled.into()) };
+        let Value::Array(reply) = inner.one(To::Primary(primary), Lane::Bulk, step(until), 0, &scan).await? else {
+            return Err(Fault::Garbled.into());
+        };
         let [Value::BulkString(next), Value::Array(names)] = reply.as_slice() else { return Err(Fault::Garbled.into()) };
         let keys: Vec<Key> = names
             .iter()
@@ -72,18 +96,26 @@ pub(super) async fn remove_where(store: &Redis, selection: &Selection) -> Result
     }
 }
 
-/// May sets of tags be gone before what they name? The default of a server without bounds is that they may not.
-async fn may_have_evicted(store: &Redis, until: Instant) -> Result<bool, Error> {
-    let mut command = redis::cmd("INFO");
-    command.arg("stats");
-    let evicted = match store.inner.one(Lane::Bulk, step(until), 0, &command).await {
-        Ok(Value::BulkString(info)) => number_in(&info, "evicted_keys"),
-        Ok(Value::VerbatimString { text, .. }) => number_in(text.as_bytes(), "evicted_keys"),
-        // Without permission it is not known.
-        Ok(_) | Err(Fault::Refused(_)) => None,
-        Err(fault) => return Err(fault.into()),
-    };
-    Ok(evicted != Some(0))
+/// May sets of tags lack what they should name? The default of a server without bounds is that they may not: it evicts nothing.
+///
+/// In a Cluster, a set and what it names may be on different servers. One that was a replica may lack the last that its primary was told.
+async fn may_be_incomplete(store: &Redis, primaries: &Primaries, until: Instant) -> Result<bool, Error> {
+    for primary in primaries.iter() {
+        let command = redis::cmd("INFO");
+        let told = store.inner.one(To::Primary(primary), Lane::Bulk, step(until), 0, &command).await;
+        let info = match &told {
+            Ok(Value::BulkString(info)) => info.as_slice(),
+            Ok(Value::VerbatimString { text, .. }) => text.as_bytes(),
+            // Without permission it is not known.
+            Ok(_) | Err(Fault::Refused(_)) => &[],
+            Err(fault) => return Err((*fault).into()),
+        };
+        let was_replica = primaries.are_several() && field_of(info, "second_repl_offset") != Some("-1");
+        if was_replica || number_in(info, "evicted_keys") != Some(0) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Those that the selection names, each with how its value begins.
@@ -93,11 +125,13 @@ async fn doomed(store: &Redis, selection: &Selection, keys: &[Key], until: Insta
         return Ok(Vec::new());
     }
     let len = if matches!(selection, Selection::All) { Frame::IDENTITY } else { Frame::LEN + Codec::PREFIX };
-    let mut pipeline = Pipeline::with_capacity(keys.len());
-    for key in keys {
-        pipeline.cmd("GETRANGE").arg(inner.names.record(key)).arg(0).arg(len - 1);
-    }
-    let values = inner.link.call(Lane::Bulk, step(until), 0, Ask::All(&pipeline)).await?;
+    let looks = keys.iter().map(|key| {
+        let name = inner.names.record(key);
+        let mut command = redis::cmd("GETRANGE");
+        command.arg(&name).arg(0).arg(len - 1);
+        (name, command)
+    });
+    let values = inner.servers.spread(Lane::Bulk, step(until), None, looks.collect()).await?;
     let mut doomed = Vec::new();
     for (key, value) in keys.iter().zip(values) {
         let Value::BulkString(mut value) = value else { continue };
@@ -138,22 +172,28 @@ async fn discard(store: &Redis, mut doomed: Vec<(Key, Vec<u8>)>, until: Instant)
     }
     let inner = &store.inner;
     doomed.sort_unstable();
-    let mut pipeline = Pipeline::new();
-    for bucket in doomed.chunk_by(|(one, _), (other, _)| one.as_bytes()[0] == other.as_bytes()[0]) {
-        let names: Vec<String> = bucket.iter().map(|(key, _)| inner.names.record(key)).collect();
-        let mut command = DISCARD.call(&names.iter().map(String::as_str).collect::<Vec<_>>());
-        for (_, beginning) in bucket {
-            command.arg(beginning.as_slice());
-        }
-        pipeline.add_command(command);
-    }
-    let replies = inner.link.call(Lane::Bulk, step(until), 0, Ask::All(&pipeline)).await?;
+    let mut groups: Vec<&[(Key, Vec<u8>)]> = doomed.chunk_by(|(one, _), (other, _)| one.as_bytes()[0] == other.as_bytes()[0]).collect();
     let mut removed = 0;
-    for reply in &replies {
-        match reply {
-            Value::Int(count) => removed += u64::try_from(*count).unwrap_or_default(),
-            other => return Err(Fault::of_value(other).unwrap_or(Fault::Garbled).into()),
+    while !groups.is_empty() {
+        let calls = groups.iter().map(|group| {
+            let names: Vec<String> = group.iter().map(|(key, _)| inner.names.record(key)).collect();
+            let mut command = DISCARD.call(&names.iter().map(String::as_str).collect::<Vec<_>>());
+            for (_, beginning) in *group {
+                command.arg(beginning.as_slice());
+            }
+            (inner.names.epoch_of(&group[0].0), command)
+        });
+        let replies = inner.servers.spread(Lane::Bulk, step(until), Some(&DISCARD), calls.collect()).await?;
+        let mut split = Vec::new();
+        for (group, reply) in groups.iter().zip(&replies) {
+            match (reply, Fault::of_value(reply)) {
+                (Value::Int(count), _) => removed += u64::try_from(*count).unwrap_or_default(),
+                // Some of them have moved, and some have not: one at a time, then.
+                (_, Some(Fault::Refused("TRYAGAIN"))) if group.len() > 1 => split.extend(group.chunks(1)),
+                (_, fault) => return Err(fault.unwrap_or(Fault::Garbled).into()),
+            }
         }
+        groups = split;
     }
     Ok(removed)
 }

@@ -9,16 +9,18 @@
 
 use std::time::Duration;
 
-use redis::{Pipeline, Value};
+use futures_util::future::try_join_all;
+use redis::Value;
 use tokio::time::Instant;
 
 use super::{
     Redis,
     fault::Fault,
     frame::{self, Frame},
-    link::{Ask, Lane},
+    link::Lane,
     millis,
     scripts::{ADD_TAG, UNTAG},
+    servers::{Primary, To},
     sweep::{STEP, step},
 };
 use crate::{clock::unix_millis, error::Error, key::Key};
@@ -61,48 +63,51 @@ impl Redis {
         let inner = &self.inner;
         let now = inner.clock.now();
         let (dead, expires) = (unix_millis(now).saturating_sub(millis(inner.fill_bound)), unix_millis(now).saturating_add(millis(left)));
-        let mut pipeline = Pipeline::with_capacity(tags.len());
-        for tag in tags {
-            let mut command = ADD_TAG.call(&[&inner.names.tag(tag)]);
+        let additions = tags.iter().map(|tag| {
+            let set = inner.names.tag(tag);
+            let mut command = ADD_TAG.call(&[&set]);
             // The set outlives what it names: clocks differ.
             command.arg(&member.bytes()[..]).arg(expires).arg(millis(left + inner.fill_bound)).arg(dead).arg(DROPPED_PER_ADD);
-            pipeline.add_command(command);
-        }
-        let send = || inner.link.call(Lane::Bulk, until, 0, Ask::All(&pipeline));
-        let mut replies = send().await?;
-        if replies.iter().filter_map(Fault::of_value).any(|fault| fault == Fault::NoScript) {
-            inner.one(Lane::Bulk, until, 0, &ADD_TAG.load()).await?;
-            replies = send().await?;
-        }
+            (set, command)
+        });
+        let replies = inner.servers.spread(Lane::Bulk, until, Some(&ADD_TAG), additions.collect()).await?;
         replies.iter().find_map(Fault::of_value).map_or(Ok(()), Err)
     }
 
     /// Takes a value that is gone, or was never written, out of the sets of its tags. Should this fail, it expires there.
     pub(super) async fn untag(&self, tags: &[String], member: Member, until: Instant) {
-        let mut pipeline = Pipeline::with_capacity(tags.len());
-        for tag in tags {
-            pipeline.cmd("ZREM").arg(self.inner.names.tag(tag)).arg(&member.bytes()[..]);
-        }
-        let _ = self.inner.link.call(Lane::Bulk, until, 0, Ask::All(&pipeline)).await;
+        let removals = tags.iter().map(|tag| {
+            let set = self.inner.names.tag(tag);
+            let mut command = redis::cmd("ZREM");
+            command.arg(&set).arg(&member.bytes()[..]);
+            (set, command)
+        });
+        let _ = self.inner.servers.spread(Lane::Bulk, until, None, removals.collect()).await;
     }
 }
 
 /// Removes what carries a tag, and counts it. The epochs are new already.
-pub(super) async fn remove(store: &Redis, tag: &str, until: Instant) -> Result<u64, Error> {
-    let set = store.inner.names.tag(tag);
-    Ok(go_through(store, set.as_bytes(), true, until).await?.removed)
+pub(super) async fn remove(store: &Redis, tag: &str, until: Instant) -> Result<Passed, Error> {
+    go_through(store, &store.inner.names.tag(tag), true, until).await
 }
 
 /// Drops the members of all sets that name nothing any more, and counts them.
 pub(super) async fn cleanup(store: &Redis, until: Instant) -> Result<u64, Error> {
+    let primaries = store.inner.servers.primaries(step(until)).await?;
+    let dropped = try_join_all(primaries.iter().map(|primary| clean(store, primary, until))).await?;
+    Ok(dropped.iter().sum())
+}
+
+/// The sets of one server.
+async fn clean(store: &Redis, primary: &Primary, until: Instant) -> Result<u64, Error> {
     let inner = &store.inner;
     let dead = unix_millis(inner.clock.now()).saturating_sub(millis(inner.fill_bound));
     let (mut cursor, mut dropped) = (Vec::from(b"0"), 0);
     loop {
         let mut scan = redis::cmd("SCAN");
         scan.arg(cursor.as_slice()).arg("MATCH").arg(inner.names.tags_pattern()).arg("COUNT").arg(STEP);
-        let (next, names) = scanned(inner.one(Lane::Bulk, step(until), 0, &scan).await?)?;
-        for name in names.iter().filter(|name| inner.names.is_tag(name)) {
+        let (next, names) = scanned(inner.one(To::Primary(primary), Lane::Bulk, step(until), 0, &scan).await?)?;
+        for name in names.iter().filter(|name| inner.names.is_tag(name)).filter_map(|name| std::str::from_utf8(name).ok()) {
             dropped += drop_expired(store, name, dead, until).await?;
             dropped += go_through(store, name, false, until).await?.dropped;
         }
@@ -114,12 +119,14 @@ pub(super) async fn cleanup(store: &Redis, until: Instant) -> Result<u64, Error>
 }
 
 /// In small steps, each of which delays others by little.
-async fn drop_expired(store: &Redis, set: &[u8], dead: u64, until: Instant) -> Result<u64, Error> {
+async fn drop_expired(store: &Redis, set: &str, dead: u64, until: Instant) -> Result<u64, Error> {
     let mut dropped = 0;
     loop {
         let mut range = redis::cmd("ZRANGE");
         range.arg(set).arg("-inf").arg(format!("({dead}")).arg("BYSCORE").arg("LIMIT").arg(0).arg(STEP);
-        let Value::Array(members) = store.inner.one(Lane::Bulk, step(until), 0, &range).await? else { return Err(Fault::Garbled.into()) };
+        let Value::Array(members) = store.inner.one(To::Key(set), Lane::Bulk, step(until), 0, &range).await? else {
+            return Err(Fault::Garbled.into());
+        };
         if members.is_empty() {
             return Ok(dropped);
         }
@@ -128,27 +135,29 @@ async fn drop_expired(store: &Redis, set: &[u8], dead: u64, until: Instant) -> R
     }
 }
 
+/// What became of what a set names.
 #[derive(Default)]
-struct Passed {
-    removed: u64,
+pub(super) struct Passed {
+    pub(super) removed: u64,
     dropped: u64,
+    /// Some of it was not looked at, for it is on its way from one server to another.
+    pub(super) is_partial: bool,
 }
 
 /// Goes through a set, drops what names nothing any more, and, if told to, removes what is named.
-async fn go_through(store: &Redis, set: &[u8], remove: bool, until: Instant) -> Result<Passed, Error> {
+async fn go_through(store: &Redis, set: &str, remove: bool, until: Instant) -> Result<Passed, Error> {
     let inner = &store.inner;
     let (mut cursor, mut passed) = (Vec::from(b"0"), Passed::default());
     loop {
         let mut scan = redis::cmd("ZSCAN");
         scan.arg(set).arg(cursor.as_slice()).arg("COUNT").arg(STEP);
         // Whatever is in the set all the time is seen, and perhaps twice.
-        let (next, found) = scanned(inner.one(Lane::Bulk, step(until), 0, &scan).await?)?;
+        let (next, found) = scanned(inner.one(To::Key(set), Lane::Bulk, step(until), 0, &scan).await?)?;
         let mut members: Vec<Member> = found.iter().step_by(2).filter_map(|member| Member::parse(member)).collect();
         members.sort_unstable();
         members.dedup();
         for members in members.chunks(STEP) {
-            let (removed, dead) = settle(store, members, remove, until).await?;
-            passed.removed += removed;
+            let dead = settle(store, members, remove, until, &mut passed).await?;
             passed.dropped += drop_members(store, set, &dead, until).await?;
         }
         if next == b"0" {
@@ -158,14 +167,11 @@ async fn go_through(store: &Redis, set: &[u8], remove: bool, until: Instant) -> 
     }
 }
 
-/// Removes the values that members name, if told to, and says how many there were, and which members name nothing any more.
-async fn settle(store: &Redis, members: &[Member], remove: bool, until: Instant) -> Result<(u64, Vec<Vec<u8>>), Error> {
+/// Removes the values that members name, if told to, and says which members name nothing any more.
+async fn settle(store: &Redis, members: &[Member], remove: bool, until: Instant, passed: &mut Passed) -> Result<Vec<Vec<u8>>, Error> {
     let inner = &store.inner;
     let buckets: Vec<&[Member]> = members.chunk_by(|one, other| one.key.as_bytes()[0] == other.key.as_bytes()[0]).collect();
-    let mut pipeline = Pipeline::with_capacity(buckets.len() + 1);
-    // It goes before, for the server may have forgotten it since.
-    pipeline.add_command(UNTAG.load());
-    for bucket in &buckets {
+    let calls = buckets.iter().map(|bucket| {
         let names: Vec<String> =
             [inner.names.epoch_of(&bucket[0].key)].into_iter().chain(bucket.iter().map(|member| inner.names.record(&member.key))).collect();
         let mut command = UNTAG.call(&names.iter().map(String::as_str).collect::<Vec<_>>());
@@ -176,17 +182,23 @@ async fn settle(store: &Redis, members: &[Member], remove: bool, until: Instant)
             identity[4..].copy_from_slice(&member.id.to_be_bytes());
             command.arg(&identity[..]).arg(&member.epoch.to_be_bytes()[..]);
         }
-        pipeline.add_command(command);
-    }
-    let replies = inner.link.call(Lane::Bulk, step(until), 0, Ask::All(&pipeline)).await?;
-    if let Some(fault) = replies.iter().find_map(Fault::of_value) {
-        return Err(fault.into());
-    }
-    let (mut removed, mut dead) = (0, Vec::new());
-    for (bucket, reply) in buckets.iter().zip(replies.get(1..).unwrap_or_default()) {
+        (inner.names.epoch_of(&bucket[0].key), command)
+    });
+    let replies = inner.servers.spread(Lane::Bulk, step(until), Some(&UNTAG), calls.collect()).await?;
+    let mut dead = Vec::new();
+    for (bucket, reply) in buckets.iter().zip(&replies) {
+        match Fault::of_value(reply) {
+            // The epoch is on one server, and what it is of on another.
+            Some(Fault::Refused("TRYAGAIN")) => {
+                passed.is_partial = true;
+                continue;
+            }
+            Some(fault) => return Err(fault.into()),
+            None => {}
+        }
         let Value::Array(reply) = reply else { return Err(Fault::Garbled.into()) };
         let Some((Value::Int(count), gone)) = reply.split_first() else { return Err(Fault::Garbled.into()) };
-        removed += u64::try_from(*count).unwrap_or_default();
+        passed.removed += u64::try_from(*count).unwrap_or_default();
         for place in gone {
             let Value::Int(place) = place else { return Err(Fault::Garbled.into()) };
             // Lua counts from 1.
@@ -194,16 +206,16 @@ async fn settle(store: &Redis, members: &[Member], remove: bool, until: Instant)
             dead.push(member.bytes().to_vec());
         }
     }
-    Ok((removed, dead))
+    Ok(dead)
 }
 
-async fn drop_members(store: &Redis, set: &[u8], members: &[Vec<u8>], until: Instant) -> Result<u64, Error> {
+async fn drop_members(store: &Redis, set: &str, members: &[Vec<u8>], until: Instant) -> Result<u64, Error> {
     if members.is_empty() {
         return Ok(0);
     }
     let mut command = redis::cmd("ZREM");
     command.arg(set).arg(members);
-    match store.inner.one(Lane::Bulk, step(until), 0, &command).await? {
+    match store.inner.one(To::Key(set), Lane::Bulk, step(until), 0, &command).await? {
         Value::Int(count) => Ok(u64::try_from(count).unwrap_or_default()),
         _ => Err(Fault::Garbled.into()),
     }
