@@ -4,6 +4,8 @@
 # It needs nginx, varnishd, wrk, curl and taskset, and two cores: one serves, the other asks. Nothing that it starts outlives it.
 #
 #   ROUNDS=5 SECONDS_EACH=5 CONNECTIONS=64 examples/proxy/bench.sh
+#
+# PROXY names a proxy that is built already.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 PATH=$PATH:/usr/sbin
@@ -17,8 +19,11 @@ asking=1
 for tool in nginx varnishd wrk curl taskset; do
     command -v "$tool" >/dev/null || { echo "bench.sh: $tool is missing" >&2; exit 1; }
 done
-cargo build --quiet --release --locked --all-features --example proxy
-proxy=$(cargo metadata --no-deps --format-version 1 | python3 -c 'import json, sys; print(json.load(sys.stdin)["target_directory"])')/release/examples/proxy
+proxy=${PROXY:-}
+if [[ ! $proxy ]]; then
+    cargo build --quiet --release --locked --all-features --example proxy
+    proxy=$(cargo metadata --no-deps --format-version 1 | python3 -c 'import json, sys; print(json.load(sys.stdin)["target_directory"])')/release/examples/proxy
+fi
 
 scratch=$(mktemp -d)
 chmod 755 "$scratch"

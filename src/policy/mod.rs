@@ -57,7 +57,7 @@ pub trait Policy: Send + Sync + 'static {
         1
     }
 
-    /// The key of the variant that a request selects, below a primary key under which [`Variants`](crate::entry::Variants) are kept
+    /// The key of the variant that a request selects, below a primary key under which [`Variants`] are kept
     /// (RFC 9111 section 4.1). The default knows no variants.
     fn variant(&self, envelope: &Envelope, primary: &Key, request: &request::Parts, fields: &[HeaderName]) -> Option<Key> {
         let _ = (envelope, primary, request, fields);
