@@ -43,10 +43,11 @@ const SIZES: [u64; 4] = [10, 1000, 100_000, 1_000_000];
 
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
 async fn main() {
+    // First, while what is resident says something.
+    memory_per_entry().await;
     growth_of_memory().await;
     growth_of_redis().await;
     removals().await;
-    memory_per_entry().await;
 }
 
 /// Spread over all buckets and shards, as digests are.
