@@ -34,7 +34,9 @@ fn answering(server: &str, name: &'static str, status: StatusCode, hold: impl Fn
         let (client, path) = (client.clone(), call.head.uri.path().to_owned());
         let hold = hold(&path);
         async move {
-            let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+            // The client's own bounds are for machines with time to spare.
+            let patience = redis::AsyncConnectionConfig::new().set_connection_timeout(Some(LONG)).set_response_timeout(Some(LONG));
+            let mut connection = client.get_multiplexed_async_connection_with_config(&patience).await.unwrap();
             let () = redis::cmd("HINCRBY").arg("calls").arg(&path).arg(1).query_async(&mut connection).await.unwrap();
             while hold && !redis::cmd("EXISTS").arg("go").query_async::<bool>(&mut connection).await.unwrap() {
                 tokio::time::sleep(Duration::from_millis(1)).await;
