@@ -43,10 +43,11 @@ const SIZES: [u64; 4] = [10, 1000, 100_000, 1_000_000];
 
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
 async fn main() {
+    // First, while what is resident says something.
+    memory_per_entry().await;
     growth_of_memory().await;
     growth_of_redis().await;
     removals().await;
-    memory_per_entry().await;
 }
 
 /// Spread over all buckets and shards, as digests are.
@@ -94,6 +95,14 @@ async fn fill(store: &Redis, numbers: std::ops::Range<u64>, record: impl Fn(u64)
     puts.buffer_unordered(64).collect::<Vec<()>>().await;
 }
 
+/// Makes sure of so many keys that are not the cache's, some at a time: a server that is busy for long is taken for one that hangs.
+fn populate(server: &Server, count: u64) {
+    const SOME: u64 = 50_000;
+    for begin in (0..count).step_by(usize::try_from(SOME).unwrap()) {
+        let () = server.run(&["DEBUG", "POPULATE", &SOME.min(count - begin).to_string(), &format!("other{begin}"), "100"]);
+    }
+}
+
 /// How long so large a share of all rounds takes at most.
 async fn at<T>(share: f64, rounds: usize, mut round: T) -> Duration
 where
@@ -139,7 +148,7 @@ async fn growth_of_redis() {
         let own = size.min(50_000);
         fill(&store, filled..own, |_| small()).await;
         filled = own;
-        let () = server.run(&["DEBUG", "POPULATE", &(size - own).to_string(), "other", "100"]);
+        populate(&server, size - own);
         let keys: Vec<Key> = (0..500).map(|_| key(fastrand::u64(..own))).collect();
         let names: Vec<String> = keys.iter().map(name).collect();
         // Interleaved, for the machine has moods.
@@ -178,9 +187,7 @@ async fn removals() {
     for others in [0, 100_000, 1_000_000] {
         let server = Server::start();
         let store = store(&server, Compression::Off);
-        if others > 0 {
-            let () = server.run(&["DEBUG", "POPULATE", &others.to_string(), "other", "100"]);
-        }
+        populate(&server, others);
         for count in if others == 1_000_000 { &[1000, 100_000][..] } else { &[1000] } {
             let rounds = if *count > 1000 { 1 } else { 5 };
             let mut longest = Duration::ZERO;
