@@ -2,6 +2,8 @@
 //!
 //! OpenAI and Gemini count cached tokens as part of the prompt, Anthropic beside it; Gemini counts thoughts beside the output, OpenAI
 //! within it. Unknown is `None`, never 0. Subtractions saturate.
+//!
+//! Audio in OpenAI's prompts and completions costs many times what text does, and has no class of its own here: usage that holds some is unknown rather than priced as text.
 
 use super::wire::{Metadata, Tokens};
 use crate::entry::Usage;
@@ -10,6 +12,7 @@ use crate::entry::Usage;
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Counts {
     settled: Option<Usage>,
+    has_audio: bool,
     anthropic: Anthropic,
     gemini: Gemini,
 }
@@ -44,7 +47,8 @@ impl Counts {
 
     /// `usage` of OpenAI chat, completions and embeddings, and of those compatible with them: the last that says anything counts.
     pub(super) fn chat(&mut self, tokens: &Tokens<'_>) {
-        self.settled = of_chat(tokens).or(self.settled);
+        self.has_audio |= has_audio(tokens);
+        self.settled = of_chat(tokens).or(self.settled).filter(|_| !self.has_audio);
     }
 
     /// `usage` of OpenAI Responses.
@@ -74,6 +78,12 @@ impl Counts {
         *tool_use = metadata.tool_use_prompt_token_count.0.or(*tool_use);
         *total = metadata.total_token_count.0.or(*total);
     }
+}
+
+fn has_audio(tokens: &Tokens<'_>) -> bool {
+    let prompt = tokens.prompt_tokens_details.0.and_then(|details| details.audio_tokens.0);
+    let completion = tokens.completion_tokens_details.0.and_then(|details| details.audio_tokens.0);
+    prompt.unwrap_or(0) > 0 || completion.unwrap_or(0) > 0
 }
 
 fn of_chat(tokens: &Tokens<'_>) -> Option<Usage> {

@@ -146,12 +146,14 @@ pub(super) struct Tokens<'a> {
 #[serde(default)]
 pub(super) struct Cached {
     pub(super) cached_tokens: Count,
+    pub(super) audio_tokens: Count,
 }
 
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct Reasoning {
     pub(super) reasoning_tokens: Count,
+    pub(super) audio_tokens: Count,
 }
 
 #[derive(Clone, Copy, Debug, Default, Deserialize)]

@@ -45,6 +45,14 @@ fn counts_are_normalised() {
             usage(2, 8, 0, 0, 5, 0),
         ),
         (chat(r#"{"completion_tokens":5,"prompt_cache_hit_tokens":8,"prompt_cache_miss_tokens":2}"#), usage(2, 8, 0, 0, 5, 0)),
+        (
+            chat(
+                r#"{"prompt_tokens":10,"completion_tokens":5,"prompt_tokens_details":{"audio_tokens":0},"completion_tokens_details":{"audio_tokens":0}}"#,
+            ),
+            usage(10, 0, 0, 0, 5, 0),
+        ),
+        (chat(r#"{"prompt_tokens":10,"completion_tokens":5,"prompt_tokens_details":{"audio_tokens":4}}"#), None),
+        (chat(r#"{"prompt_tokens":10,"completion_tokens":5,"completion_tokens_details":{"audio_tokens":4}}"#), None),
         (chat(r#"{"completion_tokens":5,"total_tokens":15}"#), None),
         (chat(r#"{"prompt_tokens":10}"#), None),
         (chat("{}"), None),
@@ -111,12 +119,14 @@ fn the_last_usage_of_a_chat_stream_counts_wherever_it_stands() {
         format!(r#"{{"object":"chat.completion.chunk","choices":[{{"index":0,"finish_reason":{finish}}}],"usage":{usage}}}"#)
     };
     let (one, two) = (r#"{"prompt_tokens":3,"completion_tokens":1}"#, r#"{"prompt_tokens":3,"completion_tokens":2}"#);
+    let audio = r#"{"prompt_tokens":3,"completion_tokens":2,"completion_tokens_details":{"audio_tokens":1}}"#;
     for (usages, wanted) in [
         (["null", "null", "null"], None),
         (["null", one, "null"], usage(3, 0, 0, 0, 1, 0)),
         ([one, two, "null"], usage(3, 0, 0, 0, 2, 0)),
         ([one, "null", two], usage(3, 0, 0, 0, 2, 0)),
         ([two, one, "{}"], usage(3, 0, 0, 0, 1, 0)),
+        ([one, audio, two], None),
     ] {
         let text = stream(&[&chunk(usages[0], "null"), &chunk(usages[1], "null"), &chunk(usages[2], r#""stop""#), "[DONE]"]);
         let found = inspect(&Dialects::new(), EVENTS, [text.as_bytes()]);

@@ -41,6 +41,7 @@ use crate::{
 /// A model without a price per input token is left out.
 ///
 /// - The service tier is what the response says. Where it is not priced apart, the standard price holds.
+/// - Answers of OpenAI that took audio have no cost: audio is billed apart, and not counted apart here.
 /// - The length of the prompt selects a tier, which then holds for all tokens of the call, generated ones included.
 /// - Without a price of their own, tokens read from the provider's cache cost what input costs, as do those written; Anthropic's cost 0.1 of that when read, 1.25 when
 ///   written for five minutes, 2 when written for an hour.
