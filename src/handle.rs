@@ -14,7 +14,7 @@ use crate::{
     options::{CacheOptions, storing},
     policy::{Admission, NotStored, Policy, Reuse},
     shared::{Shared, contain},
-    store::{Listing, Selection, Store},
+    store::{Cursor, Listing, Page, Selection, Store},
 };
 
 /// What can be done with a cache from outside the path of requests.
@@ -131,6 +131,31 @@ where
     /// If the store cannot answer.
     pub async fn metadata(&self, key: &Key) -> Result<Option<Listing>, Error> {
         self.shared.core.store.metadata(key).await
+    }
+
+    /// A page of what is stored, without the bodies, from where the last page ended or from the start: see [`Store::list`].
+    ///
+    /// ```
+    /// use tower_response_cache::{ApiPolicy, CacheLayer, Sharing, store::Memory};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), tower_response_cache::Error> {
+    /// let cache = CacheLayer::new(Memory::default(), ApiPolicy::new(Sharing::Shared)).handle();
+    /// let mut page = cache.entries(None, 100).await?;
+    /// loop {
+    ///     for entry in &page.entries {
+    ///         println!("{} {} {} bytes", entry.key, entry.status, entry.body_len);
+    ///     }
+    ///     let Some(next) = page.next else { break };
+    ///     page = cache.entries(Some(&next), 100).await?;
+    /// }
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// If the store cannot answer, or cannot list; [config](Error::is_config), if the cursor is not one of this store's.
+    pub async fn entries(&self, cursor: Option<&Cursor>, limit: usize) -> Result<Page, Error> {
+        self.shared.core.store.list(cursor, limit).await
     }
 
     /// The keys under which the answers to a request are kept: one, unless the policy keeps several.

@@ -1,6 +1,6 @@
 use std::{fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
 
-use super::{Claim, Generation, Health, Listing, Lookup, Selection, Store, StoreUsage, Token};
+use super::{Claim, Cursor, Generation, Health, Listing, Lookup, Page, Selection, Store, StoreUsage, Token};
 use crate::{entry::Record, error::Error, key::Key};
 
 /// A store chosen at run time. Costs one allocation per operation; clones share the store.
@@ -57,6 +57,10 @@ impl Store for BoxStore {
         self.0.remove_where(selection).await
     }
 
+    async fn list(&self, cursor: Option<&Cursor>, limit: usize) -> Result<Page, Error> {
+        self.0.list(cursor, limit).await
+    }
+
     async fn cleanup(&self) -> Result<u64, Error> {
         self.0.cleanup().await
     }
@@ -87,6 +91,7 @@ trait DynStore: Send + Sync {
     fn release<'a>(&'a self, key: &'a Key, token: Token, declined: bool) -> Operation<'a, Result<(), Error>>;
     fn metadata<'a>(&'a self, key: &'a Key) -> Operation<'a, Result<Option<Listing>, Error>>;
     fn remove_where<'a>(&'a self, selection: &'a Selection) -> Operation<'a, Result<u64, Error>>;
+    fn list<'a>(&'a self, cursor: Option<&'a Cursor>, limit: usize) -> Operation<'a, Result<Page, Error>>;
     fn cleanup(&self) -> Operation<'_, Result<u64, Error>>;
     fn usage(&self) -> Operation<'_, Result<StoreUsage, Error>>;
     fn health(&self) -> Option<Health>;
@@ -131,6 +136,10 @@ where
 
     fn remove_where<'a>(&'a self, selection: &'a Selection) -> Operation<'a, Result<u64, Error>> {
         Box::pin(Store::remove_where(self, selection))
+    }
+
+    fn list<'a>(&'a self, cursor: Option<&'a Cursor>, limit: usize) -> Operation<'a, Result<Page, Error>> {
+        Box::pin(Store::list(self, cursor, limit))
     }
 
     fn cleanup(&self) -> Operation<'_, Result<u64, Error>> {

@@ -21,7 +21,7 @@ use std::{
 };
 
 use super::{
-    Claim, Generation, Health, Listing, Lookup, Redis, Selection, Store, StoreUsage, TierStatus, Token,
+    Claim, Cursor, Generation, Health, Listing, Lookup, Page, Redis, Selection, Store, StoreUsage, TierStatus, Token,
     bounded::{Bounded, Weighty, bounded},
     redis::{Change, Listener},
 };
@@ -148,6 +148,10 @@ impl Store for Tiered {
         let removed = self.redis.remove_where(selection).await;
         self.tier.changed(Change::All);
         removed
+    }
+
+    async fn list(&self, cursor: Option<&Cursor>, limit: usize) -> Result<Page, Error> {
+        self.redis.list(cursor, limit).await
     }
 
     async fn cleanup(&self) -> Result<u64, Error> {

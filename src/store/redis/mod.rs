@@ -36,6 +36,7 @@ mod fault;
 mod frame;
 mod lease;
 mod link;
+mod listing;
 mod names;
 mod scripts;
 mod settings;
@@ -73,7 +74,7 @@ use self::{
     settings::Deadlines,
     tags::Member,
 };
-use super::{Claim, Generation, Health, Listing, Lookup, Selection, Store, StoreUsage, Token};
+use super::{Claim, Cursor, Generation, Health, Listing, Lookup, Page, Selection, Store, StoreUsage, Token};
 use crate::{
     clock::Clock,
     entry::{Record, record::Codec},
@@ -307,13 +308,12 @@ impl Store for Redis {
             Value::BulkString(bytes) => bytes,
             _ => return Ok(None),
         };
-        if !Frame::parse(&beginning).is_some_and(|frame| frame.kind == Kind::Record) {
-            return Ok(None);
-        }
-        match self.inner.codec.listing(key, &beginning[Frame::LEN..])? {
-            Some(listing) => Ok(Some(listing).filter(|listing| self.inner.clock.now() < listing.lifetime.expires())),
-            None => Ok(self.get(key).await?.record.and_then(|record| Listing::of(*key, &record))),
-        }
+        let listing = listing::listing(self, key, &beginning, until).await?;
+        Ok(listing.filter(|listing| self.inner.clock.now() < listing.lifetime.expires()))
+    }
+
+    async fn list(&self, cursor: Option<&Cursor>, limit: usize) -> Result<Page, Error> {
+        listing::list(self, cursor, limit).await
     }
 
     async fn remove_where(&self, selection: &Selection) -> Result<u64, Error> {
