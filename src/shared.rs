@@ -17,12 +17,12 @@ use crate::{
     body::tape::Budget,
     clock::Clock,
     cost::{Call, CostModel, NanoUsd},
-    entry::Entry,
+    entry::{Entry, Lifetime},
     flight::Flights,
     key::{Envelope, Key},
     observe::{Counters, Event, Observer, Sink, Trouble},
-    options::CacheOptions,
-    policy::{Bypass, Moment, OnFailure, Policy, Reuse},
+    options::{CacheOptions, Mode},
+    policy::{Admission, Bypass, Moment, OnFailure, Policy, Reuse},
     status::{CacheStatus, Outcome},
     store::{Lookup, Store},
 };
@@ -89,6 +89,9 @@ pub(crate) struct Settings {
     pub(crate) cost_headers: bool,
     pub(crate) patience: Duration,
     pub(crate) collapse: bool,
+    pub(crate) read_only: bool,
+    /// From 0 to 1.
+    pub(crate) ttl_jitter: f64,
     pub(crate) stall_limit: Duration,
     pub(crate) name: Arc<str>,
     pub(crate) status_header: bool,
@@ -112,6 +115,26 @@ impl Settings {
 
     pub(crate) fn moment(&self) -> Moment {
         Moment { now: self.clock.now(), luck: fastrand::f64(), waited: Duration::ZERO }
+    }
+
+    /// What becomes of a request where nothing is stored. A refresh would be of no use to anyone.
+    pub(crate) fn restrict(&self, admission: Admission, options: &mut CacheOptions) -> Admission {
+        match options.mode {
+            Mode::ReadWrite if self.read_only => options.mode = Mode::ReadOnly,
+            Mode::WriteOnly if self.read_only && admission == Admission::Cache => return Admission::Bypass(Bypass::Off),
+            _ => {}
+        }
+        admission
+    }
+
+    /// A lifetime as it is stored: never longer, and never over at once if it was not.
+    pub(crate) fn jittered(&self, lifetime: Lifetime) -> Lifetime {
+        if self.ttl_jitter == 0.0 {
+            return lifetime;
+        }
+        let less = Duration::try_from_secs_f64(lifetime.fresh_for.as_secs_f64() * self.ttl_jitter * fastrand::f64());
+        let left = less.ok().and_then(|less| lifetime.fresh_for.checked_sub(less)).filter(|left| !left.is_zero());
+        Lifetime { fresh_for: left.unwrap_or(lifetime.fresh_for), ..lifetime }
     }
 
     /// What a call costs, if there is a model and it knows. What it does not know is counted.
@@ -138,6 +161,8 @@ impl Default for Settings {
             cost_headers: false,
             patience: Duration::from_secs(60),
             collapse: true,
+            read_only: false,
+            ttl_jitter: 0.0,
             stall_limit: Duration::from_secs(10),
             name: Arc::from("tower-response-cache"),
             status_header: true,
@@ -156,6 +181,8 @@ impl fmt::Debug for Settings {
             .field("cost_headers", &self.cost_headers)
             .field("patience", &self.patience)
             .field("collapse", &self.collapse)
+            .field("read_only", &self.read_only)
+            .field("ttl_jitter", &self.ttl_jitter)
             .field("stall_limit", &self.stall_limit)
             .field("name", &self.name)
             .field("status_header", &self.status_header)
