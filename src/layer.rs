@@ -10,6 +10,7 @@ use crate::{
     observe::Observer,
     service::Cache,
     shared::{Core, Settings, Shared},
+    store::Store,
 };
 
 /// Puts a [`Cache`] in front of a service.
@@ -154,10 +155,14 @@ impl<St, P> fmt::Debug for CacheLayer<St, P> {
     }
 }
 
-impl<S, St, P> Layer<S> for CacheLayer<St, P> {
+impl<S, St, P> Layer<S> for CacheLayer<St, P>
+where
+    St: Store,
+{
     type Service = Cache<S, St, P>;
 
     fn layer(&self, inner: S) -> Self::Service {
+        self.shared.watch();
         Cache { inner, shared: self.shared.clone() }
     }
 }

@@ -4,7 +4,7 @@ use std::{
     fmt,
     future::Future,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::Arc,
+    sync::{Arc, Mutex, Once, PoisonError, Weak},
     time::Duration,
 };
 
@@ -20,11 +20,11 @@ use crate::{
     entry::{Entry, Lifetime},
     flight::Flights,
     key::{Envelope, Key},
-    observe::{Counters, Event, Observer, Sink, Trouble},
+    observe::{Counters, Event, LinkChange, Observer, Sink, Trouble},
     options::{CacheOptions, Mode},
     policy::{Admission, Bypass, Moment, OnFailure, Policy, Reuse},
     status::{CacheStatus, Outcome},
-    store::{Lookup, Store},
+    store::{LinkListener, Lookup, Store},
 };
 
 /// What all services of one layer have in common.
@@ -53,21 +53,47 @@ pub(crate) struct Core<St, P> {
     pub(crate) refreshes: Arc<Semaphore>,
     pub(crate) tasks: TaskTracker,
     pub(crate) stop: CancellationToken,
+    teller: Arc<Teller>,
+    watched: Once,
 }
 
 impl<St, P> Core<St, P> {
     pub(crate) fn new(store: St, policy: P) -> Self {
+        let counters = Arc::<Counters>::default();
         Self {
             store,
             policy,
             flights: Arc::new(Flights::new()),
-            counters: Arc::default(),
+            teller: Arc::new(Teller { settings: Mutex::default(), counters: Arc::clone(&counters) }),
+            watched: Once::new(),
+            counters,
             budget: Budget::new(IN_FLIGHT),
             orphans: Arc::new(Semaphore::new(ORPHANS)),
             refreshes: Arc::new(Semaphore::new(REFRESHES)),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
         }
+    }
+}
+
+/// Tells observers of changes of the way to the store.
+struct Teller {
+    /// Those that services were last made with. An observer may hold the store, which holds this: so it does not keep them.
+    settings: Mutex<Weak<Settings>>,
+    counters: Arc<Counters>,
+}
+
+impl LinkListener for Teller {
+    fn changed(&self, change: LinkChange) {
+        let settings = self.settings.lock().unwrap_or_else(PoisonError::into_inner).upgrade();
+        let Some(settings) = settings else { return };
+        Sink {
+            counters: Arc::clone(&self.counters),
+            settings,
+            #[cfg(feature = "tracing")]
+            span: tracing::Span::none(),
+        }
+        .tell(&Event::Link(&change));
     }
 }
 
@@ -206,6 +232,15 @@ impl<St, P> Shared<St, P>
 where
     St: Store,
 {
+    /// Has observers told of changes of the way to the store.
+    pub(crate) fn watch(&self) {
+        *self.core.teller.settings.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(&self.settings);
+        self.core.watched.call_once(|| {
+            let teller: Arc<dyn LinkListener> = Arc::<Teller>::clone(&self.core.teller);
+            self.core.store.watch(Arc::downgrade(&teller));
+        });
+    }
+
     /// Looks one key up; `None`, and told to observers, if the store could not.
     pub(crate) async fn get(&self, key: &Key) -> Option<Lookup> {
         // Within the guard also what a store does before its first await.

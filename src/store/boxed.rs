@@ -1,6 +1,12 @@
-use std::{fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
-use super::{Claim, Cursor, Generation, Health, Listing, Lookup, Page, Selection, Store, StoreUsage, Token};
+use super::{Claim, Cursor, Generation, Health, LinkListener, Listing, Lookup, Page, Selection, Store, StoreUsage, Token};
 use crate::{entry::Record, error::Error, key::Key};
 
 /// A store chosen at run time. Costs one allocation per operation; clones share the store.
@@ -73,6 +79,10 @@ impl Store for BoxStore {
         self.0.health()
     }
 
+    fn watch(&self, listener: Weak<dyn LinkListener>) {
+        self.0.watch(listener);
+    }
+
     async fn shutdown(&self) {
         self.0.shutdown().await;
     }
@@ -95,6 +105,7 @@ trait DynStore: Send + Sync {
     fn cleanup(&self) -> Operation<'_, Result<u64, Error>>;
     fn usage(&self) -> Operation<'_, Result<StoreUsage, Error>>;
     fn health(&self) -> Option<Health>;
+    fn watch(&self, listener: Weak<dyn LinkListener>);
     fn shutdown(&self) -> Operation<'_, ()>;
 }
 
@@ -152,6 +163,10 @@ where
 
     fn health(&self) -> Option<Health> {
         Store::health(self)
+    }
+
+    fn watch(&self, listener: Weak<dyn LinkListener>) {
+        Store::watch(self, listener);
     }
 
     fn shutdown(&self) -> Operation<'_, ()> {

@@ -17,6 +17,7 @@ pub mod tiered;
 
 use std::{
     future::{Future, ready},
+    sync::Weak,
     time::Duration,
 };
 
@@ -32,6 +33,7 @@ use crate::{
     entry::{Metadata, Record},
     error::Error,
     key::Key,
+    observe::LinkChange,
 };
 
 /// Where entries are kept.
@@ -170,10 +172,21 @@ pub trait Store: Send + Sync + 'static {
         None
     }
 
+    /// Tells a listener of changes of the way to the store, for as long as there is someone who holds it. Several may listen. The default has nothing to tell.
+    fn watch(&self, listener: Weak<dyn LinkListener>) {
+        let _ = listener;
+    }
+
     /// Ends connections and tasks of the store. Later operations may fail.
     fn shutdown(&self) -> impl Future<Output = ()> + Send {
         ready(())
     }
+}
+
+/// Hears of changes of the way to a store. Called in the order of the changes; not to take long.
+pub trait LinkListener: Send + Sync + 'static {
+    /// The way to the store changed.
+    fn changed(&self, change: LinkChange);
 }
 
 /// The answer to a look-up.

@@ -14,14 +14,14 @@
 use std::{
     fmt,
     sync::{
-        Arc, Mutex, MutexGuard, Once, PoisonError,
+        Arc, Mutex, MutexGuard, Once, PoisonError, Weak,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
 
 use super::{
-    Claim, Cursor, Generation, Health, Listing, Lookup, Page, Redis, Selection, Store, StoreUsage, TierStatus, Token,
+    Claim, Cursor, Generation, Health, LinkListener, Listing, Lookup, Page, Redis, Selection, Store, StoreUsage, TierStatus, Token,
     bounded::{Bounded, Weighty, bounded},
     redis::{Change, Listener},
 };
@@ -164,6 +164,10 @@ impl Store for Tiered {
 
     fn health(&self) -> Option<Health> {
         self.redis.health().map(|health| Health { tier: Some(self.status()), ..health })
+    }
+
+    fn watch(&self, listener: Weak<dyn LinkListener>) {
+        self.redis.watch(listener);
     }
 
     async fn shutdown(&self) {

@@ -24,6 +24,7 @@ mod contract;
 mod fleet;
 mod generations;
 mod history;
+mod link_events;
 mod listing;
 mod outages;
 mod refusals;

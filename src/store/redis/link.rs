@@ -8,7 +8,7 @@
 
 use std::{
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
@@ -26,6 +26,7 @@ use super::{
     endpoint::Endpoint,
     fault::Fault,
 };
+use crate::{observe::LinkChange, store::LinkListener};
 
 /// See the module. Ends its tasks when it is dropped.
 pub(super) struct Link {
@@ -103,6 +104,7 @@ struct Shared {
     rejected: AtomicU64,
     tasks: TaskTracker,
     stop: CancellationToken,
+    listeners: Mutex<Vec<Weak<dyn LinkListener>>>,
 }
 
 struct Connections {
@@ -159,6 +161,7 @@ impl Link {
             rejected: AtomicU64::new(0),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
+            listeners: Mutex::default(),
             limits,
         };
         Self { shared: Arc::new(shared) }
@@ -238,6 +241,13 @@ impl Link {
         self.shared.tasks.spawn(async move {
             stop.run_until_cancelled(task).await;
         });
+    }
+
+    /// Tells of changes of the breaker, for as long as the listener is there.
+    pub(super) fn watch(&self, listener: Weak<dyn LinkListener>) {
+        let mut listeners = self.shared.listeners();
+        listeners.retain(|listener| listener.strong_count() > 0);
+        listeners.push(listener);
     }
 
     pub(super) fn status(&self) -> LinkStatus {
@@ -387,8 +397,22 @@ impl Shared {
             tracing::warn!(target: "tower_response_cache::redis", reason = fault.label(), "redis is not asked any more, until it answers a probe");
             // Whatever hangs on these, and all memory that waits to be written to them.
             self.hang_up();
+            self.tell(LinkState::Open);
             self.tasks.spawn(Arc::clone(self).probe());
         }
+    }
+
+    fn tell(&self, state: LinkState) {
+        // Whoever is told may ask for something of the link: no lock is held.
+        let listeners = self.listeners().clone();
+        let change = LinkChange::new(state.label(), self.breaker.last().map(Fault::label));
+        for listener in listeners.iter().filter_map(Weak::upgrade) {
+            listener.changed(change);
+        }
+    }
+
+    fn listeners(&self) -> MutexGuard<'_, Vec<Weak<dyn LinkListener>>> {
+        self.listeners.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Asks, one time after another, whether the server is of use again.
@@ -398,16 +422,20 @@ impl Shared {
             loop {
                 sleep(self.breaker.pause()).await;
                 self.breaker.probing();
+                self.tell(LinkState::Probing);
                 match self.is_well().await {
                     Ok(connection) => break connection,
                     Err(fault) => self.breaker.probed(fault),
                 }
+                self.tell(LinkState::Open);
             }
         };
         let Some(connection) = stop.run_until_cancelled(probing).await else { return };
         if let Some(slot) = self.reads.slots.first() {
             *slot.lock() = State::Up(Live { connection, health: Arc::default() });
         }
+        // First this: what opens it again is told after it.
+        self.tell(LinkState::Closed);
         self.breaker.close();
         #[cfg(feature = "tracing")]
         tracing::info!(target: "tower_response_cache::redis", "redis answers again");

@@ -49,7 +49,7 @@ mod tracking;
 use std::{
     fmt,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, PoisonError, Weak,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
@@ -74,7 +74,7 @@ use self::{
     settings::Deadlines,
     tags::Member,
 };
-use super::{Claim, Cursor, Generation, Health, Listing, Lookup, Page, Selection, Store, StoreUsage, Token};
+use super::{Claim, Cursor, Generation, Health, LinkListener, Listing, Lookup, Page, Selection, Store, StoreUsage, Token};
 use crate::{
     clock::Clock,
     entry::{Record, record::Codec},
@@ -344,12 +344,11 @@ impl Store for Redis {
 
     fn health(&self) -> Option<Health> {
         let LinkStatus { state, last_error, opened, dials, rejected, .. } = self.status();
-        let link = match state {
-            LinkState::Closed => "closed",
-            LinkState::Open => "open",
-            LinkState::Probing => "probing",
-        };
-        Some(Health { link, last_error, outages: opened, dials, rejected, refused: self.refused_writes(), tier: None })
+        Some(Health { link: state.label(), last_error, outages: opened, dials, rejected, refused: self.refused_writes(), tier: None })
+    }
+
+    fn watch(&self, listener: Weak<dyn LinkListener>) {
+        self.inner.link.watch(listener);
     }
 
     async fn shutdown(&self) {
