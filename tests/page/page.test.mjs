@@ -102,6 +102,8 @@ test("numbers on the page are those of the API, and what comes from callers is s
     assert.match(await page.locator("#chart-requests svg").getAttribute("aria-label"), /hits 5, coalesced 0, stale 0, misses 4/);
     await page.locator("#entries-said", { hasText: "4 answers on this page" }).waitFor();
     assert.equal(await page.locator("#entries tbody tr").count(), 4);
+    assert.equal(await page.locator("#entries td", { hasText: /^<b>bold<\/b>$/ }).count(), 1);
+    assert.equal(await page.locator("#entries b").count(), 0);
     const overflow = await page.evaluate(() => document.documentElement.scrollWidth - window.innerWidth);
     assert.ok(overflow <= 0, `${name}: ${overflow} pixels too wide`);
     await page.screenshot({ path: path.join(PAGE, `dashboard-${name}.png`), fullPage: true });
@@ -140,10 +142,13 @@ test("it is live, and used by keyboard alone it invalidates", async (t) => {
 
 test("what is stored is browsed page by page and invalidated from there, by keyboard alone", async (t) => {
   const it = await router(t);
-  for (let n = 0; n < 25; n++) await chat(it, n % 2 ? "gpt-4o" : "<i>gpt</i>", `question ${n}`);
+  for (let n = 0; n < 25; n++) await chat(it, ["gpt-4o", "gpt-4o-mini", "gpt-4.1"][n % 3], `question ${n}`);
   await stored(it, 25);
-  for (const viewport of [{ width: 1280, height: 900 }, { width: 390, height: 844 }]) {
-    const { page, wrong } = await open(t, it, { viewport });
+  for (const [name, settings] of [
+    ["wide", { viewport: { width: 1280, height: 900 } }],
+    ["narrow", { viewport: { width: 390, height: 844 }, colorScheme: "dark", deviceScaleFactor: 2 }],
+  ]) {
+    const { page, wrong } = await open(t, it, settings);
     const rows = page.locator("#entries tbody tr");
     const count = (await api(it, "stats")).cached_responses;
     await page.locator("#entries-said", { hasText: "20 answers on this page" }).waitFor();
@@ -155,7 +160,8 @@ test("what is stored is browsed page by page and invalidated from there, by keyb
     assert.equal(await page.locator("#entries-next").isDisabled(), true);
     const second = await page.locator("#entries tbody th button").evaluateAll((buttons) => buttons.map((button) => button.title));
     assert.equal(new Set([...first, ...second]).size, count, "pages do not overlap in memory, and leave none out");
-    assert.equal(await page.locator("#entries i").count(), 0);
+
+    await page.locator("section:has(#entries)").last().screenshot({ path: path.join(PAGE, `entries-${name}.png`) });
 
     // One of them looked at, and then gone.
     await page.locator("#entries tbody th button").first().focus();

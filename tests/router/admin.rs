@@ -185,7 +185,13 @@ async fn what_the_cache_is_worth_is_told_in_numbers_of_every_form() {
     ] {
         assert!(answer.text().contains(&line), "{line}\n{}", answer.text());
     }
-    for wrong in ["/cache/metrics?hours=0", "/cache/metrics?hours=x", "/cache/records?limit=100000"] {
+    for wrong in [
+        "/cache/metrics?hours=0",
+        "/cache/metrics?hours=x",
+        "/cache/records?limit=100000",
+        "/cache/entries?limit=0",
+        "/cache/entries?cursor=elsewhere",
+    ] {
         assert_eq!(router.admin(get(wrong)).await.status, 400, "{wrong}");
     }
 }
