@@ -168,7 +168,8 @@ where
     let mut options = head.extensions.remove::<CacheOptions>().unwrap_or_default();
     let bypass = |reason| Explanation { decision: Decision::Bypass(reason), identity: None, fields: Vec::new(), response: None };
 
-    match contain(counters, || policy.admit(&mut head, &mut options)) {
+    let admission = contain(counters, || policy.admit(&mut head, &mut options));
+    match admission.map(|admission| shared.settings.restrict(admission, &mut options)) {
         Some(Admission::Cache) if body.len() > policy.body_limit() => return bypass(Bypass::TooLarge),
         Some(Admission::Cache) => {}
         Some(Admission::Bypass(reason) | Admission::Watch(reason)) => return bypass(reason),
@@ -354,7 +355,9 @@ fn why_not_stored(reason: &NotStored) -> &'static str {
         NotStored::Vary => "It varies by a request field that is not in the key: add it (`key_header`).",
         NotStored::Freshness => "It has no freshness and no validator (RFC 9111 section 4.2).",
         NotStored::Request => "It answers this one request only.",
-        NotStored::ReadOnly => "The request asked for nothing to be stored (`Mode::ReadOnly`).",
+        NotStored::ReadOnly => {
+            "The request asked for nothing to be stored (`Mode::ReadOnly`), or the whole cache is read-only (`CacheLayer::read_only`)."
+        }
         NotStored::TooLarge => "Its body is over the policy's limit (`max_body`).",
         NotStored::Incomplete => "Nothing proves that it is whole.",
         NotStored::Objection(_) => "An inspector objects to its body: it is cut short, or an error in disguise.",

@@ -1,6 +1,7 @@
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, pin::pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use futures_util::{StreamExt as _, stream};
 use http::{Method, Request, Response, header, request};
 use tokio::time::timeout;
 
@@ -14,7 +15,7 @@ use crate::{
     options::{CacheOptions, storing},
     policy::{Admission, NotStored, Policy, Reuse},
     shared::{Shared, contain},
-    store::{Listing, Selection, Store},
+    store::{Cursor, Listing, Page, Selection, Store},
 };
 
 /// What can be done with a cache from outside the path of requests.
@@ -71,6 +72,9 @@ where
         T: AsRef<[u8]>,
     {
         let Asked { head, mut options, keys } = self.ask(request)?;
+        if self.shared.settings.read_only {
+            return Ok(Err(NotStored::ReadOnly));
+        }
         options.ttl = ttl.or(options.ttl);
         let (response, body) = response.into_parts();
         let key = keys[fastrand::usize(..keys.len())];
@@ -118,10 +122,56 @@ where
         };
         metadata.add_tags(storing.tags);
         let (status, headers, body) = (response.status, storing.headers, Frames::from(body));
-        let entry = Entry { status, headers, body, trailers: None, lifetime: storing.lifetime, metadata };
+        let entry = Entry { status, headers, body, trailers: None, lifetime: self.shared.settings.jittered(storing.lifetime), metadata };
         let generation = self.shared.get_sound(&key).await?.generation;
         let stored = self.shared.core.store.put(&key, Record::Response(Arc::new(entry)), generation).await?;
         Ok(if stored { Ok(key) } else { Err(NotStored::Superseded) })
+    }
+
+    /// Stores many answers, so many at a time, as [`insert`](Self::insert) does each: a cache that is warm before the first request comes. What is
+    /// to be stored is taken from `answers` as there is room for it, so that it need not be in memory all at once. What fails does not end it.
+    ///
+    /// ```
+    /// use http::{Request, Response};
+    /// use tower_response_cache::{ApiPolicy, CacheLayer, Sharing, store::Memory};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// let cache = CacheLayer::new(Memory::default(), ApiPolicy::new(Sharing::Shared)).handle();
+    /// let answers = ["one", "two"].map(|question| {
+    ///     let request = Request::post("http://api.example/ask").body(question).unwrap();
+    ///     (request, Response::new("an answer".into()), None)
+    /// });
+    /// let warmed = cache.insert_many(answers, 16).await;
+    /// assert_eq!((warmed.stored, warmed.not_stored, warmed.failed), (2, 0, 0));
+    /// # }
+    /// ```
+    ///
+    /// Dropped, it stops; what is stored by then stays.
+    pub async fn insert_many<T>(
+        &self,
+        answers: impl IntoIterator<Item = (Request<T>, Response<Bytes>, Option<Duration>), IntoIter: Send>,
+        at_a_time: usize,
+    ) -> Warmed
+    where
+        T: AsRef<[u8]> + Send + Sync,
+    {
+        let inserts = stream::iter(answers).map(|(request, response, ttl)| async move { self.insert(&request, response, ttl).await });
+        let mut inserts = pin!(inserts.buffer_unordered(at_a_time.max(1)));
+        let mut warmed = Warmed::default();
+        while let Some(inserted) = inserts.next().await {
+            match inserted {
+                Ok(Ok(_)) => warmed.stored += 1,
+                Ok(Err(reason)) => {
+                    warmed.not_stored += 1;
+                    warmed.first_reason.get_or_insert(reason);
+                }
+                Err(error) => {
+                    warmed.failed += 1;
+                    warmed.first_error.get_or_insert(error);
+                }
+            }
+        }
+        warmed
     }
 
     /// What is known about the entry under a key, without its body.
@@ -131,6 +181,31 @@ where
     /// If the store cannot answer.
     pub async fn metadata(&self, key: &Key) -> Result<Option<Listing>, Error> {
         self.shared.core.store.metadata(key).await
+    }
+
+    /// A page of what is stored, without the bodies, from where the last page ended or from the start: see [`Store::list`].
+    ///
+    /// ```
+    /// use tower_response_cache::{ApiPolicy, CacheLayer, Sharing, store::Memory};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), tower_response_cache::Error> {
+    /// let cache = CacheLayer::new(Memory::default(), ApiPolicy::new(Sharing::Shared)).handle();
+    /// let mut page = cache.entries(None, 100).await?;
+    /// loop {
+    ///     for entry in &page.entries {
+    ///         println!("{} {} {} bytes", entry.key, entry.status, entry.body_len);
+    ///     }
+    ///     let Some(next) = page.next else { break };
+    ///     page = cache.entries(Some(&next), 100).await?;
+    /// }
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// If the store cannot answer, or cannot list; [config](Error::is_config), if the cursor is not one of this store's.
+    pub async fn entries(&self, cursor: Option<&Cursor>, limit: usize) -> Result<Page, Error> {
+        self.shared.core.store.list(cursor, limit).await
     }
 
     /// The keys under which the answers to a request are kept: one, unless the policy keeps several.
@@ -254,6 +329,22 @@ fn copy_of<T>(request: &Request<T>) -> request::Parts {
     head.headers = request.headers().clone();
     head.extensions = request.extensions().clone();
     head
+}
+
+/// What became of [many answers](Handle::insert_many) that were to be stored.
+#[derive(Debug, Default)]
+#[non_exhaustive]
+pub struct Warmed {
+    /// Stored.
+    pub stored: u64,
+    /// Not stored, because the policy does not, or another was faster.
+    pub not_stored: u64,
+    /// Not stored, because the store did not confirm, or the policy does not cache such requests.
+    pub failed: u64,
+    /// Why the first that is not stored is not.
+    pub first_reason: Option<NotStored>,
+    /// What went wrong first.
+    pub first_error: Option<Error>,
 }
 
 /// A request, as the policy sees it.

@@ -10,6 +10,7 @@ use crate::{
     observe::Observer,
     service::Cache,
     shared::{Core, Settings, Shared},
+    store::Store,
 };
 
 /// Puts a [`Cache`] in front of a service.
@@ -80,6 +81,23 @@ impl<St, P> CacheLayer<St, P> {
         self
     }
 
+    /// Serves what is stored, and stores nothing: no answers, no refreshes, no leases. Requests that ask for a refresh bypass the cache. What is removed is
+    /// removed all the same: by a [`Handle`], and by unsafe requests (RFC 9111 section 4.4). For a process that shares a store with those that fill it,
+    /// or a deployment that is to change nothing. Default: off.
+    #[must_use]
+    pub fn read_only(mut self, on: bool) -> Self {
+        self.settings().read_only = on;
+        self
+    }
+
+    /// Shortens the time for which each stored answer is fresh by a part of it at random, up to this fraction, so that answers that were stored together
+    /// do not all go stale together. Never lengthens it. A fraction is from 0 to 1. Default: 0.
+    #[must_use]
+    pub fn ttl_jitter(mut self, fraction: f64) -> Self {
+        self.settings().ttl_jitter = if fraction.is_finite() { fraction.clamp(0.0, 1.0) } else { 0.0 };
+        self
+    }
+
     /// Sets how long a reader may hold up the others on a response that is too long to keep, before it is cut off with an error. Default: 10 s.
     #[must_use]
     pub fn stall_limit(mut self, limit: Duration) -> Self {
@@ -137,10 +155,14 @@ impl<St, P> fmt::Debug for CacheLayer<St, P> {
     }
 }
 
-impl<S, St, P> Layer<S> for CacheLayer<St, P> {
+impl<S, St, P> Layer<S> for CacheLayer<St, P>
+where
+    St: Store,
+{
     type Service = Cache<S, St, P>;
 
     fn layer(&self, inner: S) -> Self::Service {
+        self.shared.watch();
         Cache { inner, shared: self.shared.clone() }
     }
 }

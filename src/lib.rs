@@ -99,7 +99,7 @@ pub use clock::Clock;
 pub use cost::{CostModel, NanoUsd};
 pub use error::{BoxError, Error};
 pub use future::ResponseFuture;
-pub use handle::Handle;
+pub use handle::{Handle, Warmed};
 pub use layer::CacheLayer;
 pub use options::{CacheOptions, Mode, StoreOptions};
 pub use policy::{ApiPolicy, GrpcPolicy, HttpPolicy, Policy, Sharing};

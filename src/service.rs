@@ -71,6 +71,7 @@ where
         } else {
             contain(&self.shared.core.counters, || policy.admit(&mut parts, &mut options)).unwrap_or(Admission::Bypass(Bypass::Panic))
         };
+        let admission = self.shared.settings.restrict(admission, &mut options);
         recorder.label(&options);
         match admission {
             Admission::Cache => {

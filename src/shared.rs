@@ -4,7 +4,7 @@ use std::{
     fmt,
     future::Future,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::Arc,
+    sync::{Arc, Mutex, Once, PoisonError, Weak},
     time::Duration,
 };
 
@@ -17,14 +17,14 @@ use crate::{
     body::tape::Budget,
     clock::Clock,
     cost::{Call, CostModel, NanoUsd},
-    entry::Entry,
+    entry::{Entry, Lifetime},
     flight::Flights,
     key::{Envelope, Key},
-    observe::{Counters, Event, Observer, Sink, Trouble},
-    options::CacheOptions,
-    policy::{Bypass, Moment, OnFailure, Policy, Reuse},
+    observe::{Counters, Event, LinkChange, Observer, Sink, Trouble},
+    options::{CacheOptions, Mode},
+    policy::{Admission, Bypass, Moment, OnFailure, Policy, Reuse},
     status::{CacheStatus, Outcome},
-    store::{Lookup, Store},
+    store::{LinkListener, Lookup, Store},
 };
 
 /// What all services of one layer have in common.
@@ -53,21 +53,47 @@ pub(crate) struct Core<St, P> {
     pub(crate) refreshes: Arc<Semaphore>,
     pub(crate) tasks: TaskTracker,
     pub(crate) stop: CancellationToken,
+    teller: Arc<Teller>,
+    watched: Once,
 }
 
 impl<St, P> Core<St, P> {
     pub(crate) fn new(store: St, policy: P) -> Self {
+        let counters = Arc::<Counters>::default();
         Self {
             store,
             policy,
             flights: Arc::new(Flights::new()),
-            counters: Arc::default(),
+            teller: Arc::new(Teller { settings: Mutex::default(), counters: Arc::clone(&counters) }),
+            watched: Once::new(),
+            counters,
             budget: Budget::new(IN_FLIGHT),
             orphans: Arc::new(Semaphore::new(ORPHANS)),
             refreshes: Arc::new(Semaphore::new(REFRESHES)),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
         }
+    }
+}
+
+/// Tells observers of changes of the way to the store.
+struct Teller {
+    /// Those that services were last made with. An observer may hold the store, which holds this: so it does not keep them.
+    settings: Mutex<Weak<Settings>>,
+    counters: Arc<Counters>,
+}
+
+impl LinkListener for Teller {
+    fn changed(&self, change: LinkChange) {
+        let settings = self.settings.lock().unwrap_or_else(PoisonError::into_inner).upgrade();
+        let Some(settings) = settings else { return };
+        Sink {
+            counters: Arc::clone(&self.counters),
+            settings,
+            #[cfg(feature = "tracing")]
+            span: tracing::Span::none(),
+        }
+        .tell(&Event::Link(&change));
     }
 }
 
@@ -89,6 +115,9 @@ pub(crate) struct Settings {
     pub(crate) cost_headers: bool,
     pub(crate) patience: Duration,
     pub(crate) collapse: bool,
+    pub(crate) read_only: bool,
+    /// From 0 to 1.
+    pub(crate) ttl_jitter: f64,
     pub(crate) stall_limit: Duration,
     pub(crate) name: Arc<str>,
     pub(crate) status_header: bool,
@@ -112,6 +141,26 @@ impl Settings {
 
     pub(crate) fn moment(&self) -> Moment {
         Moment { now: self.clock.now(), luck: fastrand::f64(), waited: Duration::ZERO }
+    }
+
+    /// What becomes of a request where nothing is stored. A refresh would be of no use to anyone.
+    pub(crate) fn restrict(&self, admission: Admission, options: &mut CacheOptions) -> Admission {
+        match options.mode {
+            Mode::ReadWrite if self.read_only => options.mode = Mode::ReadOnly,
+            Mode::WriteOnly if self.read_only && admission == Admission::Cache => return Admission::Bypass(Bypass::Off),
+            _ => {}
+        }
+        admission
+    }
+
+    /// A lifetime as it is stored: never longer, and never over at once if it was not.
+    pub(crate) fn jittered(&self, lifetime: Lifetime) -> Lifetime {
+        if self.ttl_jitter == 0.0 {
+            return lifetime;
+        }
+        let less = Duration::try_from_secs_f64(lifetime.fresh_for.as_secs_f64() * self.ttl_jitter * fastrand::f64());
+        let left = less.ok().and_then(|less| lifetime.fresh_for.checked_sub(less)).filter(|left| !left.is_zero());
+        Lifetime { fresh_for: left.unwrap_or(lifetime.fresh_for), ..lifetime }
     }
 
     /// What a call costs, if there is a model and it knows. What it does not know is counted.
@@ -138,6 +187,8 @@ impl Default for Settings {
             cost_headers: false,
             patience: Duration::from_secs(60),
             collapse: true,
+            read_only: false,
+            ttl_jitter: 0.0,
             stall_limit: Duration::from_secs(10),
             name: Arc::from("tower-response-cache"),
             status_header: true,
@@ -156,6 +207,8 @@ impl fmt::Debug for Settings {
             .field("cost_headers", &self.cost_headers)
             .field("patience", &self.patience)
             .field("collapse", &self.collapse)
+            .field("read_only", &self.read_only)
+            .field("ttl_jitter", &self.ttl_jitter)
             .field("stall_limit", &self.stall_limit)
             .field("name", &self.name)
             .field("status_header", &self.status_header)
@@ -179,6 +232,15 @@ impl<St, P> Shared<St, P>
 where
     St: Store,
 {
+    /// Has observers told of changes of the way to the store.
+    pub(crate) fn watch(&self) {
+        *self.core.teller.settings.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(&self.settings);
+        self.core.watched.call_once(|| {
+            let teller: Arc<dyn LinkListener> = Arc::<Teller>::clone(&self.core.teller);
+            self.core.store.watch(Arc::downgrade(&teller));
+        });
+    }
+
     /// Looks one key up; `None`, and told to observers, if the store could not.
     pub(crate) async fn get(&self, key: &Key) -> Option<Lookup> {
         // Within the guard also what a store does before its first await.

@@ -9,7 +9,7 @@ use tower_response_cache::{
     Clock, Error,
     entry::Record,
     key::Key,
-    store::{Generation, Listing, Lookup, Selection, Store, StoreUsage},
+    store::{Cursor, Generation, Listing, Lookup, Page, Selection, Store, StoreUsage},
 };
 
 /// Keeps the newest entries, up to a bound in bytes.
@@ -97,6 +97,23 @@ impl Store for Newest {
         let doomed: Vec<Key> = shelf.records.iter().filter_map(named).collect();
         doomed.iter().for_each(|key| drop(shelf.take(key)));
         Ok(doomed.len() as u64)
+    }
+
+    /// In the order of keys: a page goes on after the last one.
+    async fn list(&self, cursor: Option<&Cursor>, limit: usize) -> Result<Page, Error> {
+        let last = cursor.map(|cursor| cursor.as_str().parse::<Key>()).transpose();
+        let last = last.map_err(|_| Error::config("the cursor is not one that this store gave"))?;
+        let (shelf, now) = (self.shelf(), self.clock.now());
+        let is_ahead = |key: &Key| last.is_none_or(|last| *key > last);
+        let listing = |(key, (_, record)): (&Key, &(u64, Record))| {
+            if is_ahead(key) && now < record.expires() { Listing::of(*key, record) } else { None }
+        };
+        let mut entries: Vec<Listing> = shelf.records.iter().filter_map(listing).collect();
+        entries.sort_unstable_by_key(|listing| listing.key);
+        let is_last = entries.len() <= limit.max(1);
+        entries.truncate(limit.max(1));
+        let next = entries.last().filter(|_| !is_last).map(|last| Cursor::new(last.key.to_string()));
+        Ok(Page { entries, next })
     }
 
     async fn usage(&self) -> Result<StoreUsage, Error> {

@@ -74,6 +74,10 @@ struct Args {
     #[arg(long)]
     redis: Option<String>,
 
+    /// Serve what is stored, and store nothing.
+    #[arg(long)]
+    read_only: bool,
+
     /// Tell the origin who asked, in `Forwarded` (RFC 7239).
     #[arg(long)]
     forwarded: bool,
@@ -106,7 +110,7 @@ async fn main() -> Result<(), BoxError> {
         Some(url) => BoxStore::new(Redis::builder(url).max_record(MAX_RECORD).build()?),
         None => BoxStore::new(Memory::new(args.memory << 20)),
     };
-    let layer = CacheLayer::new(store, policy).name(args.name.as_str()).observer(TracingObserver);
+    let layer = CacheLayer::new(store, policy).name(args.name.as_str()).read_only(args.read_only).observer(TracingObserver);
     let handle = layer.handle();
     let proxy = Proxy::new(layer.layer(origin), &args.name, args.forwarded)?;
 

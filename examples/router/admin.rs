@@ -53,6 +53,7 @@ pub(crate) fn router(cache: Cache, analytics: Analytics, metrics: Metrics, token
         "/cache/records",
         "/cache/stats",
         "/cache/entry",
+        "/cache/entries",
     ];
     let guard = Guard(token.map(|token| Arc::new(Sha256::digest(token).into())));
     pages.into_iter().map(dashboard).fold(Router::new(), |router, (path, page)| router.route_service(path, page))
@@ -62,7 +63,7 @@ pub(crate) fn router(cache: Cache, analytics: Analytics, metrics: Metrics, token
         .with_state(cache)
         .route("/healthz", get(|| async { Json(json!({"status": "ok"})) }))
         .fallback(|| async {
-            refuse(StatusCode::NOT_FOUND, "there are GET /cache/ (the dashboard), /cache/stats, /cache/metrics, /cache/records, /metrics and /healthz, POST /cache/invalidate and /cache/cleanup")
+            refuse(StatusCode::NOT_FOUND, "there are GET /cache/ (the dashboard), /cache/stats, /cache/metrics, /cache/records, /cache/entries, /metrics and /healthz, POST /cache/invalidate and /cache/cleanup")
         })
         .method_not_allowed_fallback(|| async { refuse(StatusCode::METHOD_NOT_ALLOWED, "not with this method; `allow` says which") })
         .layer(DefaultBodyLimit::max(BODY_LIMIT))

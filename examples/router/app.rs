@@ -62,6 +62,8 @@ impl App {
         // An answer that takes minutes is paid for: who asks for the same waits for it as long as the one who asked first.
         let layer = CacheLayer::new(store, store::policy(&settings))
             .patience(settings.upstream_timeout.unwrap_or(PATIENCE))
+            .read_only(settings.read_only)
+            .ttl_jitter(settings.ttl_jitter)
             .cost(settings.prices)
             .cost_headers(settings.cost_headers)
             .observer(TracingObserver)
@@ -81,6 +83,10 @@ impl App {
             admin_token = settings.admin_token.is_some(),
             "routing"
         );
+
+        if !settings.idle.is_empty() {
+            tracing::warn!(settings = settings.idle.join("; "), "these settings have no effect, or leave nothing to the cache");
+        }
 
         let stop = CancellationToken::new();
         let listeners = Listeners::new(settings.body_idle, stop.clone());

@@ -3,6 +3,8 @@
 use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Parser, ValueEnum};
+use serde::Deserialize;
+use tower_response_cache::entry::record::Compression;
 
 use super::app::StartError;
 
@@ -83,6 +85,26 @@ pub(crate) struct Args {
     #[arg(long, env = "CACHE_DEFAULT_TTL", value_name = "SECONDS", default_value_t = 3600, help_heading = "Cache")]
     pub(crate) default_ttl: u64,
 
+    /// Serves what is stored and stores nothing
+    #[arg(long, env = "ROUTER_READ_ONLY", help_heading = "Cache")]
+    pub(crate) read_only: bool,
+
+    /// Shortens how long each answer is kept by up to this percentage of it, at random, so that they do not all go at once [default: 0]
+    #[arg(long, env = "ROUTER_TTL_JITTER_PERCENT", value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(0..=100), help_heading = "Cache")]
+    pub(crate) ttl_jitter_percent: Option<u8>,
+
+    /// Takes tags for invalidation from the upstreams' `surrogate-key` and `cache-tag`
+    #[arg(long, env = "ROUTER_RESPONSE_TAGS", help_heading = "Cache")]
+    pub(crate) response_tags: bool,
+
+    /// For how long a router that makes an answer for all keeps the others on this Redis waiting without a sign of life, in seconds; 0: each makes its own [default: 10]
+    #[arg(long, env = "ROUTER_LEASE_SECONDS", value_name = "SECONDS", help_heading = "Store")]
+    pub(crate) lease_seconds: Option<u64>,
+
+    /// Compresses answers in Redis: `auto`, event streams from 1 KiB and all else from 16 KiB, or `off` [default: auto]
+    #[arg(long, env = "ROUTER_COMPRESSION", value_name = "WHAT", value_enum, help_heading = "Store")]
+    pub(crate) compression: Option<Compressed>,
+
     /// For how long records of requests are kept in Redis, and their sums by the hour, a day at least; in seconds
     #[arg(long, env = "CACHE_METRICS_TTL", value_name = "SECONDS", default_value_t = 86_400, help_heading = "Cost")]
     pub(crate) metrics_ttl: u64,
@@ -154,6 +176,25 @@ pub(crate) enum SimulatorPace {
     Realistic,
     /// At once
     Instant,
+}
+
+/// What is compressed in Redis.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Compressed {
+    /// Event streams from 1 KiB, and all else from 16 KiB
+    Auto,
+    /// Nothing
+    Off,
+}
+
+impl From<Compressed> for Compression {
+    fn from(compressed: Compressed) -> Self {
+        match compressed {
+            Compressed::Auto => Self::Auto,
+            Compressed::Off => Self::Off,
+        }
+    }
 }
 
 /// The arguments of this process. Prints help and ends the process where that is asked for.

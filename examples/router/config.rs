@@ -19,7 +19,7 @@ use tower_response_cache::{
 
 use super::{
     app::StartError,
-    cli::{Args, SimulatorPace},
+    cli::{Args, Compressed, SimulatorPace},
     upstream::{Base, Destination, Directory, Upstream},
 };
 
@@ -40,11 +40,17 @@ pub(crate) struct Settings {
     /// Whose control fields are heeded, and which field names a time to live.
     pub(crate) trust: Option<HeaderName>,
     pub(crate) ttl: Duration,
+    pub(crate) read_only: bool,
+    /// From 0 to 1.
+    pub(crate) ttl_jitter: f64,
+    pub(crate) response_tags: bool,
     pub(crate) max_request: usize,
     pub(crate) max_response: usize,
     pub(crate) store: Place,
     pub(crate) prices: LlmPrices,
     pub(crate) cost_headers: bool,
+    /// Settings that have no effect, or leave nothing to the cache.
+    pub(crate) idle: Vec<&'static str>,
     /// For how long sums of requests are kept.
     pub(crate) metrics_ttl: Duration,
 }
@@ -80,6 +86,11 @@ struct File {
     sharing: Option<String>,
     trust_cache_headers: Option<bool>,
     ttl_header: Option<String>,
+    read_only: Option<bool>,
+    ttl_jitter_percent: Option<u8>,
+    response_tags: Option<bool>,
+    lease_seconds: Option<u64>,
+    compression: Option<Compressed>,
     default: Option<String>,
     #[serde(default)]
     upstream: Vec<UpstreamTable>,
@@ -106,9 +117,40 @@ impl Settings {
                 "the admin listener would be open to others on {admin_listen}: set a token (--admin-token or ROUTER_ADMIN_TOKEN), or listen on a loopback address"
             )));
         }
-        let ttl_header = args.ttl_header.or(file.ttl_header).unwrap_or_else(|| "x-cache-ttl".to_owned());
+        let ttl_header = args.ttl_header.clone().or(file.ttl_header).unwrap_or_else(|| "x-cache-ttl".to_owned());
         let ttl_header = header_name(&ttl_header, "the header for times to live")?;
+        let ttl_jitter = args.ttl_jitter_percent.or(file.ttl_jitter_percent).unwrap_or_default();
+        if ttl_jitter > 100 {
+            return Err(StartError::usage(format!("`ttl_jitter_percent` is a number from 0 to 100, not {ttl_jitter}")));
+        }
+        let lease = args.lease_seconds.or(file.lease_seconds);
+        let compression = args.compression.or(file.compression);
+        let trusts = args.trust_cache_headers || file.trust_cache_headers.unwrap_or_default();
+        let redis = args.redis_url.as_deref().is_some_and(|url| !url.is_empty());
+        let read_only = args.read_only || file.read_only.unwrap_or_default();
+        let of_redis =
+            [args.redis_ca.is_some(), args.redis_cert.is_some(), args.redis_seal_keys.as_deref().is_some_and(|keys| !keys.is_empty())];
+        let idle = [
+            (args.default_ttl == 0 && !trusts, "a default TTL of 0 stores nothing"),
+            (args.max_request == 0, "a longest request of 0 caches no request that has a body"),
+            (args.max_response == 0, "a longest response of 0 stores nothing that has a body"),
+            (!redis && args.memory == 0, "0 bytes of memory store nothing"),
+            (read_only && !redis, "read-only without Redis: there is nothing to serve"),
+            (read_only && ttl_jitter > 0, "TTL jitter is ignored: read-only stores nothing"),
+            (!redis && lease.is_some(), "the lease is ignored without Redis"),
+            (!redis && compression.is_some(), "compression is ignored without Redis"),
+            (!redis && of_redis.contains(&true), "certificates and seal keys are ignored without Redis"),
+            (args.ttl_header.is_some() && !trusts, "the TTL header is ignored: callers are not trusted"),
+            (
+                args.upstream.as_deref().is_some_and(|url| !url.is_empty()) && !file.upstream.is_empty(),
+                "the upstreams of the file are ignored: one was given",
+            ),
+        ];
         Ok(Self {
+            idle: idle.into_iter().filter_map(|(holds, what)| holds.then_some(what)).collect(),
+            read_only,
+            ttl_jitter: f64::from(ttl_jitter) / 100.0,
+            response_tags: args.response_tags || file.response_tags.unwrap_or_default(),
             listen: args.listen.or(file.listen).unwrap_or(SocketAddr::from(([127, 0, 0, 1], 8080))),
             admin_listen,
             admin_token,
@@ -119,7 +161,7 @@ impl Settings {
             upstream_timeout: Some(Duration::from_secs(args.upstream_timeout_seconds)).filter(|bound| !bound.is_zero()),
             pace: args.simulator_pace,
             sharing: sharing(args.sharing.or(file.sharing).as_deref())?,
-            trust: Some(ttl_header).filter(|_| args.trust_cache_headers || file.trust_cache_headers.unwrap_or_default()),
+            trust: Some(ttl_header).filter(|_| trusts),
             ttl: Duration::from_secs(args.default_ttl),
             prices: prices(args.prices.as_deref())?,
             cost_headers: args.cost_headers,
@@ -130,6 +172,12 @@ impl Settings {
                 Some(url) => {
                     let max_connections = usize::try_from(args.redis_max_connections).unwrap_or(usize::MAX);
                     let mut builder = Redis::builder(url).prefix(args.namespace).max_connections(max_connections);
+                    if let Some(seconds) = lease {
+                        builder = builder.lease(Some(Duration::from_secs(seconds)).filter(|lasts| !lasts.is_zero()));
+                    }
+                    if let Some(compressed) = compression {
+                        builder = builder.compression(compressed.into());
+                    }
                     let read = |path: &PathBuf| {
                         std::fs::read(path).map_err(|error| StartError::usage(format!("cannot read {}: {error}", path.display())))
                     };
@@ -308,7 +356,10 @@ mod tests {
     fn read(toml: &str, args: &[&str]) -> Result<Settings, String> {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(&file, toml).unwrap();
-        let fixed = ["router", "--redis-url", "", "--config", file.path().to_str().unwrap()];
+        let mut fixed = vec!["router", "--config", file.path().to_str().unwrap()];
+        if !args.contains(&"--redis-url") {
+            fixed.extend(["--redis-url", ""]);
+        }
         let args = fixed.iter().chain(args);
         let settings = Settings::read(Args::try_parse_from(args).unwrap());
         settings.map_err(|error| error.to_string().replace(file.path().to_str().unwrap(), "FILE"))
@@ -324,6 +375,48 @@ mod tests {
         assert_eq!(settings.directory.choose(Some("gemini-2.5-pro")).name, "google");
         assert_eq!(settings.sharing, Shared::PerCredential);
         assert!(settings.trust.is_none());
+    }
+
+    #[test]
+    fn what_has_no_effect_is_named_and_nothing_else_is() {
+        for (file, args, expected) in [
+            ("", &[][..], &[][..]),
+            ("ttl_header = \"x-ttl\"", &[], &[]),
+            ("", &["--default-ttl", "0"], &["a default TTL of 0 stores nothing"]),
+            ("", &["--default-ttl", "0", "--trust-cache-headers"], &[]),
+            (
+                "",
+                &["--memory", "0", "--max-response", "0"],
+                &["a longest response of 0 stores nothing that has a body", "0 bytes of memory store nothing"],
+            ),
+            (
+                "lease_seconds = 5\ncompression = \"off\"",
+                &[],
+                &["the lease is ignored without Redis", "compression is ignored without Redis"],
+            ),
+            ("lease_seconds = 5\ncompression = \"off\"", &["--redis-url", "redis://localhost"], &[]),
+            ("read_only = true", &["--redis-url", "redis://localhost"], &[]),
+            (
+                "read_only = true\nttl_jitter_percent = 10",
+                &["--redis-url", "redis://localhost"],
+                &["TTL jitter is ignored: read-only stores nothing"],
+            ),
+            ("", &["--ttl-header", "x-ttl"], &["the TTL header is ignored: callers are not trusted"]),
+        ] {
+            let settings = read(file, args).unwrap_or_else(|error| panic!("{error}"));
+            assert_eq!(settings.idle, expected, "{file} {args:?}");
+        }
+    }
+
+    #[test]
+    fn soft_settings_come_from_the_file_and_the_command_line() {
+        let file = "read_only = true\nttl_jitter_percent = 20\nresponse_tags = true\n";
+        let settings = read(file, &[]).unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!((settings.read_only, settings.ttl_jitter, settings.response_tags), (true, 0.2, true));
+        let settings = read(file, &["--ttl-jitter-percent", "5"]).unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(settings.ttl_jitter, 0.05);
+        let wrong = read("ttl_jitter_percent = 101", &[]).err().unwrap();
+        assert!(wrong.contains("0 to 100"), "{wrong}");
     }
 
     #[test]

@@ -66,6 +66,7 @@ pub(crate) fn policy(settings: &Settings) -> ApiPolicy {
     let mut policy = ApiPolicy::new(sharing)
         .paths(|path| Route::of(path).cached)
         .ttl(settings.ttl)
+        .response_tags(settings.response_tags)
         .request_limit(settings.max_request)
         .max_body(settings.max_response)
         .inspector(Dialects::new().document_limit(settings.max_response));

@@ -7,7 +7,7 @@ use crate::{
         Stats,
         analytics::{Group, Latency, Period, Recent, Totals},
     },
-    store::Listing,
+    store::{Cursor, Listing, Page},
 };
 
 pub(super) fn period(period: &Period, dropped: u64) -> Value {
@@ -184,6 +184,13 @@ pub(super) fn listing(listing: &Listing, now: SystemTime) -> Value {
         "tokens": usage,
         "tags": metadata.tags,
         "labels": metadata.labels.iter().map(|(name, value)| json!([name, value])).collect::<Vec<_>>(),
+    })
+}
+
+pub(super) fn page(page: &Page, now: SystemTime) -> Value {
+    json!({
+        "entries": page.entries.iter().map(|entry| listing(entry, now)).collect::<Vec<_>>(),
+        "next": page.next.as_ref().map(Cursor::as_str),
     })
 }
 

@@ -11,6 +11,7 @@
 //! | `GET /records?limit=50` | the newest requests: `request_id`, `provider`, `model`, `route`, `outcome`, `reason`, `status`, `response_time_ms`, `cost_usd`, `saved_usd`, `bytes`, `at` |
 //! | `GET /stats` | what the cache did since it was made, and what its store holds |
 //! | `GET /entry?key=…` | what is known about a stored answer; never its body |
+//! | `GET /entries?limit=50&cursor=…` | a page of what is stored: `entries`, each as `/entry` shows it, and `next`, the cursor of the next page, or null |
 //! | `POST /invalidate` | removes what `{"key": …}`, `{"tag": …}` or `{"pattern": …}` names, and says how many it was |
 //!
 //! # Safety
@@ -48,7 +49,7 @@ use crate::{
     BoxError, Error, Handle, Policy,
     key::{InvalidKey, Key},
     observe::analytics::Analytics,
-    store::{Selection, Store},
+    store::{Cursor, Selection, Store},
 };
 
 /// Shows what a cache is worth. See the [module](self). Clones are cheap and the same.
@@ -130,7 +131,7 @@ where
         match path {
             "/invalidate" if head.method == Method::POST => self.invalidate(&head, body).await,
             "/invalidate" => Err(not_with_this_method("POST")),
-            "/metrics" | "/series" | "/records" | "/stats" | "/entry" if !is_read => Err(not_with_this_method("GET")),
+            "/metrics" | "/series" | "/records" | "/stats" | "/entry" | "/entries" if !is_read => Err(not_with_this_method("GET")),
             "/metrics" => {
                 let hours = number(query, "hours", 24, 1, LONGEST)?;
                 let period = self.analytics.last(Duration::from_secs(hours * 3600)).await;
@@ -154,6 +155,15 @@ where
                 match self.handle.metadata(&key).await {
                     Ok(Some(listing)) => Ok(shown(json::listing(&listing, SystemTime::now()))),
                     Ok(None) => Err(refuse(StatusCode::NOT_FOUND, "nothing is stored under this key")),
+                    Err(error) => Err(failed(&error)),
+                }
+            }
+            "/entries" => {
+                let limit = number(query, "limit", 50, 1, 1000)?;
+                let cursor = argument(query, "cursor").filter(|cursor| !cursor.is_empty()).map(Cursor::new);
+                match self.handle.entries(cursor.as_ref(), usize::try_from(limit).unwrap_or(usize::MAX)).await {
+                    Ok(page) => Ok(shown(json::page(&page, SystemTime::now()))),
+                    Err(error) if error.is_config() => Err(refuse(StatusCode::BAD_REQUEST, &error.to_string())),
                     Err(error) => Err(failed(&error)),
                 }
             }

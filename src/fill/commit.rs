@@ -52,7 +52,7 @@ where
             headers: storing.headers,
             body: Frames::compact(frames),
             trailers,
-            lifetime: storing.lifetime,
+            lifetime: self.shared.settings.jittered(storing.lifetime),
             metadata,
         };
         (entry, storing.vary)
@@ -191,7 +191,7 @@ where
 
     /// Hands a freshened entry to all who wait, and stores it where it was.
     pub(super) async fn freshened<RB, E>(&self, entry: Entry, caller: &mut Option<Caller<RB, E>>) -> Result<(), NotStored> {
-        let entry = Arc::new(entry);
+        let entry = Arc::new(Entry { lifetime: self.shared.settings.jittered(entry.lifetime), ..entry });
         self.lead.settle();
         self.lead.publish(State::Freshened(Arc::clone(&entry)));
         tell(caller, Opening::Freshened(Arc::clone(&entry)));

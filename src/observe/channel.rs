@@ -75,7 +75,7 @@ impl Observer for Channel {
         match event {
             Event::Request(record) => place.send(Told::Request(Box::new((*record).clone()))),
             Event::Fill(record) => place.send(Told::Fill(Box::new((*record).clone()))),
-            Event::Trouble(_) => {}
+            Event::Trouble(_) | Event::Link(_) => {}
         }
     }
 }

@@ -6,7 +6,7 @@ use std::{
 
 use metrics::{Counter, Histogram, Key, KeyName, Label, Level, Metadata, Recorder, SharedString, Unit};
 
-use super::{Event, FillRecord, Observer, RequestRecord, Trouble};
+use super::{Event, FillRecord, LinkChange, Observer, RequestRecord, Trouble};
 use crate::{
     entry::Usage,
     policy::Bypass,
@@ -28,6 +28,8 @@ use crate::{
 /// | `cache_tokens_total` | counter | `provider`, `model`, `type`: `input`, `output`; `source`: `upstream`, `cache` |
 /// | `cache_fills_total` | counter: upstream calls | `result`: `stored`, or why not |
 /// | `cache_store_errors_total` | counter | `operation`, `kind` |
+/// | `cache_store_link_changes_total` | counter | `state`: `open`, `probing`, `closed` |
+/// | `cache_store_link_up` | gauge: 1 if operations get through to the store, 0 if they fail at once; from the first change on | |
 /// | `gen_ai.client.operation.duration` | histogram, seconds: upstream calls of which the model is known | `gen_ai.provider.name`, `gen_ai.response.model` |
 /// | `gen_ai.client.token.usage` | histogram, tokens: of the same calls | as before, and `gen_ai.token.type`: `input`, `output` |
 ///
@@ -145,6 +147,13 @@ impl MetricsObserver {
         counter(&*self.recorder, "cache_store_errors_total", labels).increment(1);
     }
 
+    fn link(&self, link: &LinkChange) {
+        let state = vec![Label::from_static_parts("state", link.state)];
+        counter(&*self.recorder, "cache_store_link_changes_total", state).increment(1);
+        let up = self.recorder.register_gauge(&Key::from_static_name("cache_store_link_up"), &METADATA);
+        up.set(if link.state == "closed" { 1.0 } else { 0.0 });
+    }
+
     fn model(&self, provider: Option<&str>, model: Option<&str>) -> Arc<Model> {
         let (provider, model) = (provider.unwrap_or("unknown"), model.unwrap_or("unknown"));
         let known = self.models.read().unwrap_or_else(PoisonError::into_inner);
@@ -177,6 +186,7 @@ impl Observer for MetricsObserver {
             Event::Request(record) => self.request(record),
             Event::Fill(fill) => self.fill(fill),
             Event::Trouble(trouble) => self.trouble(trouble),
+            Event::Link(link) => self.link(link),
         }
     }
 }

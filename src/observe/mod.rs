@@ -55,6 +55,25 @@ pub enum Event<'a> {
     Fill(&'a FillRecord),
     /// The store failed at something; the request went on without it.
     Trouble(&'a Trouble<'a>),
+    /// The way to the store changed. Told by the store's own task, whether anyone asks for something or not.
+    Link(&'a LinkChange),
+}
+
+/// A change of the way to a store outside of this process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LinkChange {
+    /// `open`: operations fail at once from now on; `probing`: and a probe is on its way; `closed`: they get through again.
+    pub state: &'static str,
+    /// What went wrong last, in one word; `None` if nothing did.
+    pub last_error: Option<&'static str>,
+}
+
+impl LinkChange {
+    /// The way to a store is like this from now on.
+    pub fn new(state: &'static str, last_error: Option<&'static str>) -> Self {
+        Self { state, last_error }
+    }
 }
 
 /// One upstream call, made for one request or for many.

@@ -2,7 +2,8 @@ use super::{Event, Observer, RequestRecord};
 use crate::NanoUsd;
 
 /// Writes one `tracing` event per request (target `tower_response_cache`, level `INFO`), per fill (`DEBUG`), and per trouble with the
-/// store (`WARN`; `DEBUG` where it is out of reach, which holds of every request until it is back).
+/// store (`WARN`; `DEBUG` where it is out of reach, which holds of every request until it is back), and per change of the way there (`DEBUG`, message `link`, fields
+/// `state` and `last_error`; the Redis store says `WARN` when it is lost and `INFO` when it is back, by itself).
 ///
 /// Fields that OpenTelemetry's semantic conventions for generative AI know have their names: `gen_ai.response.model`, `gen_ai.provider.name`,
 /// `gen_ai.usage.input_tokens` and `.output_tokens`, which are those of the upstream call that the request made.
@@ -75,6 +76,10 @@ impl Observer for TracingObserver {
             // While a breaker is open this is so of every request, and the store has said so once.
             Event::Trouble(trouble) if trouble.error.is_unavailable() => told!(debug, trouble),
             Event::Trouble(trouble) => told!(warn, trouble),
+            // The store itself says so at a level that nobody turns off.
+            Event::Link(link) => {
+                tracing::debug!(target: "tower_response_cache", state = link.state, last_error = link.last_error, "link");
+            }
         }
     }
 }

@@ -1,6 +1,14 @@
-use std::{fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
-use super::{Audience, Claim, Generation, Health, Listing, LivePart, Lookup, Selection, Store, StoreUsage, Token};
+use super::{
+    Audience, Claim, Cursor, Generation, Health, LinkListener, Listing, LivePart, Lookup, Page, Selection, Store, StoreUsage, Token,
+};
 use crate::{entry::Record, error::Error, key::Key};
 
 /// A store chosen at run time. Costs one allocation per operation; clones share the store.
@@ -69,6 +77,10 @@ impl Store for BoxStore {
         self.0.remove_where(selection).await
     }
 
+    async fn list(&self, cursor: Option<&Cursor>, limit: usize) -> Result<Page, Error> {
+        self.0.list(cursor, limit).await
+    }
+
     async fn cleanup(&self) -> Result<u64, Error> {
         self.0.cleanup().await
     }
@@ -79,6 +91,10 @@ impl Store for BoxStore {
 
     fn health(&self) -> Option<Health> {
         self.0.health()
+    }
+
+    fn watch(&self, listener: Weak<dyn LinkListener>) {
+        self.0.watch(listener);
     }
 
     async fn shutdown(&self) {
@@ -102,9 +118,11 @@ trait DynStore: Send + Sync {
     fn follow<'a>(&'a self, key: &'a Key, token: Token, from: u64) -> Operation<'a, Result<Vec<LivePart>, Error>>;
     fn metadata<'a>(&'a self, key: &'a Key) -> Operation<'a, Result<Option<Listing>, Error>>;
     fn remove_where<'a>(&'a self, selection: &'a Selection) -> Operation<'a, Result<u64, Error>>;
+    fn list<'a>(&'a self, cursor: Option<&'a Cursor>, limit: usize) -> Operation<'a, Result<Page, Error>>;
     fn cleanup(&self) -> Operation<'_, Result<u64, Error>>;
     fn usage(&self) -> Operation<'_, Result<StoreUsage, Error>>;
     fn health(&self) -> Option<Health>;
+    fn watch(&self, listener: Weak<dyn LinkListener>);
     fn shutdown(&self) -> Operation<'_, ()>;
 }
 
@@ -160,6 +178,10 @@ where
         Box::pin(Store::remove_where(self, selection))
     }
 
+    fn list<'a>(&'a self, cursor: Option<&'a Cursor>, limit: usize) -> Operation<'a, Result<Page, Error>> {
+        Box::pin(Store::list(self, cursor, limit))
+    }
+
     fn cleanup(&self) -> Operation<'_, Result<u64, Error>> {
         Box::pin(Store::cleanup(self))
     }
@@ -170,6 +192,10 @@ where
 
     fn health(&self) -> Option<Health> {
         Store::health(self)
+    }
+
+    fn watch(&self, listener: Weak<dyn LinkListener>) {
+        Store::watch(self, listener);
     }
 
     fn shutdown(&self) -> Operation<'_, ()> {

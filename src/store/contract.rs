@@ -27,7 +27,7 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
-use super::{Generation, Listing, Lookup, Selection, Store};
+use super::{Cursor, Generation, Listing, Lookup, Selection, Store};
 use crate::{
     clock::{Clock, from_unix_millis, unix_millis},
     entry::{Entry, Frames, Lifetime, Metadata, Record, Usage, Variants},
@@ -41,13 +41,14 @@ pub struct Subject<St> {
     store: Arc<St>,
     clock: Option<Clock>,
     selections: bool,
+    lists: bool,
     large: usize,
 }
 
 impl<St> Subject<St> {
     /// A store that holds nothing yet and that nobody else uses while it is checked.
     pub fn new(store: St) -> Self {
-        Self { store: Arc::new(store), clock: None, selections: true, large: 1 << 20 }
+        Self { store: Arc::new(store), clock: None, selections: true, lists: true, large: 1 << 20 }
     }
 
     /// The movable clock that the store reads. Default: none; then expiry is waited for, in real time.
@@ -61,6 +62,13 @@ impl<St> Subject<St> {
     #[must_use]
     pub fn without_selections(mut self) -> Self {
         self.selections = false;
+        self
+    }
+
+    /// The store cannot list what it holds: that it says so is checked instead.
+    #[must_use]
+    pub fn without_listing(mut self) -> Self {
+        self.lists = false;
         self
     }
 
@@ -98,6 +106,8 @@ where
     a_put_over_what_expired_is_accepted(&make().await).await;
     what_has_expired_is_not_stored(&make().await).await;
     metadata_tells_of_an_entry(&make().await).await;
+    pages_name_all_that_lives(&make().await).await;
+    pages_stay_short_and_cursors_are_the_stores_own(&make().await).await;
     all_can_be_removed(&make().await).await;
     a_tag_removes_what_carries_it(&make().await).await;
     a_pattern_removes_what_it_matches(&make().await).await;
@@ -264,6 +274,89 @@ pub async fn metadata_tells_of_an_entry<St: Store>(subject: &Subject<St>) {
     assert!(listing == Listing::of(key, &record), "metadata differs from the entry: {listing:?}");
     ok("remove", subject.store.remove(&key).await);
     assert!(ok("metadata", subject.store.metadata(&key).await).is_none(), "there is metadata of an entry that was removed");
+}
+
+/// All pages together name every entry that lives throughout, as it is, while others come and go between them; nothing that is gone before the
+/// first page, and no variants.
+pub async fn pages_name_all_that_lives<St: Store>(subject: &Subject<St>) {
+    if !subject.lists().await {
+        return;
+    }
+    let (gone, short) = (any_key(), any_key());
+    subject.must_put(&gone, subject.record("gone")).await;
+    ok("remove", subject.store.remove(&gone).await);
+    subject.must_put(&short, subject.brief("short")).await;
+    if let Some(clock) = &subject.clock {
+        clock.advance(BRIEF);
+    }
+    subject.gone(&short).await;
+    let variants = any_key();
+    let index =
+        Variants { fields: vec![vec![HeaderName::from_static("accept")]], tags: Vec::new(), epoch: 7, expires: subject.now() + Duration::from_secs(600) };
+    subject.must_put(&variants, Record::Variants(index.into())).await;
+    // Longer lists of tags than a store may read at first.
+    let long: Vec<String> = (0..400).map(|n| format!("a-tag-among-many-{n}")).collect();
+    let mut lasting = Vec::new();
+    for n in 0..50 {
+        let (key, text) = (any_key(), format!("lasting-{n}"));
+        let mut entry = subject.entry(&text, &["tag"]);
+        if n == 7 {
+            entry.metadata.add_tags(long.iter().cloned());
+        }
+        let record = Record::Response(entry.into());
+        subject.must_put(&key, record.clone()).await;
+        lasting.extend(Listing::of(key, &record));
+    }
+
+    let mut passing = subject.fill(20, |_| Vec::new()).await;
+    let mut named: Vec<Listing> = Vec::new();
+    let mut cursor: Option<Cursor> = None;
+    for pages in 0.. {
+        assert!(pages < 10_000, "the pages do not end");
+        let page = ok("list", subject.store.list(cursor.as_ref(), 7).await);
+        named.extend(page.entries);
+        cursor = page.next;
+        if cursor.is_none() {
+            break;
+        }
+        if let Some(key) = passing.pop() {
+            ok("remove", subject.store.remove(&key).await);
+            subject.fill(2, |_| Vec::new()).await;
+        }
+    }
+    for listing in &lasting {
+        assert!(named.contains(listing), "an entry that lives throughout is on no page, or is not as it was put: {listing:?}");
+    }
+    for (key, what) in [(gone, "was removed"), (short, "has expired"), (variants, "is no response")] {
+        assert!(named.iter().all(|listing| listing.key != key), "what {what} is on a page");
+    }
+}
+
+/// A page holds about as much as was asked for, and goes on from a cursor that the store gave, and from no other.
+pub async fn pages_stay_short_and_cursors_are_the_stores_own<St: Store>(subject: &Subject<St>) {
+    if !subject.lists().await {
+        return;
+    }
+    assert_eq!(ok("list", subject.store.list(None, 10).await).entries, [], "what a store that holds nothing lists");
+    subject.fill(200, |_| Vec::new()).await;
+    for limit in [0, 1, 10, 50] {
+        let mut cursor: Option<Cursor> = None;
+        let mut named = 0;
+        for pages in 0.. {
+            assert!(pages < 10_000, "the pages do not end");
+            let page = ok("list", subject.store.list(cursor.as_ref(), limit).await);
+            assert!(page.entries.len() <= limit + 40, "a page of {limit} holds {} entries", page.entries.len());
+            named += page.entries.len();
+            let Some(next) = page.next else { break };
+            assert!(next.as_str().bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'.'), "a cursor is not plain: {next:?}");
+            cursor = Some(next);
+        }
+        assert!(named >= 200, "pages of {limit} name {named} of 200 entries");
+    }
+    for foreign in ["", "0", "-1", "elsewhere", "99999999999999999999999999"] {
+        let refused = subject.store.list(Some(&Cursor::new(foreign)), 10).await.is_err_and(|error| error.is_config());
+        assert!(refused, "the cursor {foreign:?}, which the store did not give, is not refused");
+    }
 }
 
 /// [`Selection::All`] removes all, and counts it.
@@ -530,6 +623,15 @@ impl<St: Store> Subject<St> {
             }
         }
         self.selections
+    }
+
+    /// Can it list? If it is said not to, it has to say so itself.
+    async fn lists(&self) -> bool {
+        if !self.lists {
+            let unsupported = self.store.list(None, 10).await.is_err_and(|error| error.is_unsupported());
+            assert!(unsupported, "a store that cannot list does not say so");
+        }
+        self.lists
     }
 
     async fn removes(&self, selection: Selection, count: u64) {

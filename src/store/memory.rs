@@ -1,4 +1,5 @@
 use std::{
+    collections::BTreeMap,
     fmt,
     sync::{
         Mutex, MutexGuard, PoisonError,
@@ -8,7 +9,7 @@ use std::{
 };
 
 use super::{
-    Generation, Listing, Lookup, Selection, Store, StoreUsage,
+    Cursor, Generation, LONGEST_PAGE, Listing, Lookup, Page, Selection, Store, StoreUsage,
     bounded::{Bounded, Weighty, bounded},
 };
 use crate::{clock::Clock, entry::Record, error::Error, key::Key};
@@ -52,6 +53,9 @@ const STRIPES: usize = 1024;
 
 /// What the table takes per entry besides the record: key, pointer, number, and its own 21 bytes, with room to grow.
 const OVERHEAD: u64 = 160;
+
+/// Entries that a listing goes over before others have their turn.
+const PART: usize = 4096;
 
 impl Memory {
     /// A store of at most `max_bytes` bytes.
@@ -183,6 +187,35 @@ impl Store for Memory {
         // And again, for look-ups that saw what was about to be removed.
         self.epoch.fetch_add(1, Ordering::SeqCst);
         Ok(removed)
+    }
+
+    /// In the order of keys, so that it does not matter how the table changes between pages. Each page goes over the whole table, a part at a time.
+    async fn list(&self, cursor: Option<&Cursor>, limit: usize) -> Result<Page, Error> {
+        let last: Option<Key> = cursor.map(|cursor| cursor.as_str().parse().map_err(|_| Cursor::foreign())).transpose()?;
+        let limit = limit.clamp(1, LONGEST_PAGE);
+        let now = self.clock.now();
+        let mut first = BTreeMap::new();
+        let mut is_more = false;
+        for (at, (key, held)) in self.cache.iter().enumerate() {
+            if at % PART == PART - 1 {
+                tokio::task::yield_now().await;
+            }
+            if last.is_some_and(|last| key <= last) || !self.live(&held, now) {
+                continue;
+            }
+            if first.len() == limit && first.last_key_value().is_some_and(|(most, _)| key > *most) {
+                is_more = true;
+                continue;
+            }
+            let Some(listing) = Listing::of(key, &held.record) else { continue };
+            first.insert(key, listing);
+            if first.len() > limit {
+                first.pop_last();
+                is_more = true;
+            }
+        }
+        let next = first.last_key_value().filter(|_| is_more).map(|(key, _)| Cursor::new(key.to_string()));
+        Ok(Page { entries: first.into_values().collect(), next })
     }
 
     async fn cleanup(&self) -> Result<u64, Error> {

@@ -18,6 +18,7 @@ pub mod tiered;
 
 use std::{
     future::{Future, ready},
+    sync::Weak,
     time::Duration,
 };
 
@@ -34,6 +35,7 @@ use crate::{
     entry::{Metadata, Record},
     error::Error,
     key::Key,
+    observe::LinkChange,
 };
 
 /// Where entries are kept.
@@ -165,6 +167,20 @@ pub trait Store: Send + Sync + 'static {
         ready(Err(Error::unsupported("this store cannot remove by tag or pattern")))
     }
 
+    /// A page of what is stored, without the bodies: at most about `limit` entries from where the last page ended, or from the start. A page may hold
+    /// fewer, or none, and not be the last: [`Page::next`] tells. The pages together name every entry that lives from the first to the last of
+    /// them, perhaps more than once; what comes or goes meanwhile may be named or not. Memory is bounded by the page; `limit` counts as 1000 if
+    /// it is more.
+    ///
+    /// # Errors
+    ///
+    /// The default: [unsupported](Error::is_unsupported). If the store cannot answer in time; [config](Error::is_config), if the cursor is not
+    /// one of this store's.
+    fn list(&self, cursor: Option<&Cursor>, limit: usize) -> impl Future<Output = Result<Page, Error>> + Send {
+        let _ = (cursor, limit);
+        ready(Err(Error::unsupported("this store cannot list what it holds")))
+    }
+
     /// Drops what expiry does not reach, and counts it. The default has nothing to drop.
     ///
     /// # Errors
@@ -188,10 +204,21 @@ pub trait Store: Send + Sync + 'static {
         None
     }
 
+    /// Tells a listener of changes of the way to the store, for as long as there is someone who holds it. Several may listen. The default has nothing to tell.
+    fn watch(&self, listener: Weak<dyn LinkListener>) {
+        let _ = listener;
+    }
+
     /// Ends connections and tasks of the store. Later operations may fail.
     fn shutdown(&self) -> impl Future<Output = ()> + Send {
         ready(())
     }
+}
+
+/// Hears of changes of the way to a store. Called in the order of the changes; not to take long.
+pub trait LinkListener: Send + Sync + 'static {
+    /// The way to the store changed.
+    fn changed(&self, change: LinkChange);
 }
 
 /// The answer to a look-up.
@@ -318,6 +345,41 @@ impl Listing {
         }
     }
 }
+
+/// A part of what a store holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Page {
+    /// Entries, in no order that means anything.
+    pub entries: Vec<Listing>,
+    /// Where to go on; `None` if this was the last page.
+    pub next: Option<Cursor>,
+}
+
+/// Where the next page begins. What it means is the store's business; it consists of letters, digits and dots, and shows nothing of what was asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cursor(String);
+
+impl Cursor {
+    /// From the text of one that a store gave.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    /// Its text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// What a store says of one that it did not give.
+    #[cfg(any(feature = "memory", feature = "redis"))]
+    fn foreign() -> Error {
+        Error::config("the cursor is not one that this store gave")
+    }
+}
+
+/// The most that is listed in one page.
+#[cfg(any(feature = "memory", feature = "redis"))]
+const LONGEST_PAGE: usize = 1000;
 
 /// How a store outside of this process does.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

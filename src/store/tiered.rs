@@ -14,14 +14,15 @@
 use std::{
     fmt,
     sync::{
-        Arc, Mutex, MutexGuard, Once, PoisonError,
+        Arc, Mutex, MutexGuard, Once, PoisonError, Weak,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
 
 use super::{
-    Audience, Claim, Generation, Health, Listing, LivePart, Lookup, Redis, Selection, Store, StoreUsage, TierStatus, Token,
+    Audience, Claim, Cursor, Generation, Health, LinkListener, Listing, LivePart, Lookup, Page, Redis, Selection, Store, StoreUsage,
+    TierStatus, Token,
     bounded::{Bounded, Weighty, bounded},
     redis::{Change, Listener},
 };
@@ -162,6 +163,10 @@ impl Store for Tiered {
         removed
     }
 
+    async fn list(&self, cursor: Option<&Cursor>, limit: usize) -> Result<Page, Error> {
+        self.redis.list(cursor, limit).await
+    }
+
     async fn cleanup(&self) -> Result<u64, Error> {
         self.redis.cleanup().await
     }
@@ -172,6 +177,10 @@ impl Store for Tiered {
 
     fn health(&self) -> Option<Health> {
         self.redis.health().map(|health| Health { tier: Some(self.status()), ..health })
+    }
+
+    fn watch(&self, listener: Weak<dyn LinkListener>) {
+        self.redis.watch(listener);
     }
 
     async fn shutdown(&self) {

@@ -9,7 +9,7 @@ use tower_response_cache::{
     cost::Call,
     entry::Usage,
     inspect::{Findings, Inspect, Inspector},
-    observe::{Channel, MetricsObserver, Told, TracingObserver},
+    observe::{Channel, Event, LinkChange, MetricsObserver, Observer, Told, TracingObserver},
     status::Outcome,
     store::Memory,
 };
@@ -182,4 +182,25 @@ async fn a_channel_never_holds_a_request_up_and_counts_what_it_drops() {
     ask(&cache, post("/", "")).await;
     assert_eq!(channel.dropped(), 4, "nobody will ever read");
     drop(cache);
+}
+
+#[test]
+fn changes_of_the_way_to_the_store_are_counted_and_its_state_is_shown() {
+    let recorder = DebuggingRecorder::new();
+    let snapshotter = recorder.snapshotter();
+    let observer = MetricsObserver::with_recorder(Arc::new(recorder));
+    let tell = |state| observer.on_event(&Event::Link(&LinkChange::new(state, Some("lost"))));
+    for state in ["open", "probing", "open", "probing"] {
+        tell(state);
+    }
+    let all = shown(&snapshotter);
+    let up = |all: &[(String, DebugValue)]| match all.iter().find(|(line, _)| line == "cache_store_link_up ") {
+        Some((_, DebugValue::Gauge(up))) => up.into_inner(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(counted(&all, "cache_store_link_changes_total state=open"), 2);
+    assert_eq!(counted(&all, "cache_store_link_changes_total state=probing"), 2);
+    assert_eq!(up(&all), 0.0);
+    tell("closed");
+    assert_eq!(up(&shown(&snapshotter)), 1.0);
 }

@@ -63,6 +63,28 @@ async fn it_shows_what_is_stored_and_invalidates_it_by_key_tag_and_pattern() {
 }
 
 #[tokio::test]
+async fn it_lists_what_is_stored_page_by_page_and_never_a_body() {
+    let (page, key) = used().await;
+    let (status, listed) = get(&page, "/cache/entries").await;
+    assert_eq!((status, &listed["next"], listed["entries"].as_array().unwrap().len()), (StatusCode::OK, &Value::Null, 1));
+    let entry = &listed["entries"][0];
+    assert_eq!(
+        (&entry["key"], &entry["tags"], &entry["model"], &entry["status"]),
+        (&json!(key), &json!(["blue"]), &json!("m"), &json!(200))
+    );
+    assert_eq!(*entry, get(&page, &format!("/cache/entry?key={key}")).await.1);
+    // The only one is on the first page, so that nothing comes after it.
+    let (status, after) = get(&page, &format!("/cache/entries?limit=1&cursor={key}")).await;
+    assert_eq!((status, &after["entries"]), (StatusCode::OK, &json!([])));
+    assert_eq!(get(&page, "/cache/entries?cursor=").await.1["entries"].as_array().unwrap().len(), 1, "an empty cursor is none");
+    for wrong in ["limit=0", "limit=1001", "limit=x", "cursor=elsewhere"] {
+        assert_eq!(get(&page, &format!("/cache/entries?{wrong}")).await.0, StatusCode::BAD_REQUEST, "{wrong}");
+    }
+    let (status, _, _) = send(&page, Request::post("/cache/entries"), "").await;
+    assert_eq!(status, StatusCode::METHOD_NOT_ALLOWED);
+}
+
+#[tokio::test]
 async fn sums_series_and_records_agree() {
     let (page, _) = used().await;
     let (_, metrics) = get(&page, "/cache/metrics").await;
@@ -118,7 +140,7 @@ async fn other_pages_and_those_without_the_token_are_refused() {
 
     let page = page.token("s3cret");
     for given in [None, Some("Bearer s3cre"), Some("Bearer"), Some("s3cret"), Some("Basic s3cret")] {
-        for path in ["/cache/stats", "/cache/metrics", "/cache/records", "/cache/nothing"] {
+        for path in ["/cache/stats", "/cache/metrics", "/cache/records", "/cache/entries", "/cache/nothing"] {
             let request = given.into_iter().fold(Request::get(path), |request, given| request.header("authorization", given));
             let (status, head, _) = send(&page, request, "").await;
             assert_eq!((status, &head.headers()["www-authenticate"]), (StatusCode::UNAUTHORIZED, &"Bearer".parse().unwrap()), "{given:?}");

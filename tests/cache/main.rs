@@ -33,6 +33,7 @@ mod panics;
 mod policies;
 mod secrets;
 mod serving;
+mod soft;
 mod wire;
 
 use bytes::Bytes;

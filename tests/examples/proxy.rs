@@ -22,13 +22,13 @@ async fn the_proxy_answers_from_its_cache_what_the_origin_lets_it_keep() {
 
     let proxy = Server::start_with("proxy", &["--listen", "127.0.0.1:0", "--origin", &address, "--name", "front"]).await;
     for (method, path, body, cache) in [
-        (Method::GET, "/kept", "call 1", "front; fwd=miss; fwd-status=200; stored"),
+        (Method::GET, "/kept", "call 1", "front; fwd=uri-miss; fwd-status=200; stored"),
         (Method::GET, "/kept", "call 1", "front; hit"),
-        (Method::GET, "/private", "call 2", "front; fwd=miss; fwd-status=200"),
-        (Method::GET, "/private", "call 3", "front; fwd=miss; fwd-status=200"),
+        (Method::GET, "/private", "call 2", "front; fwd=uri-miss; fwd-status=200"),
+        (Method::GET, "/private", "call 3", "front; fwd=uri-miss; fwd-status=200"),
         // A write outdates what was read there (RFC 9111, section 4.4).
         (Method::POST, "/kept", "written", "front; fwd=method"),
-        (Method::GET, "/kept", "call 4", "front; fwd=miss; fwd-status=200; stored"),
+        (Method::GET, "/kept", "call 4", "front; fwd=uri-miss; fwd-status=200; stored"),
     ] {
         let answer = http().request(method.clone(), format!("{}{path}", proxy.url)).send().await.unwrap();
         assert_eq!(answer.headers()["via"], "1.1 front");

@@ -100,6 +100,10 @@ test("numbers on the page are those of the API, and what comes from callers is s
     assert.equal(await page.locator("img").count() + await page.locator("td b, th b").count(), 0);
     for (const chart of await page.locator("figure svg").all()) assert.ok((await chart.getAttribute("aria-label")).length > 10);
     assert.match(await page.locator("#chart-requests svg").getAttribute("aria-label"), /hits 5, coalesced 0, stale 0, misses 4/);
+    await page.locator("#entries-said", { hasText: "4 answers on this page" }).waitFor();
+    assert.equal(await page.locator("#entries tbody tr").count(), 4);
+    assert.equal(await page.locator("#entries td", { hasText: /^<b>bold<\/b>$/ }).count(), 1);
+    assert.equal(await page.locator("#entries b").count(), 0);
     const overflow = await page.evaluate(() => document.documentElement.scrollWidth - window.innerWidth);
     assert.ok(overflow <= 0, `${name}: ${overflow} pixels too wide`);
     await page.screenshot({ path: path.join(PAGE, `dashboard-${name}.png`), fullPage: true });
@@ -134,6 +138,45 @@ test("it is live, and used by keyboard alone it invalidates", async (t) => {
   await page.locator("#invalidated", { hasText: "1 answer invalidated" }).waitFor();
   assert.equal((await api(it, "stats")).cached_responses, 1);
   assert.deepEqual(wrong, []);
+});
+
+test("what is stored is browsed page by page and invalidated from there, by keyboard alone", async (t) => {
+  const it = await router(t);
+  for (let n = 0; n < 25; n++) await chat(it, ["gpt-4o", "gpt-4o-mini", "gpt-4.1"][n % 3], `question ${n}`);
+  await stored(it, 25);
+  for (const [name, settings] of [
+    ["wide", { viewport: { width: 1280, height: 900 } }],
+    ["narrow", { viewport: { width: 390, height: 844 }, colorScheme: "dark", deviceScaleFactor: 2 }],
+  ]) {
+    const { page, wrong } = await open(t, it, settings);
+    const rows = page.locator("#entries tbody tr");
+    const count = (await api(it, "stats")).cached_responses;
+    await page.locator("#entries-said", { hasText: "20 answers on this page" }).waitFor();
+    assert.equal(await rows.count(), 20);
+    const first = await page.locator("#entries tbody th button").evaluateAll((buttons) => buttons.map((button) => button.title));
+    await page.locator("#entries-next").focus();
+    await page.keyboard.press("Enter");
+    await page.locator("#entries-said", { hasText: `${count - 20} answers on this page, the last` }).waitFor();
+    assert.equal(await page.locator("#entries-next").isDisabled(), true);
+    const second = await page.locator("#entries tbody th button").evaluateAll((buttons) => buttons.map((button) => button.title));
+    assert.equal(new Set([...first, ...second]).size, count, "pages do not overlap in memory, and leave none out");
+
+    await page.locator("section:has(#entries)").last().screenshot({ path: path.join(PAGE, `entries-${name}.png`) });
+
+    // One of them looked at, and then gone.
+    await page.locator("#entries tbody th button").first().focus();
+    await page.keyboard.press("Enter");
+    await page.locator("#entry dd", { hasText: /^200$/ }).waitFor();
+    assert.equal(await page.locator("#key").inputValue(), second[0]);
+    await page.locator("#entries tbody .danger").first().focus();
+    await page.keyboard.press("Enter");
+    await page.locator("#entries-said", { hasText: "1 answer invalidated" }).waitFor();
+    assert.equal((await api(it, "stats")).cached_responses, count - 1);
+    assert.equal(await page.evaluate(() => document.activeElement.textContent), "Invalidate", "the focus is on the next");
+    const overflow = await page.evaluate(() => document.documentElement.scrollWidth - window.innerWidth);
+    assert.ok(overflow <= 0, `${overflow} pixels too wide`);
+    assert.deepEqual(wrong, []);
+  }
 });
 
 test("a stored answer is looked up by its key, without its body", async (t) => {

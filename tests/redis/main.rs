@@ -27,6 +27,8 @@ mod contract;
 mod fleet;
 mod generations;
 mod history;
+mod link_events;
+mod listing;
 mod live;
 mod moving;
 mod outages;

@@ -127,3 +127,25 @@ async fn one_connection_is_enough_and_no_more_are_made_than_allowed() {
         store.shutdown().await;
     }
 }
+
+#[tokio::test]
+async fn a_read_only_cache_takes_no_lease_and_runs_no_script() {
+    for read_only in [false, true] {
+        let server = Server::start();
+        let cache =
+            tower::Layer::layer(&crate::layer(patient(server.url()).build().unwrap()).read_only(read_only), crate::Origin::signed());
+        let monitor = server.monitor();
+        for path in ["/a", "/b", "/a"] {
+            crate::ask(&cache, crate::post(path)).await;
+        }
+        if !read_only {
+            crate::until(async || server.records("t").len() == 2).await;
+        }
+        let said = monitor.finish().to_lowercase();
+        assert!(said.contains("getrange"), "{said}");
+        // What it does not do it is seen to do elsewhere.
+        assert_eq!(said.contains("evalsha"), !read_only, "{said}");
+        assert_eq!(said.contains(":lease"), !read_only, "{said}");
+        assert_eq!(server.records("t").len(), if read_only { 0 } else { 2 });
+    }
+}

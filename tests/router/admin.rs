@@ -172,6 +172,11 @@ async fn what_the_cache_is_worth_is_told_in_numbers_of_every_form() {
     assert_eq!((record["cost_usd"].as_f64(), record["saved_usd"].as_f64()), (Some(0.0), Some(cost)));
     assert!(record["response_time_ms"].as_f64().unwrap() > 0.0 && record["at"].as_f64().unwrap() > 1e9);
 
+    let listed = router.admin(get("/cache/entries")).await.json();
+    let labels = &listed["entries"][0]["labels"];
+    assert_eq!((&listed["entries"][0]["model"], &listed["next"]), (&json!("gpt-4o"), &serde_json::Value::Null));
+    assert!(labels.as_array().unwrap().contains(&json!(["route", "chat"])), "{labels}");
+
     let stats = router.stats().await;
     assert_eq!((stats["saved_usd"].as_f64(), stats["cost_usd"].as_f64(), &stats["unpriced"]), (Some(cost), Some(cost), &json!(0)));
     let answer = router.admin(get("/metrics")).await;
@@ -185,7 +190,13 @@ async fn what_the_cache_is_worth_is_told_in_numbers_of_every_form() {
     ] {
         assert!(answer.text().contains(&line), "{line}\n{}", answer.text());
     }
-    for wrong in ["/cache/metrics?hours=0", "/cache/metrics?hours=x", "/cache/records?limit=100000"] {
+    for wrong in [
+        "/cache/metrics?hours=0",
+        "/cache/metrics?hours=x",
+        "/cache/records?limit=100000",
+        "/cache/entries?limit=0",
+        "/cache/entries?cursor=elsewhere",
+    ] {
         assert_eq!(router.admin(get(wrong)).await.status, 400, "{wrong}");
     }
 }

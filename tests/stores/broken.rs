@@ -3,11 +3,11 @@
 use std::{collections::HashMap, sync::Mutex};
 
 use tower_response_cache::{
-    Error,
+    Clock, Error,
     entry::Record,
     key::Key,
     store::{
-        Generation, Lookup, Selection, Store,
+        Cursor, Generation, Lookup, Memory, Page, Selection, Store,
         contract::{self, Subject},
     },
 };
@@ -38,10 +38,35 @@ impl Store for Broken {
     async fn remove_where(&self, _: &Selection) -> Result<u64, Error> {
         if self.claims { Ok(0) } else { Err(Error::unsupported("not here")) }
     }
+
+    async fn list(&self, _: Option<&Cursor>, _: usize) -> Result<Page, Error> {
+        if self.claims { Ok(Page::default()) } else { Err(Error::unsupported("not here")) }
+    }
+}
+
+/// Its pages end after the first.
+struct Sloppy(Memory);
+
+impl Store for Sloppy {
+    async fn get(&self, key: &Key) -> Result<Lookup, Error> {
+        self.0.get(key).await
+    }
+
+    async fn put(&self, key: &Key, record: Record, generation: Generation) -> Result<bool, Error> {
+        self.0.put(key, record, generation).await
+    }
+
+    async fn remove(&self, key: &Key) -> Result<bool, Error> {
+        self.0.remove(key).await
+    }
+
+    async fn list(&self, cursor: Option<&Cursor>, limit: usize) -> Result<Page, Error> {
+        Ok(Page { next: None, ..self.0.list(cursor, limit).await? })
+    }
 }
 
 fn broken() -> Subject<Broken> {
-    Subject::new(Broken::default()).without_selections()
+    Subject::new(Broken::default()).without_selections().without_listing()
 }
 
 fn claiming() -> Broken {
@@ -111,4 +136,24 @@ async fn selections_are_not_skipped_in_silence() {
 #[tokio::test]
 async fn a_store_may_do_without_selections_if_both_say_so() {
     contract::all_can_be_removed(&broken()).await;
+}
+
+#[tokio::test]
+#[should_panic(expected = "on no page")]
+async fn a_store_whose_pages_leave_entries_out_is_found_out() {
+    let clock = Clock::movable();
+    let store = Sloppy(Memory::default().clock(clock.clone()));
+    contract::pages_name_all_that_lives(&Subject::new(store).clock(clock)).await;
+}
+
+#[tokio::test]
+#[should_panic(expected = "cannot list does not say so")]
+async fn a_store_that_is_said_not_to_list_has_to_say_so_itself() {
+    contract::pages_name_all_that_lives(&Subject::new(claiming()).without_listing()).await;
+}
+
+#[tokio::test]
+async fn a_store_may_do_without_listing_if_both_say_so() {
+    contract::pages_name_all_that_lives(&broken()).await;
+    contract::pages_stay_short_and_cursors_are_the_stores_own(&broken()).await;
 }

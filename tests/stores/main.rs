@@ -27,6 +27,8 @@ macro_rules! contract {
             a_put_over_what_expired_is_accepted
             what_has_expired_is_not_stored
             metadata_tells_of_an_entry
+            pages_name_all_that_lives
+            pages_stay_short_and_cursors_are_the_stores_own
             all_can_be_removed
             a_tag_removes_what_carries_it
             a_pattern_removes_what_it_matches

@@ -17,6 +17,8 @@ let hours = 1;
 let token = sessionStorage.getItem("token");
 let timer = 0;
 let round = 0;
+let listed = false;
+let next = null;
 
 const number = new Intl.NumberFormat("en", { maximumFractionDigits: 1, notation: "compact" });
 const whole = new Intl.NumberFormat("en");
@@ -282,6 +284,7 @@ async function refresh() {
     $("content").hidden = false;
     show(...answers);
     $("door").hidden = true;
+    if (!listed) entries(null);
     const store = answers[3].store_answers;
     link.className = store ? "link up" : "link down";
     const said = store ? "live" : "the store does not answer: requests go upstream";
@@ -322,14 +325,27 @@ $("door").addEventListener("submit", (event) => {
 const EXAMPLES = { tag: "team:blue", pattern: "model=gpt-4*", key: "64 hexadecimal digits" };
 $("by").addEventListener("change", () => ($("value").placeholder = EXAMPLES[$("by").value]));
 
+const counted = (count) => `${whole.format(count)} ${count === 1 ? "answer" : "answers"}`;
+
+async function invalidate(by, value) {
+  const body = JSON.stringify({ [by]: value });
+  return (await ask("invalidate", { method: "POST", headers: { "content-type": "application/json" }, body })).invalidated;
+}
+
+/** Fills the form in, and leaves it to the reader to send it. */
+function wish(by, value) {
+  $("by").value = by;
+  $("value").value = value;
+  $("value").focus();
+}
+
 $("invalidate").addEventListener("submit", async (event) => {
   event.preventDefault();
   const answer = $("invalidated");
   try {
-    const body = JSON.stringify({ [$("by").value]: $("value").value });
-    const { invalidated } = await ask("invalidate", { method: "POST", headers: { "content-type": "application/json" }, body });
-    answer.textContent = `${whole.format(invalidated)} ${invalidated === 1 ? "answer" : "answers"} invalidated`;
+    answer.textContent = `${counted(await invalidate($("by").value, $("value").value))} invalidated`;
     refresh();
+    entries(null);
   } catch (error) {
     answer.textContent = error.message;
   }
@@ -357,6 +373,82 @@ $("look").addEventListener("submit", async (event) => {
   } catch (error) {
     said.textContent = error.message;
   }
+});
+
+// What is stored, page by page. It stays as it is until it is asked for anew: nobody loses their place.
+
+const ENTRIES = 20;
+
+function entryRow(entry) {
+  const name = entry.key.slice(0, 12);
+  const label = (wanted) => entry.labels.find(([name]) => name === wanted)?.[1];
+  const look = node("button", { type: "button", class: "mono", "aria-label": `Show stored answer ${name}`, title: entry.key }, `${name}…`);
+  look.addEventListener("click", () => {
+    $("key").value = entry.key;
+    $("look").requestSubmit();
+    $("entry-title").focus();
+  });
+  const tags = entry.tags.map((tag) => {
+    const button = node("button", { type: "button", "aria-label": `Invalidate by tag ${tag}` }, tag);
+    button.addEventListener("click", () => wish("tag", tag));
+    return button;
+  });
+  const drop = node("button", { type: "button", class: "danger", "aria-label": `Invalidate stored answer ${name}` }, "Invalidate");
+  const cell = (name, value, kind = "") => node("td", { "data-name": name, ...(kind ? { class: kind } : {}) }, value instanceof Node ? value : String(value ?? "–"));
+  const row = node(
+    "tr",
+    {},
+    node("th", { scope: "row" }, look),
+    cell("Status", entry.status, "n"),
+    cell("Age", span(entry.age_seconds), "n"),
+    cell("Fresh for", entry.ttl_seconds === null ? "stale" : span(entry.ttl_seconds), "n"),
+    cell("Size", `${whole.format(entry.bytes)} B`, "n"),
+    cell("Model", entry.model),
+    cell("Route", label("route")),
+    cell("Tags", tags.length ? node("span", { class: "tags" }, ...tags) : "–", "wide"),
+    node("td", { class: "wide" }, drop),
+  );
+  drop.addEventListener("click", async () => {
+    drop.disabled = true;
+    try {
+      const removed = await invalidate("key", entry.key);
+      const beside = row.nextElementSibling ?? row.previousElementSibling;
+      row.remove();
+      (beside?.querySelector(".danger") ?? $("entries-title")).focus();
+      $("entries-said").textContent = `${counted(removed)} invalidated`;
+      refresh();
+    } catch (error) {
+      drop.disabled = false;
+      $("entries-said").textContent = error.message;
+    }
+  });
+  return row;
+}
+
+async function entries(cursor) {
+  listed = true;
+  const said = $("entries-said");
+  try {
+    // Where others share the store a page may be empty and not the last.
+    let page = { entries: [], next: cursor };
+    do {
+      page = await ask(`entries?limit=${ENTRIES}${page.next ? `&cursor=${encodeURIComponent(page.next)}` : ""}`);
+    } while (page.entries.length === 0 && page.next);
+    next = page.next;
+    fill($("entries"), ["Key", ["Status", "n"], ["Age", "n"], ["Fresh for", "n"], ["Size", "n"], "Model", "Route", "Tags", ""], []);
+    if (page.entries.length) $("entries").tBodies[0].replaceChildren(...page.entries.map(entryRow));
+    said.textContent = `${counted(page.entries.length)} on this page${next ? "" : ", the last"}`;
+  } catch (error) {
+    next = null;
+    said.textContent = error.message;
+  }
+  $("entries-next").disabled = !next;
+}
+
+$("entries-first").addEventListener("click", () => entries(null));
+$("entries-next").addEventListener("click", async () => {
+  await entries(next);
+  $("entries-title").focus();
 });
 
 window.addEventListener("resize", () => {

@@ -425,7 +425,7 @@ impl Observer for Analytics {
             Event::Request(_) => true,
             // Others are part of the record of the request that made the call.
             Event::Fill(fill) => fill.refresh,
-            Event::Trouble(_) => false,
+            Event::Trouble(_) | Event::Link(_) => false,
         };
         if !is_counted {
             return;
@@ -437,7 +437,7 @@ impl Observer for Analytics {
         match event {
             Event::Request(record) => place.send(Told::Request(Box::new((*record).clone()))),
             Event::Fill(fill) => place.send(Told::Refresh(Box::new((*fill).clone()))),
-            Event::Trouble(_) => {}
+            Event::Trouble(_) | Event::Link(_) => {}
         }
     }
 }

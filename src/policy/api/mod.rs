@@ -40,6 +40,8 @@ pub struct ApiPolicy {
     trust: Option<Trust>,
 
     statuses: Vec<StatusCode>,
+    /// Which statuses are stored although they say that there is nothing, and for how long at most.
+    negative: Option<(Vec<StatusCode>, Duration)>,
     max_body: usize,
     ttl: Duration,
     ttl_bounds: (Duration, Duration),
@@ -155,6 +157,7 @@ impl ApiPolicy {
             assumed_scheme: "http",
             trust: None,
             statuses: vec![StatusCode::OK],
+            negative: None,
             max_body: 8 << 20,
             ttl: TTL,
             ttl_bounds: (Duration::ZERO, Duration::from_secs(30 * 86_400)),
@@ -297,6 +300,16 @@ impl ApiPolicy {
     #[must_use]
     pub fn statuses(mut self, statuses: impl IntoIterator<Item = StatusCode>) -> Self {
         self.statuses = statuses.into_iter().filter(|status| status.as_u16() >= 200 && !matches!(status.as_u16(), 206 | 304)).collect();
+        self
+    }
+
+    /// Stores answers that say that there is nothing, with these statuses, for `ttl` at most, whatever the request asks for; they are never served stale. Of
+    /// the statuses given, only 404, 405, 410, 414 and 451 are taken: those are of the resource, and not of the moment or the caller (RFC 9110 section 15.1; RFC 7725).
+    /// What an inspector takes for an error is still not stored. Default: none.
+    #[must_use]
+    pub fn negative(mut self, statuses: impl IntoIterator<Item = StatusCode>, ttl: Duration) -> Self {
+        let taken = |status: &StatusCode| matches!(status.as_u16(), 404 | 405 | 410 | 414 | 451);
+        self.negative = Some((statuses.into_iter().filter(taken).collect(), ttl));
         self
     }
 
@@ -503,6 +516,7 @@ impl fmt::Debug for ApiPolicy {
             .field("sharing", &self.sharing)
             .field("methods", &self.methods)
             .field("statuses", &self.statuses)
+            .field("negative", &self.negative)
             .field("ttl", &self.ttl)
             .finish_non_exhaustive()
     }

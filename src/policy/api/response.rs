@@ -36,7 +36,8 @@ impl ApiPolicy {
     ) -> Result<Storing, NotStored> {
         let headers = &response.headers;
         self.check_addressee(response)?;
-        if !self.statuses.contains(&response.status) || headers.contains_key(header::CONTENT_RANGE) {
+        let negative = self.negative.as_ref().filter(|(statuses, _)| statuses.contains(&response.status)).map(|(_, cap)| *cap);
+        if (negative.is_none() && !self.statuses.contains(&response.status)) || headers.contains_key(header::CONTENT_RANGE) {
             return Err(NotStored::Status);
         }
         let stream = media_type(headers).eq_ignore_ascii_case("text/event-stream");
@@ -48,6 +49,7 @@ impl ApiPolicy {
             return Err(NotStored::TooLarge);
         }
         let ttl = options.ttl.map_or(self.ttl, |ttl| ttl.clamp(self.ttl_bounds.0, self.ttl_bounds.1));
+        let ttl = negative.map_or(ttl, |cap| options.ttl.map_or(cap, |_| ttl.min(cap)));
         if ttl.is_zero() {
             return Err(NotStored::Forbidden);
         }
@@ -57,10 +59,13 @@ impl ApiPolicy {
         Ok(Storing {
             moved: false,
             headers: self.kept(headers),
-            lifetime: Lifetime {
-                stale_while_revalidate: self.stale_while_revalidate,
-                stale_if_error: self.stale_if_error,
-                ..Lifetime::fresh(moment.now, ttl)
+            lifetime: match negative {
+                Some(_) => Lifetime::fresh(moment.now, ttl),
+                None => Lifetime {
+                    stale_while_revalidate: self.stale_while_revalidate,
+                    stale_if_error: self.stale_if_error,
+                    ..Lifetime::fresh(moment.now, ttl)
+                },
             },
             max_body: self.max_body,
             tags: if self.response_tags { tags(headers)? } else { Vec::new() },

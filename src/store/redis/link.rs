@@ -8,7 +8,7 @@
 
 use std::{
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
@@ -27,6 +27,7 @@ use super::{
     fault::Fault,
     scripts::Script,
 };
+use crate::{observe::LinkChange, store::LinkListener};
 
 /// See the module. Ends its tasks when it is dropped.
 pub(super) struct Link {
@@ -61,6 +62,8 @@ pub(super) struct Limits {
     pub(super) operations: usize,
     /// Of bytes of large values that are on their way at a time; all links share it.
     pub(super) bytes: Arc<Budget>,
+    /// Who is told when a breaker opens or closes; of all links.
+    pub(super) listeners: Listeners,
     /// How long making a connection may take.
     pub(super) dial: Duration,
     /// What a probe writes to, unless [another](Link::set_probe) is named.
@@ -73,6 +76,32 @@ pub(super) struct Budget(Semaphore);
 impl Budget {
     pub(super) fn new(bytes: usize) -> Self {
         Self(Semaphore::new(bytes / UNIT))
+    }
+}
+
+/// Those who are told when the breaker of a link opens or closes. Clones are the same.
+#[derive(Clone, Default)]
+pub(super) struct Listeners(Arc<Mutex<Vec<Weak<dyn LinkListener>>>>);
+
+impl Listeners {
+    /// For as long as the listener is there.
+    pub(super) fn add(&self, listener: Weak<dyn LinkListener>) {
+        let mut listeners = self.lock();
+        listeners.retain(|listener| listener.strong_count() > 0);
+        listeners.push(listener);
+    }
+
+    fn tell(&self, state: LinkState, last: Option<Fault>) {
+        // Whoever is told may ask for something of the link: no lock is held.
+        let listeners = self.lock().clone();
+        let change = LinkChange::new(state.label(), last.map(Fault::label));
+        for listener in listeners.iter().filter_map(Weak::upgrade) {
+            listener.changed(change);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Weak<dyn LinkListener>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -418,6 +447,7 @@ impl Shared {
             tracing::warn!(target: "tower_response_cache::redis", reason = fault.label(), "redis is not asked any more, until it answers a probe");
             // Whatever hangs on these, and all memory that waits to be written to them.
             self.hang_up();
+            self.limits.listeners.tell(LinkState::Open, self.breaker.last());
             self.tasks.spawn(Arc::clone(self).ask_again());
         }
     }
@@ -429,16 +459,20 @@ impl Shared {
             loop {
                 sleep(self.breaker.pause()).await;
                 self.breaker.probing();
+                self.limits.listeners.tell(LinkState::Probing, self.breaker.last());
                 match self.is_well().await {
                     Ok(connection) => break connection,
                     Err(fault) => self.breaker.probed(fault),
                 }
+                self.limits.listeners.tell(LinkState::Open, self.breaker.last());
             }
         };
         let Some(connection) = stop.run_until_cancelled(probing).await else { return };
         if let Some(slot) = self.reads.slots.first() {
             *slot.lock() = State::Up(Live { connection, health: Arc::default() });
         }
+        // First this: what opens it again is told after it.
+        self.limits.listeners.tell(LinkState::Closed, self.breaker.last());
         self.breaker.close();
         #[cfg(feature = "tracing")]
         tracing::info!(target: "tower_response_cache::redis", "redis answers again");

@@ -46,6 +46,7 @@ mod fault;
 mod frame;
 mod lease;
 mod link;
+mod listing;
 mod live;
 mod names;
 mod scripts;
@@ -61,7 +62,7 @@ mod tracking;
 use std::{
     fmt,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, PoisonError, Weak,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
@@ -80,14 +81,16 @@ pub use self::{breaker::LinkState, link::LinkStatus, settings::RedisBuilder};
 use self::{
     fault::Fault,
     frame::{Frame, Framed, Kind},
-    link::{Ask, Lane},
+    link::{Ask, Lane, Listeners},
     names::Names,
     scripts::{DISCARD, PUT, REMOVE, Script},
     servers::{Servers, To},
     settings::Deadlines,
     tags::Member,
 };
-use super::{Audience, Claim, Generation, Health, Listing, LivePart, Lookup, Selection, Store, StoreUsage, Token};
+use super::{
+    Audience, Claim, Cursor, Generation, Health, LinkListener, Listing, LivePart, Lookup, Page, Selection, Store, StoreUsage, Token,
+};
 use crate::{
     clock::Clock,
     entry::{Record, record::Codec},
@@ -118,6 +121,7 @@ pub struct Redis {
 
 struct Inner {
     servers: Servers,
+    listeners: Listeners,
     names: Names,
     codec: Codec,
     max_record: usize,
@@ -336,13 +340,12 @@ impl Store for Redis {
             Value::BulkString(bytes) => bytes,
             _ => return Ok(None),
         };
-        if !Frame::parse(&beginning).is_some_and(|frame| frame.kind == Kind::Record) {
-            return Ok(None);
-        }
-        match self.inner.codec.listing(key, &beginning[Frame::LEN..])? {
-            Some(listing) => Ok(Some(listing).filter(|listing| self.inner.clock.now() < listing.lifetime.expires())),
-            None => Ok(self.get(key).await?.record.and_then(|record| Listing::of(*key, &record))),
-        }
+        let listing = listing::listing(self, key, &beginning, until).await?;
+        Ok(listing.filter(|listing| self.inner.clock.now() < listing.lifetime.expires()))
+    }
+
+    async fn list(&self, cursor: Option<&Cursor>, limit: usize) -> Result<Page, Error> {
+        listing::list(self, cursor, limit).await
     }
 
     async fn remove_where(&self, selection: &Selection) -> Result<u64, Error> {
@@ -376,12 +379,11 @@ impl Store for Redis {
 
     fn health(&self) -> Option<Health> {
         let LinkStatus { state, last_error, opened, dials, rejected, .. } = self.status();
-        let link = match state {
-            LinkState::Closed => "closed",
-            LinkState::Open => "open",
-            LinkState::Probing => "probing",
-        };
-        Some(Health { link, last_error, outages: opened, dials, rejected, refused: self.refused_writes(), tier: None })
+        Some(Health { link: state.label(), last_error, outages: opened, dials, rejected, refused: self.refused_writes(), tier: None })
+    }
+
+    fn watch(&self, listener: Weak<dyn LinkListener>) {
+        self.inner.listeners.add(listener);
     }
 
     async fn shutdown(&self) {

@@ -3,7 +3,7 @@ use std::{env, fmt, sync::Arc, time::Duration};
 use super::{
     Inner, Redis,
     endpoint::Place,
-    link::{Budget, COPIES, Limits},
+    link::{Budget, COPIES, Limits, Listeners},
     names::Names,
     servers::Servers,
 };
@@ -263,15 +263,18 @@ impl RedisBuilder {
             Some(keys) => codec.seal(keys.or_namespace(&prefix)),
             None => codec,
         };
+        let listeners = Listeners::default();
         let limits = Limits {
             threshold: breaker_threshold,
             connections: max_connections,
             operations: max_operations,
             bytes: Arc::new(Budget::new(max_in_flight.max(COPIES * (max_record + 4096)).min(u32::MAX as usize))),
+            listeners: listeners.clone(),
             dial: deadlines.connect,
             probe: names.probe("00"),
         };
         let inner = Inner {
+            listeners,
             servers: Servers::at(place, &names, limits),
             names,
             codec,

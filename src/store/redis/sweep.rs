@@ -8,20 +8,16 @@ use super::{
     Redis,
     fault::Fault,
     field_of,
-    frame::{self, Frame, Kind},
+    frame::{self, Frame},
     link::Lane,
+    listing::{listing, scan},
     names::BUCKETS,
     number_in,
     scripts::DISCARD,
     servers::{Primaries, Primary, To},
     tags,
 };
-use crate::{
-    entry::record::Codec,
-    error::Error,
-    key::Key,
-    store::{Listing, Selection, Store as _},
-};
+use crate::{entry::record::Codec, error::Error, key::Key, store::Selection};
 
 /// How many keys the server looks at per step, about: some hundred microseconds of its time.
 pub(super) const STEP: usize = 1000;
@@ -68,31 +64,18 @@ pub(super) async fn remove_where(store: &Redis, selection: &Selection) -> Result
 
 /// Looks at all keys of one server, and removes what the selection names.
 async fn sweep(store: &Redis, selection: &Selection, primary: &Primary, until: Instant) -> Result<u64, Error> {
-    let inner = &store.inner;
-    let (mut cursor, mut removed) = (Vec::from(b"0"), 0);
+    let (mut at, mut removed) = (0, 0);
     loop {
-        let mut scan = redis::cmd("SCAN");
-        scan.arg(cursor.as_slice()).arg("MATCH").arg(inner.names.pattern()).arg("COUNT").arg(STEP);
-        let Value::Array(reply) = inner.one(To::Primary(primary), Lane::Bulk, step(until), 0, &scan).await? else {
-            return Err(Fault::Garbled.into());
-        };
-        let [Value::BulkString(next), Value::Array(names)] = reply.as_slice() else { return Err(Fault::Garbled.into()) };
-        let keys: Vec<Key> = names
-            .iter()
-            .filter_map(|name| match name {
-                Value::BulkString(name) => inner.names.parse(name),
-                _ => None,
-            })
-            .collect();
+        let (next, keys) = scan(store, primary, at, STEP, until).await?;
         // What is read of each is small, but the server may return more than asked for.
         for keys in keys.chunks(STEP) {
             let doomed = doomed(store, selection, keys, until).await?;
             removed += discard(store, doomed, until).await?;
         }
-        if next == b"0" {
+        if next == 0 {
             return Ok(removed);
         }
-        cursor.clone_from(next);
+        at = next;
     }
 }
 
@@ -139,7 +122,7 @@ async fn doomed(store: &Redis, selection: &Selection, keys: &[Key], until: Insta
         if !value.starts_with(frame::RECORD) || value.len() < Frame::IDENTITY {
             continue;
         }
-        let is_named = matches!(selection, Selection::All) || is_named(store, selection, key, &value).await?;
+        let is_named = matches!(selection, Selection::All) || is_named(store, selection, key, &value, until).await?;
         if is_named {
             value.truncate(Frame::IDENTITY);
             doomed.push((*key, value));
@@ -148,16 +131,8 @@ async fn doomed(store: &Redis, selection: &Selection, keys: &[Key], until: Insta
     Ok(doomed)
 }
 
-async fn is_named(store: &Redis, selection: &Selection, key: &Key, beginning: &[u8]) -> Result<bool, Error> {
-    if !Frame::parse(beginning).is_some_and(|frame| frame.kind == Kind::Record) {
-        return Ok(false);
-    }
-    let listing = match store.inner.codec.listing(key, &beginning[Frame::LEN..]) {
-        // All of it has to be read.
-        Ok(None) => store.get(key).await.map(|lookup| lookup.record.as_ref().and_then(|record| Listing::of(*key, record))),
-        listing => listing,
-    };
-    match listing {
+async fn is_named(store: &Redis, selection: &Selection, key: &Key, beginning: &[u8], until: Instant) -> Result<bool, Error> {
+    match listing(store, key, beginning, until).await {
         Ok(listing) => Ok(listing.is_some_and(|listing| selection.matches(&listing))),
         // It names nothing. Whoever looks it up drops it.
         Err(error) if error.is_corrupt() => Ok(false),
