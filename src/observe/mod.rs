@@ -28,6 +28,8 @@ pub(crate) use tab::{Bill, Tab};
 #[cfg(feature = "tracing")]
 pub use tracing::TracingObserver;
 
+pub use crate::store::LinkChange;
+
 use crate::{cost::NanoUsd, entry::Usage, key::Digest, policy::NotStored};
 
 /// Is told what happens. Called on the request's path: hand over what takes long, as by a [`Channel`].
@@ -57,23 +59,6 @@ pub enum Event<'a> {
     Trouble(&'a Trouble<'a>),
     /// The way to the store changed. Told by the store's own task, whether anyone asks for something or not.
     Link(&'a LinkChange),
-}
-
-/// A change of the way to a store outside of this process.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct LinkChange {
-    /// `open`: operations fail at once from now on; `probing`: and a probe is on its way; `closed`: they get through again.
-    pub state: &'static str,
-    /// What went wrong last, in one word; `None` if nothing did.
-    pub last_error: Option<&'static str>,
-}
-
-impl LinkChange {
-    /// The way to a store is like this from now on.
-    pub fn new(state: &'static str, last_error: Option<&'static str>) -> Self {
-        Self { state, last_error }
-    }
 }
 
 /// One upstream call, made for one request or for many.

@@ -35,7 +35,6 @@ use crate::{
     entry::{Metadata, Record},
     error::Error,
     key::Key,
-    observe::LinkChange,
 };
 
 /// Where entries are kept.
@@ -212,6 +211,23 @@ pub trait Store: Send + Sync + 'static {
     /// Ends connections and tasks of the store. Later operations may fail.
     fn shutdown(&self) -> impl Future<Output = ()> + Send {
         ready(())
+    }
+}
+
+/// A change of the way to a store outside of this process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LinkChange {
+    /// `open`: operations fail at once from now on; `probing`: and a probe is on its way; `closed`: they get through again.
+    pub state: &'static str,
+    /// What went wrong last, in one word; `None` if nothing did.
+    pub last_error: Option<&'static str>,
+}
+
+impl LinkChange {
+    /// The way to a store is like this from now on.
+    pub fn new(state: &'static str, last_error: Option<&'static str>) -> Self {
+        Self { state, last_error }
     }
 }
 

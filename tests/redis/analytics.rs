@@ -76,7 +76,12 @@ pub async fn all_tell_the_same(url: &str) {
         for question in ["a", "b", "a", "a"] {
             ask(&cache, question, ["m0", "m\0é"][place]).await;
         }
-        analytics.last(HOUR).await;
+        // What a server did not take at once is sent again: the records of the one are to be there before the other's.
+        crate::until(async || {
+            let all = analytics.last(HOUR).await;
+            all.shared && all.totals.requests == 4 * (place as u64 + 1)
+        })
+        .await;
     }
     let [one, other] = [both[0].last(HOUR).await, both[1].last(HOUR).await];
     for period in [&one, &other] {
@@ -286,7 +291,7 @@ async fn the_books_of_two_processes_balance_over_every_outcome() {
     let totals = all.totals;
     let count = |wanted: fn(&Outcome) -> bool| records.iter().filter(|record| wanted(&record.outcome)).count() as u64;
     assert_eq!(records.len(), 13, "one record per request");
-    assert_eq!(totals.coalesced, count(|outcome| matches!(outcome, Outcome::Collapsed)));
+    assert_eq!(totals.coalesced, count(|outcome| matches!(outcome, Outcome::Collapsed | Outcome::CollapsedElsewhere)));
     assert_eq!(totals.hits, count(|outcome| matches!(outcome, Outcome::Hit)));
     assert_eq!(totals.misses, count(|outcome| matches!(outcome, Outcome::Miss(_))));
     assert_eq!((totals.requests, totals.coalesced + totals.hits, totals.stale, totals.bypassed), (13, 4, 2, 2), "{all:?}");

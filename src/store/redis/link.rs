@@ -27,7 +27,7 @@ use super::{
     fault::Fault,
     scripts::Script,
 };
-use crate::{observe::LinkChange, store::LinkListener};
+use crate::store::{LinkChange, LinkListener};
 
 /// See the module. Ends its tasks when it is dropped.
 pub(super) struct Link {
