@@ -135,6 +135,9 @@ async fn drop_expired(store: &Redis, set: &str, dead: u64, until: Instant) -> Re
     }
 }
 
+/// So many members are looked after together. There is a script for each of the 256 buckets: with few members in each, what they cost would be all in the calls.
+const TOGETHER: usize = 16 << 10;
+
 /// What became of what a set names.
 #[derive(Default)]
 pub(super) struct Passed {
@@ -147,20 +150,24 @@ pub(super) struct Passed {
 /// Goes through a set, drops what names nothing any more, and, if told to, removes what is named.
 async fn go_through(store: &Redis, set: &str, remove: bool, until: Instant) -> Result<Passed, Error> {
     let inner = &store.inner;
-    let (mut cursor, mut passed) = (Vec::from(b"0"), Passed::default());
+    let (mut cursor, mut members, mut passed) = (Vec::from(b"0"), Vec::new(), Passed::default());
     loop {
         let mut scan = redis::cmd("ZSCAN");
         scan.arg(set).arg(cursor.as_slice()).arg("COUNT").arg(STEP);
         // Whatever is in the set all the time is seen, and perhaps twice.
         let (next, found) = scanned(inner.one(To::Key(set), Lane::Bulk, step(until), 0, &scan).await?)?;
-        let mut members: Vec<Member> = found.iter().step_by(2).filter_map(|member| Member::parse(member)).collect();
-        members.sort_unstable();
-        members.dedup();
-        for members in members.chunks(STEP) {
-            let dead = settle(store, members, remove, until, &mut passed).await?;
-            passed.dropped += drop_members(store, set, &dead, until).await?;
+        members.extend(found.iter().step_by(2).filter_map(|member| Member::parse(member)));
+        let is_end = next == b"0";
+        if is_end || members.len() >= TOGETHER {
+            members.sort_unstable();
+            members.dedup();
+            for members in members.chunks(TOGETHER) {
+                let dead = settle(store, members, remove, until, &mut passed).await?;
+                passed.dropped += drop_members(store, set, &dead, until).await?;
+            }
+            members.clear();
         }
-        if next == b"0" {
+        if is_end {
             return Ok(passed);
         }
         cursor = next;
@@ -170,7 +177,9 @@ async fn go_through(store: &Redis, set: &str, remove: bool, until: Instant) -> R
 /// Removes the values that members name, if told to, and says which members name nothing any more.
 async fn settle(store: &Redis, members: &[Member], remove: bool, until: Instant, passed: &mut Passed) -> Result<Vec<Vec<u8>>, Error> {
     let inner = &store.inner;
-    let buckets: Vec<&[Member]> = members.chunk_by(|one, other| one.key.as_bytes()[0] == other.key.as_bytes()[0]).collect();
+    let same_bucket = |one: &Member, other: &Member| one.key.as_bytes()[0] == other.key.as_bytes()[0];
+    // Whoever chooses what is asked can choose a bucket: no script has more to do than a step.
+    let buckets: Vec<&[Member]> = members.chunk_by(same_bucket).flat_map(|bucket| bucket.chunks(STEP)).collect();
     let calls = buckets.iter().map(|bucket| {
         let names: Vec<String> =
             [inner.names.epoch_of(&bucket[0].key)].into_iter().chain(bucket.iter().map(|member| inner.names.record(&member.key))).collect();
@@ -210,15 +219,16 @@ async fn settle(store: &Redis, members: &[Member], remove: bool, until: Instant,
 }
 
 async fn drop_members(store: &Redis, set: &str, members: &[Vec<u8>], until: Instant) -> Result<u64, Error> {
-    if members.is_empty() {
-        return Ok(0);
+    let mut dropped = 0;
+    for members in members.chunks(STEP) {
+        let mut command = redis::cmd("ZREM");
+        command.arg(set).arg(members);
+        match store.inner.one(To::Key(set), Lane::Bulk, step(until), 0, &command).await? {
+            Value::Int(count) => dropped += u64::try_from(count).unwrap_or_default(),
+            _ => return Err(Fault::Garbled.into()),
+        }
     }
-    let mut command = redis::cmd("ZREM");
-    command.arg(set).arg(members);
-    match store.inner.one(To::Key(set), Lane::Bulk, step(until), 0, &command).await? {
-        Value::Int(count) => Ok(u64::try_from(count).unwrap_or_default()),
-        _ => Err(Fault::Garbled.into()),
-    }
+    Ok(dropped)
 }
 
 /// The cursor and what came with it.
