@@ -291,8 +291,12 @@ pub async fn pages_name_all_that_lives<St: Store>(subject: &Subject<St>) {
     }
     subject.gone(&short).await;
     let variants = any_key();
-    let index =
-        Variants { fields: vec![vec![HeaderName::from_static("accept")]], tags: Vec::new(), epoch: 7, expires: subject.now() + Duration::from_secs(600) };
+    let index = Variants {
+        fields: vec![vec![HeaderName::from_static("accept")]],
+        tags: Vec::new(),
+        epoch: 7,
+        expires: subject.now() + Duration::from_secs(600),
+    };
     subject.must_put(&variants, Record::Variants(index.into())).await;
     // Longer lists of tags than a store may read at first.
     let long: Vec<String> = (0..400).map(|n| format!("a-tag-among-many-{n}")).collect();
