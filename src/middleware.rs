@@ -43,6 +43,8 @@ where
 {
     async fn handle(&self, request: reqwest::Request, extensions: &mut Extensions, next: Next<'_>) -> Result<reqwest::Response> {
         let url = request.url().clone();
+        // Shares the body's bytes; none if it can be read only once.
+        let kept = request.try_clone();
         let mut request = Request::<Body>::try_from(request)?;
         if let Some(options) = extensions.remove::<CacheOptions>() {
             request.extensions_mut().insert(options);
@@ -57,7 +59,7 @@ where
                 Either::Right((None, _)) => return Ok(reqwest_response(answer.await?, url)),
                 Either::Right((Some(call), _)) => call,
             };
-            let request = reqwest::Request::try_from(request.map(body))?;
+            let request = reqwest_request(request, kept.as_ref())?;
             match select(&mut answer, next.clone().run(request, extensions)).await {
                 Either::Left((answer, _)) => return Ok(reqwest_response(answer?, url)),
                 // Whoever does not wait for it any more needs nothing.
@@ -67,12 +69,17 @@ where
     }
 }
 
-/// What is all there can be sent again, after a redirect or by a middleware that retries.
-fn body(body: RequestBody<Body>) -> Body {
-    match body.as_bytes() {
-        Some(bytes) => bytes.clone().into(),
-        None => Body::wrap(body),
-    }
+/// What is all there, or was when it came, can be sent again: after a redirect or by a middleware that retries.
+fn reqwest_request(request: Request<RequestBody<Body>>, kept: Option<&reqwest::Request>) -> Result<reqwest::Request> {
+    let (head, body) = request.into_parts();
+    let body = match (body.as_bytes(), kept.and_then(reqwest::Request::try_clone)) {
+        (Some(bytes), _) => Some(bytes.clone().into()),
+        (None, Some(mut kept)) => kept.body_mut().take(),
+        (None, None) => Some(Body::wrap(body)),
+    };
+    let mut request = reqwest::Request::try_from(Request::from_parts(head, Body::default()))?;
+    *request.body_mut() = body;
+    Ok(request)
 }
 
 fn reqwest_response<B>(response: Response<B>, url: reqwest::Url) -> reqwest::Response

@@ -212,6 +212,42 @@ async fn what_comes_after_the_cache_in_a_chain_is_run_on_a_miss_only() {
     assert_eq!((calls.load(Ordering::SeqCst), origin.calls()), (3, 3));
 }
 
+/// A middleware that keeps a copy of the request, as those do that retry.
+struct Retries;
+
+#[async_trait::async_trait]
+impl Middleware for Retries {
+    async fn handle(
+        &self,
+        request: reqwest::Request,
+        extensions: &mut http::Extensions,
+        next: Next<'_>,
+    ) -> reqwest_middleware::Result<reqwest::Response> {
+        let copy = request.try_clone().ok_or_else(|| reqwest_middleware::Error::Middleware(std::io::Error::other("no copy").into()))?;
+        match next.clone().run(copy, extensions).await? {
+            answer if answer.status().is_server_error() => next.run(request, extensions).await,
+            answer => Ok(answer),
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_the_cache_does_not_touch_can_be_sent_again_too() {
+    let origin = Origin::start().await;
+    let layer = CacheLayer::new(Memory::new(1 << 20), ApiPolicy::new(Sharing::Shared).request_limit(4));
+    let client = ClientBuilder::new(reqwest()).with(layer).with(Retries).build();
+
+    let answer = client.get(format!("{}/number", origin.url)).send().await.unwrap();
+    assert_eq!(answer.headers()["cache-status"], "tower-response-cache; fwd=bypass; detail=method");
+    assert_eq!(answer.status(), 405);
+
+    let answer = client.post(format!("{}/failing", origin.url)).body("too large").send().await.unwrap();
+    assert_eq!(answer.headers()["cache-status"], "tower-response-cache; fwd=bypass; detail=request-too-large");
+    assert_eq!((answer.status().as_u16(), origin.calls()), (503, 2));
+    let answer = client.post(format!("{}/moved", origin.url)).body("too large").send().await.unwrap();
+    assert_eq!(answer.text().await.unwrap(), "call 3 with 9 bytes");
+}
+
 #[tokio::test]
 async fn requests_of_a_chain_share_a_call_and_survive_the_one_that_leads() {
     let origin = Origin::start().await;
