@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 # Raised by whoever adds a dependency that is worth it, lowered by whoever takes one out. CONTRIBUTING.md compares it with others.
-DEFAULT = 50
+DEFAULT = 52
 
 TREE = ["cargo", "tree", "--locked", "--edges", "normal,build", "--prefix", "none", "--format", "{p}"]
 
