@@ -109,6 +109,18 @@ pub async fn all_tell_the_same(url: &str) {
     assert_eq!(both[0].last(7 * DAY).await.totals.requests, 8, "by the hour as well");
 }
 
+/// For a user with what the guide to operations says, word for word, and no more.
+#[tokio::test]
+async fn the_permissions_that_the_guide_publishes_are_enough() {
+    let server = Server::start();
+    let guide = include_str!("../../docs/operations.md").replace("~trc:*", "~t:*");
+    let lines = guide.lines().filter(|line| line.starts_with("ACL SETUSER cache "));
+    for line in lines {
+        let () = server.run(&line.split(' ').collect::<Vec<_>>());
+    }
+    all_tell_the_same(&format!("redis://cache:password@127.0.0.1:{}/0", server.port())).await;
+}
+
 #[tokio::test]
 async fn a_batch_whose_fate_is_unknown_is_tried_again_and_counts_once() {
     let server = Server::start();
