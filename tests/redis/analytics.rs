@@ -109,6 +109,55 @@ pub async fn all_tell_the_same(url: &str) {
     assert_eq!(both[0].last(7 * DAY).await.totals.requests, 8, "by the hour as well");
 }
 
+/// For a user with what the guide to operations says, word for word, and no more.
+#[tokio::test]
+async fn the_permissions_that_the_guide_publishes_are_enough() {
+    let server = Server::start();
+    let guide = include_str!("../../docs/operations.md").replace("~trc:*", "~t:*");
+    let lines = guide.lines().filter(|line| line.starts_with("ACL SETUSER cache "));
+    for line in lines {
+        let () = server.run(&line.split(' ').collect::<Vec<_>>());
+    }
+    all_tell_the_same(&format!("redis://cache:password@127.0.0.1:{}/0", server.port())).await;
+}
+
+/// What a subscriber writes.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn that_redis_does_not_permit_sums_is_said_once() {
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+    let _default = tracing::subscriber::set_default(subscriber);
+    let server = Server::start();
+    let mut command = vec!["ACL", "SETUSER", "cache", "on", ">password", "~t:*"];
+    command.extend(crate::settings::PERMISSIONS.split(' '));
+    let () = server.run(&command);
+    let analytics = analytics(&format!("redis://cache:password@127.0.0.1:{}/0", server.port()));
+    let cache = cache(&analytics);
+    for question in ["a", "b", "c"] {
+        ask(&cache, question, "m").await;
+        analytics.flush().await;
+    }
+    assert!(!analytics.last(HOUR).await.shared);
+    let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    assert_eq!(log.matches("redis refuses sums of analytics").count(), 1, "{log}");
+    assert!(!log.contains("password"), "{log}");
+}
+
 #[tokio::test]
 async fn a_batch_whose_fate_is_unknown_is_tried_again_and_counts_once() {
     let server = Server::start();

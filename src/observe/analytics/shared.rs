@@ -44,6 +44,9 @@ pub(super) struct Outbox {
     /// Since when something has been noted.
     since: Option<Instant>,
     waiting: VecDeque<(Addition, u64)>,
+    /// Has it been said that Redis refuses them?
+    #[cfg(feature = "tracing")]
+    told: bool,
 }
 
 impl Outbox {
@@ -58,6 +61,8 @@ impl Outbox {
             noted: 0,
             since: None,
             waiting: VecDeque::new(),
+            #[cfg(feature = "tracing")]
+            told: false,
         }
     }
 
@@ -98,7 +103,12 @@ impl Outbox {
         while let Some((addition, _)) = self.waiting.front() {
             let oldest = unix_millis(SystemTime::now().checked_sub(self.age).unwrap_or(SystemTime::UNIX_EPOCH));
             let cap = Cap { records: self.records, age: self.age, oldest };
-            if self.redis.add_sums(addition, &cap).await.is_err() {
+            if let Err(_error) = self.redis.add_sums(addition, &cap).await {
+                // Once: a user without the permissions is refused each time.
+                #[cfg(feature = "tracing")]
+                if _error.is_refused() && !std::mem::replace(&mut self.told, true) {
+                    tracing::warn!(target: "tower_response_cache::redis", error = %_error, "redis refuses sums of analytics: are they permitted?");
+                }
                 break;
             }
             self.waiting.pop_front();
