@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf};
 
-use clap::{Parser, ValueEnum};
+use clap::{Parser, ValueEnum, builder::BoolishValueParser};
 use serde::Deserialize;
 use tower_response_cache::entry::record::Compression;
 
@@ -74,7 +74,7 @@ pub(crate) struct Args {
     pub(crate) sharing: Option<String>,
 
     /// Heeds callers' `cache-control` (no-cache, no-store, max-age, only-if-cached) and the header of --ttl-header
-    #[arg(long, env = "ROUTER_TRUST_CACHE_HEADERS", help_heading = "Cache")]
+    #[arg(long, env = "ROUTER_TRUST_CACHE_HEADERS", value_parser = BoolishValueParser::new(), help_heading = "Cache")]
     pub(crate) trust_cache_headers: bool,
 
     /// In which header trusted callers say how long their answer is to be kept, in seconds [default: x-cache-ttl]
@@ -86,7 +86,7 @@ pub(crate) struct Args {
     pub(crate) default_ttl: u64,
 
     /// Serves what is stored and stores nothing
-    #[arg(long, env = "ROUTER_READ_ONLY", help_heading = "Cache")]
+    #[arg(long, env = "ROUTER_READ_ONLY", value_parser = BoolishValueParser::new(), help_heading = "Cache")]
     pub(crate) read_only: bool,
 
     /// Shortens how long each answer is kept by up to this percentage of it, at random, so that they do not all go at once [default: 0]
@@ -94,7 +94,7 @@ pub(crate) struct Args {
     pub(crate) ttl_jitter_percent: Option<u8>,
 
     /// Takes tags for invalidation from the upstreams' `surrogate-key` and `cache-tag`
-    #[arg(long, env = "ROUTER_RESPONSE_TAGS", help_heading = "Cache")]
+    #[arg(long, env = "ROUTER_RESPONSE_TAGS", value_parser = BoolishValueParser::new(), help_heading = "Cache")]
     pub(crate) response_tags: bool,
 
     /// For how long a router that makes an answer for all keeps the others on this Redis waiting without a sign of life, in seconds; 0: each makes its own [default: 10]
@@ -110,7 +110,7 @@ pub(crate) struct Args {
     pub(crate) metrics_ttl: u64,
 
     /// Tells callers what answers from the cache saved: `x-cache-cost-usd` and `x-cache-saved-usd`
-    #[arg(long, env = "ROUTER_COST_HEADERS", help_heading = "Cost")]
+    #[arg(long, env = "ROUTER_COST_HEADERS", value_parser = BoolishValueParser::new(), help_heading = "Cost")]
     pub(crate) cost_headers: bool,
 
     /// Prices of models, in the format of LiteLLM's model_prices_and_context_window.json; they go before those that are built in

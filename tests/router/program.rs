@@ -250,3 +250,13 @@ async fn what_is_set_by_environment_is_heeded_and_help_does_not_show_secrets() {
         assert_eq!(output.status.code(), Some(2), "{name}");
     }
 }
+
+#[tokio::test]
+async fn switches_of_the_environment_are_told_in_the_usual_ways() {
+    for (word, is_read_only) in [("1", true), ("true", true), ("yes", true), ("0", false), ("off", false)] {
+        let router = Running::start_with(&[], &[("ROUTER_READ_ONLY", word), ("ROUTER_SIMULATOR_PACE", "instant")]).await;
+        let answer = router.ask(chat("a question")).await;
+        let status = answer.header("cache-status").unwrap();
+        assert_eq!(status.contains("stored"), !is_read_only, "{word}: {status}");
+    }
+}
