@@ -5,6 +5,7 @@ use std::sync::{
 
 use axum::{Router, routing::get};
 use http::{Method, header::CACHE_CONTROL};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::program::{Server, http, timeless};
 
@@ -34,5 +35,34 @@ async fn the_proxy_answers_from_its_cache_what_the_origin_lets_it_keep() {
         assert_eq!(answer.headers()["via"], "1.1 front");
         assert_eq!(timeless(answer.headers()["cache-status"].to_str().unwrap()), cache, "{method} {path}");
         assert_eq!(answer.text().await.unwrap(), body);
+    }
+}
+
+/// An origin that says the same to each request, and hangs up.
+async fn says(what: &'static str) -> String {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut request = [0; 4096];
+            assert!(stream.read(&mut request).await.unwrap() > 0);
+            stream.write_all(what.as_bytes()).await.unwrap();
+        }
+    });
+    url
+}
+
+#[tokio::test]
+async fn a_length_that_the_transfer_coding_overrides_cuts_nothing_off() {
+    let origin = says(
+        "HTTP/1.1 200 OK\r\ncache-control: max-age=60\r\ntransfer-encoding: chunked\r\ncontent-length: 3\r\n\r\n6\r\nabcdef\r\n0\r\n\r\n",
+    )
+    .await;
+    let proxy = Server::start_with("proxy", &["--listen", "127.0.0.1:0", "--origin", &origin]).await;
+    for cache in ["fwd=uri-miss; fwd-status=200; stored", "hit"] {
+        let answer = http().get(&proxy.url).send().await.unwrap();
+        assert_eq!(timeless(answer.headers()["cache-status"].to_str().unwrap()), format!("tower-response-cache; {cache}"));
+        assert_eq!(answer.text().await.unwrap(), "abcdef");
     }
 }
