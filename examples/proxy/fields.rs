@@ -50,6 +50,14 @@ fn absolute(request: &mut request::Parts, default: &uri::Authority) -> Result<()
     Ok(())
 }
 
+/// A name for `Via` and `Cache-Status`: a token in both (RFC 9110 section 7.6.3, RFC 9211 section 2).
+pub fn pseudonym(name: &str) -> Result<String, &'static str> {
+    let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    // As an item of `Cache-Status`, a token begins with a letter or an asterisk (RFC 9651 section 3.3.4).
+    let begins = name.starts_with(|first: char| first.is_ascii_alphabetic() || first == '*');
+    if begins && name.bytes().all(is_token) { Ok(name.to_owned()) } else { Err("not a token, as in front-1") }
+}
+
 /// RFC 9110 section 7.6.3.
 fn add_via(headers: &mut HeaderMap, received: Version, name: &str) {
     let version = match received {

@@ -16,10 +16,10 @@ mod listener;
 mod origin;
 mod proxy;
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, process::ExitCode, time::Duration};
 
 use clap::Parser;
-use hyper::{Uri, service::service_fn};
+use hyper::service::service_fn;
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
@@ -44,7 +44,7 @@ struct Args {
 
     /// Where to forward to.
     #[arg(long)]
-    origin: Uri,
+    origin: String,
 
     /// Speak HTTP/2 to the origin (with prior knowledge).
     #[arg(long)]
@@ -67,7 +67,7 @@ struct Args {
     rfc: bool,
 
     /// Memory for stored responses, in MiB, if they are not in Redis.
-    #[arg(long, default_value_t = 256)]
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u64).range(..=u64::MAX >> 20))]
     memory: u64,
 
     /// Keep responses in this Redis.
@@ -83,7 +83,7 @@ struct Args {
     forwarded: bool,
 
     /// The name of this proxy in `Via` and `Cache-Status`.
-    #[arg(long, default_value = "tower-response-cache")]
+    #[arg(long, default_value = "tower-response-cache", value_parser = fields::pseudonym)]
     name: String,
 
     /// Where to serve statistics and take purges; nowhere if it is not set.
@@ -99,10 +99,21 @@ struct Args {
 const MAX_RECORD: usize = 16 << 20;
 
 #[tokio::main]
-async fn main() -> Result<(), BoxError> {
+async fn main() -> ExitCode {
     tracing_subscriber::fmt().with_env_filter(tracing_subscriber::EnvFilter::from_default_env()).with_writer(std::io::stderr).init();
-    let args = Args::parse();
-    let origin = Origin::new(&args.origin, args.origin_http2, Duration::from_secs(args.origin_timeout))?;
+    match run(Args::parse()).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("proxy: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(args: Args) -> Result<(), BoxError> {
+    // Not by clap, which repeats what it was given: there may be a password in it.
+    let origin = origin::base(&args.origin).map_err(|problem| format!("--origin is {problem}"))?;
+    let origin = Origin::new(&origin, args.origin_http2, Duration::from_secs(args.origin_timeout))?;
 
     let policy = HttpPolicy::shared();
     let policy = if args.rfc { policy.rfc() } else { policy };
@@ -112,13 +123,13 @@ async fn main() -> Result<(), BoxError> {
     };
     let layer = CacheLayer::new(store, policy).name(args.name.as_str()).read_only(args.read_only).observer(TracingObserver);
     let handle = layer.handle();
-    let proxy = Proxy::new(layer.layer(origin), &args.name, args.forwarded)?;
+    let proxy = Proxy::new(layer.layer(origin), &args.name, args.forwarded);
 
     // First, so that whoever reads that it serves can end it.
     let mut terminate = signal(SignalKind::terminate())?;
     let listeners = Listeners::new(Duration::from_secs(args.body_idle), CancellationToken::new());
     if let Some(address) = args.admin_listen {
-        let listener = TcpListener::bind(address).await?;
+        let listener = bind(address).await?;
         eprintln!("admin on http://{}", listener.local_addr()?);
         let admin = Admin::new(handle.clone(), args.admin_token);
         listeners.serve(listener, move |_| {
@@ -130,7 +141,7 @@ async fn main() -> Result<(), BoxError> {
         });
     }
 
-    let listener = TcpListener::bind(args.listen).await?;
+    let listener = bind(args.listen).await?;
     println!("listening on http://{}", listener.local_addr()?);
     proxy::serve(&listeners, listener, move |peer| {
         let proxy = proxy.clone();
@@ -146,4 +157,8 @@ async fn main() -> Result<(), BoxError> {
     listeners.drain(Duration::from_secs(args.drain)).await;
     handle.shutdown(Duration::from_secs(5)).await;
     Ok(())
+}
+
+async fn bind(address: SocketAddr) -> Result<TcpListener, BoxError> {
+    TcpListener::bind(address).await.map_err(|error| format!("cannot listen on {address}: {error}").into())
 }

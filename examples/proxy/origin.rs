@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use http::{Request, Response, Uri, uri};
+use http::{Request, Response, StatusCode, Uri, uri};
 use hyper::body::Incoming;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::{
@@ -45,12 +45,25 @@ pub enum OriginError {
     Slow,
 }
 
+/// An origin, as the command line names it: what comes after its authority would be lost.
+pub fn base(text: &str) -> Result<Uri, &'static str> {
+    let uri: Uri = text.parse().map_err(|_| "not a URL, as in http://127.0.0.1:8000")?;
+    let authority = uri.authority().ok_or("a URL without a host")?;
+    if !matches!(uri.scheme_str(), None | Some("http" | "https")) {
+        return Err("neither an http nor an https URL");
+    }
+    if authority.as_str().contains('@') {
+        return Err("a URL with credentials in it, which would not be sent");
+    }
+    if uri.path_and_query().is_some_and(|path| path != "/") {
+        return Err("a URL with a path, which would not be sent: requests keep theirs");
+    }
+    Ok(uri)
+}
+
 impl Origin {
     pub fn new(origin: &Uri, http2: bool, patience: Duration) -> Result<Self, BoxError> {
         let scheme = origin.scheme().cloned().unwrap_or(uri::Scheme::HTTP);
-        if scheme != uri::Scheme::HTTP && scheme != uri::Scheme::HTTPS {
-            return Err("the origin has to be an http or https URI".into());
-        }
         let authority = origin.authority().cloned().ok_or("the origin has no host")?;
         let mut tcp = HttpConnector::new();
         tcp.enforce_http(false);
@@ -106,6 +119,10 @@ impl Service<Request<RequestBody<Arriving>>> for Origin {
         Box::pin(async move {
             let call = call.map_err(|error| OriginError::Broken(error.into()))?;
             match timeout(patience, call).await {
+                // Nobody asked for it: `Upgrade` is not forwarded.
+                Ok(Ok(answer)) if answer.status() == StatusCode::SWITCHING_PROTOCOLS => {
+                    Err(OriginError::Broken("101 without a request to upgrade".into()))
+                }
                 Ok(answer) => answer.map_err(|error| OriginError::Broken(error.into())),
                 Err(_) => Err(OriginError::Slow),
             }

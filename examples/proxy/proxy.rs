@@ -44,9 +44,8 @@ impl<St> Proxy<St>
 where
     St: Store,
 {
-    pub fn new(cache: Cache<Origin, St, HttpPolicy>, name: &str, forwarded: bool) -> Result<Self, BoxError> {
-        HeaderValue::from_str(name)?;
-        Ok(Self { cache, via: name.into(), forwarded })
+    pub fn new(cache: Cache<Origin, St, HttpPolicy>, name: &str, forwarded: bool) -> Self {
+        Self { cache, via: name.into(), forwarded }
     }
 
     pub async fn answer(&self, request: Request<Arriving>, peer: Peer) -> Result<Response<Body>, Infallible> {

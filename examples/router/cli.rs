@@ -207,7 +207,7 @@ fn one_line(error: &clap::Error) -> String {
     let text = error.render().to_string();
     let lines = text.lines().map(str::trim).take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more information"));
     let said: Vec<&str> = lines.filter(|line| !line.is_empty()).map(|line| line.strip_prefix("error: ").unwrap_or(line)).collect();
-    said.join("; ")
+    said.join("; ").replace(":; ", ": ")
 }
 
 /// `4096`, `64KiB`, `256MiB`, `1GiB`.
@@ -243,6 +243,8 @@ mod tests {
 
     #[test]
     fn a_wrong_argument_is_one_line_with_a_hint() {
+        let missing = one_line(&Args::try_parse_from(["router", "--redis-cert", "a.pem"]).unwrap_err());
+        assert_eq!(missing, "the following required arguments were not provided: --redis-key <PATH>");
         let error = Args::try_parse_from(["router", "--listn", "x"]).unwrap_err();
         let line = one_line(&error);
         assert!(line.contains("'--listn'") && line.contains("--listen") && !line.contains('\n'), "{line}");

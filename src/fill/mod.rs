@@ -37,7 +37,9 @@ use crate::{
     lookup::Found,
     observe::{Bill, Event, FillRecord, Tab},
     options::{self, CacheOptions, Mode, label},
-    policy::{Abandoned, Moment, NotStored, OnFailure, Policy, Splice, Storing, strip_conditions, strip_hop_by_hop},
+    policy::{
+        Abandoned, Moment, NotStored, OnFailure, Policy, Splice, Storing, drop_overridden_length, strip_conditions, strip_hop_by_hop,
+    },
     shared::{Shared, contain},
     store::Store,
     upstream::{Call, Failure, Opening, Upload, Upstream},
@@ -126,12 +128,13 @@ where
     }
 
     /// Records a response that is there already, in a task of its own.
-    pub(crate) fn adopt<RB, E>(self, response: Response<RB>, caller: Caller<RB, E>)
+    pub(crate) fn adopt<RB, E>(self, mut response: Response<RB>, caller: Caller<RB, E>)
     where
         RB: Body<Error: Into<BoxError>> + Send + 'static,
         E: Send + 'static,
     {
         let tasks = self.shared.core.tasks.clone();
+        drop_overridden_length(response.headers_mut());
         let mut ending = Ending::of(&self, false);
         ending.record.status = Some(response.status());
         ending.record.first_byte = Some(self.waited);
@@ -210,7 +213,8 @@ where
                 Box::pin(AssertUnwindSafe(inner.clone().oneshot(self.upstream_request())).catch_unwind());
             let failure = match vigil.keep(&self.lead, call.as_mut()).await {
                 Ok(Ok(Ok(response))) => {
-                    let (head, body) = response.into_parts();
+                    let (mut head, body) = response.into_parts();
+                    drop_overridden_length(&mut head.headers);
                     record.status = Some(head.status);
                     record.first_byte = Some(start.elapsed());
                     self.waited = asked_at.elapsed();

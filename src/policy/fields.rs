@@ -19,7 +19,8 @@ pub fn is_hop_by_hop(name: &HeaderName) -> bool {
     )
 }
 
-/// Removes the fields that are about one connection only, and those that `Connection` lists (RFC 9110 section 7.6.1).
+/// Removes the fields that are about one connection only, those that `Connection` lists (RFC 9110 section 7.6.1), and a `Content-Length` that a
+/// `Transfer-Encoding` overrides (RFC 9112 section 6.3).
 pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
     let listed: Vec<HeaderName> = headers
         .get_all(header::CONNECTION)
@@ -28,9 +29,17 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
         .flat_map(|line| line.split(','))
         .filter_map(|name| HeaderName::from_bytes(name.trim().as_bytes()).ok())
         .collect();
+    drop_overridden_length(headers);
     let doomed: Vec<HeaderName> = headers.keys().filter(|name| is_hop_by_hop(name)).cloned().chain(listed).collect();
     for name in doomed {
         headers.remove(name);
+    }
+}
+
+/// "The Transfer-Encoding overrides the Content-Length", which "an intermediary that chooses to forward the message MUST first remove" (RFC 9112 section 6.3).
+pub(crate) fn drop_overridden_length(headers: &mut HeaderMap) {
+    if headers.contains_key(header::TRANSFER_ENCODING) {
+        headers.remove(header::CONTENT_LENGTH);
     }
 }
 
@@ -64,5 +73,18 @@ mod tests {
         }
         strip_hop_by_hop(&mut headers);
         assert_eq!(headers.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["content-type"]);
+    }
+
+    #[test]
+    fn a_length_goes_where_the_transfer_coding_overrides_it_and_nowhere_else() {
+        for (coding, left) in [(Some("chunked"), 0), (None, 1)] {
+            let mut headers = HeaderMap::new();
+            headers.insert("content-length", "3".parse().unwrap());
+            if let Some(coding) = coding {
+                headers.insert("transfer-encoding", coding.parse().unwrap());
+            }
+            strip_hop_by_hop(&mut headers);
+            assert_eq!(headers.len(), left, "{coding:?}");
+        }
     }
 }

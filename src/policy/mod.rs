@@ -16,7 +16,7 @@ use ::http::{HeaderMap, HeaderName, Response, StatusCode, request, response};
 pub use self::http::HttpPolicy;
 pub(crate) use self::http::Rule;
 pub use api::{ApiPolicy, Sharing};
-pub(crate) use fields::strip_conditions;
+pub(crate) use fields::{drop_overridden_length, strip_conditions};
 pub use fields::{is_hop_by_hop, strip_hop_by_hop};
 pub use grpc::GrpcPolicy;
 

@@ -118,7 +118,7 @@ async fn a_request_body_that_does_not_go_on_is_a_408_and_not_the_fault_of_the_or
     let service =
         Origin::new(&format!("http://{}", origin.local_addr().unwrap()).parse().unwrap(), false, Duration::from_secs(30)).unwrap();
     let layer = CacheLayer::new(Memory::default(), HttpPolicy::shared());
-    let proxy = Proxy::new(layer.layer(service), "proxy", false).unwrap();
+    let proxy = Proxy::new(layer.layer(service), "proxy", false);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     proxy::serve(&Listeners::new(Duration::from_millis(50), CancellationToken::new()), listener, move |peer| {

@@ -99,7 +99,7 @@ impl Rig {
         });
         let (replies, seen) = (Arc::default(), Arc::default());
         let origin = Origin::new(&format!("http://{at}").parse().unwrap(), false, Duration::from_secs(30)).unwrap();
-        let service = Proxy::new(layer.layer(origin), "proxy", true).unwrap();
+        let service = Proxy::new(layer.layer(origin), "proxy", true);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let proxy = listener.local_addr().unwrap();
         proxy::serve(&Listeners::new(Duration::from_secs(30), CancellationToken::new()), listener, move |peer| {

@@ -111,6 +111,19 @@ test("numbers on the page are those of the API, and what comes from callers is s
   }
 });
 
+test("what is long in one row hides nothing of the others", async (t) => {
+  const it = await router(t);
+  await chat(it, "long".repeat(40), "a");
+  await stored(it, 1);
+  const { page, wrong } = await open(t, it, { viewport: { width: 1280, height: 900 } });
+  await page.locator("#entries-said", { hasText: "1 answer" }).waitFor();
+  for (const table of ["records", "entries"]) {
+    const hidden = await page.locator(`#${table}`).evaluate((it) => it.scrollWidth - it.parentElement.clientWidth);
+    assert.ok(hidden <= 0, `${table}: ${hidden} pixels out of sight`);
+  }
+  assert.deepEqual(wrong, []);
+});
+
 test("it is live, and used by keyboard alone it invalidates", async (t) => {
   const it = await router(t);
   await chat(it, "gpt-4o", "a");
