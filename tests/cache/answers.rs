@@ -15,7 +15,7 @@ use tower_response_cache::{
 
 use crate::{
     ask, layer,
-    origin::{Origin, data, streamed, text},
+    origin::{Origin, data, promised, streamed, text},
     outcome, post, read, send, until,
 };
 
@@ -243,8 +243,8 @@ async fn a_body_that_breaks_off_is_an_error_and_is_not_stored() {
             let (feed, mut response) = streamed();
             feed.send(data("0123456789")).await.unwrap();
             match fault {
-                "short" => drop(response.headers_mut().insert("content-length", HeaderValue::from(20))),
-                "long" => drop(response.headers_mut().insert("content-length", HeaderValue::from(5))),
+                "short" => response = promised(response, 20),
+                "long" => response = promised(response, 5),
                 _ => feed.send(Err("connection reset".into())).await.unwrap(),
             }
             Ok(response)

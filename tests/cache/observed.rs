@@ -199,7 +199,7 @@ async fn what_an_answer_cost_is_told_though_it_broke_off_and_it_is_not_stored_th
             feed.send(data("12345")).await.unwrap();
             match fault {
                 "reset" => feed.send(Err("reset".into())).await.unwrap(),
-                _ => drop(response.headers_mut().insert("content-length", HeaderValue::from_static("10"))),
+                _ => response = crate::origin::promised(response, 10),
             }
             Ok(response)
         });

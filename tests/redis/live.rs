@@ -24,7 +24,7 @@ use crate::{
     ask,
     fleet::{LONG, Worker, calls},
     key, layer,
-    origin::{Call, Origin, OriginBody, OriginError, streamed},
+    origin::{Call, Origin, OriginBody, OriginError, promised, streamed},
     patient, post,
     server::Server,
     until,
@@ -53,6 +53,10 @@ fn told(control: &str, name: &str) -> Origin {
             *answer.status_mut() = head.next().unwrap().parse().unwrap();
             for field in head {
                 let (name, value) = field.split_once('=').unwrap();
+                if name == "content-length" {
+                    answer = promised(answer, value.parse().unwrap());
+                    continue;
+                }
                 answer.headers_mut().insert(http::HeaderName::try_from(name).unwrap(), value.parse().unwrap());
             }
             tokio::spawn(async move {

@@ -134,6 +134,13 @@ pub fn streamed() -> (Feed, Response<OriginBody>) {
     (feed, response)
 }
 
+/// The same with a length, as one that is not chunked has it.
+pub fn promised(mut response: Response<OriginBody>, length: u64) -> Response<OriginBody> {
+    response.headers_mut().remove("transfer-encoding");
+    response.headers_mut().insert("content-length", length.into());
+    response
+}
+
 pub fn data(chunk: impl Into<Bytes>) -> Result<Frame<Bytes>, OriginError> {
     Ok(Frame::data(chunk.into()))
 }
