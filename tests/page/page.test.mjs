@@ -46,6 +46,11 @@ async function stored(router, count) {
   while ((await api(router, "stats")).stored < count);
 }
 
+/** Waits until all requests are on record: records are made off the callers' path. */
+async function recorded(router, count) {
+  while ((await api(router, "metrics?hours=1")).requests < count);
+}
+
 /** A page that fails the test for whatever goes wrong in it, and for whatever it asks of anyone else. */
 async function open(t, router, settings, expected = []) {
   const context = await browser.newContext(settings);
@@ -74,6 +79,7 @@ test("numbers on the page are those of the API, and what comes from callers is s
   for (const question of ["a", "b", "c", "a", "b"]) await chat(it, "gpt-4o", question, { "x-request-id": nasty });
   await chat(it, "<b>bold</b>", "unknown");
   await stored(it, 4);
+  await recorded(it, 9);
 
   for (const [name, settings] of [
     ["wide", { viewport: { width: 1280, height: 900 } }],
@@ -129,6 +135,7 @@ test("it is live, and used by keyboard alone it invalidates", async (t) => {
   await chat(it, "gpt-4o", "a");
   await chat(it, "gpt-4.1", "a");
   await stored(it, 2);
+  await recorded(it, 2);
   const { page, wrong } = await open(t, it, { viewport: { width: 1280, height: 900 } });
   await page.locator("#link.up").waitFor();
   assert.equal(await text(page, "requests"), "2");
@@ -139,7 +146,11 @@ test("it is live, and used by keyboard alone it invalidates", async (t) => {
   await page.keyboard.press("Tab");
   await page.keyboard.press("Enter");
   assert.equal(await page.locator("[data-hours='24']").getAttribute("aria-pressed"), "true");
+
+  // New figures arrive and are drawn, and who is about to press a key is still where they were.
   await page.locator("#chart-requests summary").focus();
+  await chat(it, "gpt-4.1", "a");
+  await page.locator("#requests", { hasText: /^4$/ }).waitFor();
   await page.keyboard.press("Enter");
   await page.locator("#chart-requests table").waitFor();
 

@@ -86,7 +86,6 @@ function ceiling(most) {
 
 function frame(id, title, keys, slices, show, top, log) {
   const figure = $(id);
-  const open = figure.querySelector("details")?.open ?? false;
   // As many units as pixels, so that nothing is stretched.
   const wide = Math.max(figure.clientWidth - 38, 220);
   const caption = node("figcaption", {}, node("h2", {}, title));
@@ -108,13 +107,15 @@ function frame(id, title, keys, slices, show, top, log) {
   slices.forEach((slice, place) => {
     if (place % every === 0) svg.append(shape("text", { x: x(place), y: HIGH - 4 }, clock(slice.at)));
   });
-  const details = node("details", {}, node("summary", {}, "As a table"));
-  details.open = open;
-  figure.replaceChildren(caption, svg, details);
+  // What takes the focus stays where it is: a new drawing must not take it away from who is there.
+  if (!figure.querySelector("details")) {
+    const table = node("div", { class: "scroll" }, node("table"));
+    figure.append(node("div"), node("div"), node("details", {}, node("summary", {}, "As a table"), table));
+  }
+  figure.children[0].replaceWith(caption);
+  figure.children[1].replaceWith(svg);
   const rows = slices.filter((slice) => keys.some(([key]) => slice[key])).map((slice) => [clock(slice.at, true), ...keys.map(([key]) => [show(slice[key] ?? 0), "n"])]);
-  const table = node("table");
-  fill(table, ["Time", ...keys.map(([, , name]) => [name, "n"])], rows);
-  details.append(node("div", { class: "scroll" }, table));
+  fill(figure.querySelector("table"), ["Time", ...keys.map(([, , name]) => [name, "n"])], rows);
   return { svg, x, y, width };
 }
 
