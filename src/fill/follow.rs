@@ -69,7 +69,7 @@ where
         match self.copy(&mut remote, &live.head, &writer, &mut vigil).await {
             Ok(end) => {
                 let LiveEnd { trailers, model, provider, usage, cost, .. } = end;
-                self.tab.0.settle(Bill { model, provider, usage, cost });
+                self.tab.0.settle(Bill { model, provider, usage, cost, operation: None });
                 writer.finish(trailers);
             }
             Err(error) => {

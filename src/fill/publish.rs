@@ -91,7 +91,7 @@ where
             let mut parts: Vec<_> = page.parts.into_iter().map(LivePart::Frames).collect();
             let is_over = page.end.is_some();
             if let Some(trailers) = page.end {
-                let Bill { model, provider, usage, cost } = live.tab.bill().await;
+                let Bill { model, provider, usage, cost, .. } = live.tab.bill().await;
                 parts.push(LivePart::End(Box::new(LiveEnd { trailers, length, checksum: sum.finish(), model, provider, usage, cost })));
             }
             let is_wanted = self.tell(next, &parts).await?;
