@@ -30,7 +30,7 @@ pub struct Totals {
     pub unanswered: u64,
     /// Of all, those that failed: the inner service did, or the body.
     pub failed: u64,
-    /// Of all, those that the upstream had no good answer for: a status of 500 or more, whoever made the call, or none, since the inner service failed. A 504 that
+    /// Of all, those that went wrong: those that failed, and those that were answered with a status of 500 or more, whoever made the call. A 504 that
     /// [the caller asked for](Outcome::Unsatisfied) is none of them.
     pub errors: u64,
     /// Upstream calls in the background. They are no requests.
@@ -257,13 +257,9 @@ fn cut(value: &str) -> &str {
     &value[..end]
 }
 
-/// Had the upstream no good answer?
 fn is_error(record: &RequestRecord) -> bool {
-    match record.status {
-        Some(status) => status.as_u16() >= 500 && record.outcome != Outcome::Unsatisfied,
-        // Others left before there was an answer.
-        None => record.ending == Ending::Failed,
-    }
+    let is_refused = record.status.is_some_and(|status| status.as_u16() >= 500) && record.outcome != Outcome::Unsatisfied;
+    is_refused || record.ending == Ending::Failed
 }
 
 fn tokens(usage: Option<Usage>) -> (u64, u64) {

@@ -135,7 +135,7 @@ async fn quantiles_of_groups_are_those_of_their_requests_by_the_minute_and_by_th
 }
 
 #[tokio::test]
-async fn errors_are_answers_of_500_or_more_and_none_and_not_those_that_were_asked_for() {
+async fn errors_are_what_failed_and_answers_of_500_or_more_but_none_that_was_asked_for() {
     let analytics = Analytics::builder().spawn();
     let mut told = 0;
     for (outcome, status, ending, is_error) in [
@@ -146,7 +146,8 @@ async fn errors_are_answers_of_500_or_more_and_none_and_not_those_that_were_aske
         (Outcome::Bypass(Bypass::Range), Some(502), Ending::Dropped, true),
         (Outcome::Unreachable, Some(504), Ending::Complete, true),
         (Outcome::Unsatisfied, Some(504), Ending::Complete, false),
-        (Outcome::Miss(Miss::Absent), Some(200), Ending::Failed, false),
+        (Outcome::Miss(Miss::Absent), Some(200), Ending::Failed, true),
+        (Outcome::Miss(Miss::Absent), Some(502), Ending::Failed, true),
         (Outcome::Miss(Miss::Absent), None, Ending::Failed, true),
         (Outcome::Unanswered, None, Ending::Dropped, false),
     ] {
