@@ -51,9 +51,12 @@ impl App {
             Shared::Header(name) => Some(name.clone()),
             _ => None,
         };
-        let client = Client::new(&settings, tenant)?;
+        let client = Client::new(&settings, tenant.clone())?;
         let (store, redis) = store::open(&settings)?;
         let mut analytics = Analytics::builder().keep(settings.metrics_ttl);
+        if tenant.is_some() {
+            analytics = analytics.label("tenant");
+        }
         if let Some(redis) = redis {
             analytics = analytics.redis(redis, RECORDS, settings.metrics_ttl);
         }
@@ -90,7 +93,7 @@ impl App {
 
         let stop = CancellationToken::new();
         let listeners = Listeners::new(settings.body_idle, stop.clone());
-        let gateway = Gateway::new(layer.layer(client), settings.directory, settings.max_request);
+        let gateway = Gateway::new(layer.layer(client), settings.directory, settings.max_request, tenant);
         let admin_router =
             TowerToHyperService::new(admin::router(handle.clone(), analytics.clone(), metrics.clone(), settings.admin_token.as_deref()));
         listeners.serve(listener, move |_| gateway.clone());

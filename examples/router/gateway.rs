@@ -35,11 +35,13 @@ struct Inner {
     directory: Directory,
     /// How much of a body is read in front: what the cache would take.
     limit: usize,
+    /// The field that names the caller's tenant.
+    tenant: Option<HeaderName>,
 }
 
 impl Gateway {
-    pub(crate) fn new(cache: Cache<Client, BoxStore, ApiPolicy>, directory: Directory, limit: usize) -> Self {
-        Self(Arc::new(Inner { cache, directory, limit }))
+    pub(crate) fn new(cache: Cache<Client, BoxStore, ApiPolicy>, directory: Directory, limit: usize, tenant: Option<HeaderName>) -> Self {
+        Self(Arc::new(Inner { cache, directory, limit, tenant }))
     }
 }
 
@@ -126,6 +128,10 @@ impl Inner {
             .request_id(id.to_str().unwrap_or_default());
         if let Some(model) = &model {
             options = options.label("model", label(model));
+        }
+        let tenant = self.tenant.as_ref().and_then(|name| head.headers.get(name)?.to_str().ok());
+        if let Some(tenant) = tenant {
+            options = options.label("tenant", label(tenant));
         }
         head.extensions.insert(options);
         head.extensions.insert(Target(Arc::clone(upstream)));

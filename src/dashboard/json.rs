@@ -14,7 +14,7 @@ pub(super) fn period(period: &Period, dropped: u64) -> Value {
     let Period { totals, by_outcome, groups, .. } = period;
     let by = |wanted: &str| -> Map<String, Value> {
         let of = groups.iter().filter(|group| group.dimension == wanted);
-        of.map(|group| (group.value.clone(), group_totals(&group.totals))).collect()
+        of.map(|group| (group.value.clone(), of_group(group))).collect()
     };
     let (outcomes, reasons): (Vec<_>, Vec<_>) = by_outcome.iter().partition(|(outcome, _)| !outcome.contains('/'));
     let counts = |counts: Vec<&(String, u64)>| -> Map<String, Value> {
@@ -26,6 +26,7 @@ pub(super) fn period(period: &Period, dropped: u64) -> Value {
         "by_reason": counts(reasons),
         "hit_rate": totals.hit_rate(),
         "failed": totals.failed,
+        "errors": totals.errors,
         "refreshes": totals.refreshes,
         "unpriced": totals.unpriced,
         "cost_usd": totals.billed().as_usd(),
@@ -48,21 +49,25 @@ fn labels(groups: &[Group]) -> Value {
     for group in groups.iter().filter(|group| !matches!(group.dimension.as_str(), "model" | "provider" | "route")) {
         let of = labels.entry(group.dimension.clone()).or_insert_with(|| Value::Object(Map::new()));
         if let Value::Object(of) = of {
-            of.insert(group.value.clone(), group_totals(&group.totals));
+            of.insert(group.value.clone(), of_group(group));
         }
     }
     Value::Object(labels)
 }
 
-fn group_totals(totals: &Totals) -> Value {
+fn of_group(group: &Group) -> Value {
+    let totals = &group.totals;
     json!({
         "requests": totals.requests,
         "hit_rate": totals.hit_rate(),
+        "failed": totals.failed,
+        "errors": totals.errors,
         "unpriced": totals.unpriced,
         "cost_usd": totals.billed().as_usd(),
         "saved_usd": totals.saved().as_usd(),
         "saved_seconds": totals.saved_time().as_secs_f64(),
         "tokens": tokens(totals),
+        "latency_ms": {"hit": latency(&group.hit_latency), "miss": latency(&group.miss_latency)},
     })
 }
 
@@ -92,6 +97,8 @@ pub(super) fn series(slices: &[(SystemTime, Period)]) -> Value {
             "misses": totals.misses,
             "bypassed": totals.bypassed,
             "unanswered": totals.unanswered,
+            "failed": totals.failed,
+            "errors": totals.errors,
             "hit_rate": totals.hit_rate(),
             "cost_usd": totals.billed().as_usd(),
             "saved_usd": totals.saved().as_usd(),

@@ -6,13 +6,16 @@
 //! | path | what |
 //! |---|---|
 //! | `GET /` | the page; it loads nothing from elsewhere |
-//! | `GET /metrics?hours=24` | sums of a period: `requests`, `by_outcome`, `hit_rate`, `cost_usd`, `saved_usd`, `saved_seconds`, `tokens`, `latency_ms`, `by_model`, `by_provider`, `by_route`; `by_label` |
+//! | `GET /metrics?hours=24` | sums of a period: `requests`, `by_outcome`, `hit_rate`, `cost_usd`, `saved_usd`, `saved_seconds`, `tokens`, `latency_ms`, `by_model`, `by_provider`, `by_route`; `by_label`, `errors`, `failed` |
 //! | `GET /series?hours=24` | the same over time, in slices, for charts |
 //! | `GET /records?limit=50` | the newest requests: `request_id`, `provider`, `model`, `route`, `outcome`, `reason`, `status`, `response_time_ms`, `cost_usd`, `saved_usd`, `bytes`, `at` |
 //! | `GET /stats` | what the cache did since it was made, and what its store holds |
 //! | `GET /entry?key=…` | what is known about a stored answer; never its body |
 //! | `GET /entries?limit=50&cursor=…` | a page of what is stored: `entries`, each as `/entry` shows it, and `next`, the cursor of the next page, or null |
 //! | `POST /invalidate` | removes what `{"key": …}`, `{"tag": …}` or `{"pattern": …}` names, and says how many it was |
+//!
+//! `latency_ms` has `p50`, `p90` and `p99` of `hit` and of `miss`, or null where there was none: of all requests within 1 %, and in each model, provider, route and label within 6.25 %. `errors` are
+//! requests that went wrong: those answered with a status of 500 or more, and those that `failed`, since the inner service or the response body did.
 //!
 //! # Safety
 //!

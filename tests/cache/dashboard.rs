@@ -89,6 +89,16 @@ async fn sums_series_and_records_agree() {
     let (page, _) = used().await;
     let (_, metrics) = get(&page, "/cache/metrics").await;
     assert_eq!((&metrics["requests"], &metrics["by_outcome"]), (&json!(1), &json!({"miss": 1})));
+    let of = &metrics["by_model"]["m"];
+    assert_eq!((&of["requests"], &of["errors"], &of["failed"]), (&json!(1), &json!(0), &json!(0)));
+    let names = |value: &Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+    assert_eq!(names(&of["latency_ms"]), ["hit", "miss"]);
+    assert_eq!(
+        (names(&of["latency_ms"]["hit"]), names(&metrics["latency_ms"]["hit"])),
+        (names(&of["latency_ms"]["miss"]), names(&metrics["latency_ms"]["miss"]))
+    );
+    assert_eq!(names(&of["latency_ms"]["miss"]), ["p50", "p90", "p99"]);
+    assert_eq!((of["latency_ms"]["hit"]["p50"].as_f64(), of["latency_ms"]["miss"]["p50"].is_number()), (None, true));
     let (_, series) = get(&page, "/cache/series?hours=1").await;
     let slices = series.as_array().unwrap();
     assert!((61..=62).contains(&slices.len()), "{}", slices.len());

@@ -28,10 +28,10 @@ async function router(t, ...options) {
   return { open: await address(), admin: await address() };
 }
 
-async function chat({ open }, model, question, headers = {}) {
+async function chat({ open }, model, question, headers = {}, status = 200) {
   const body = JSON.stringify({ model, messages: [{ role: "user", content: question }] });
   const answer = await fetch(`${open}/v1/chat/completions`, { method: "POST", headers: { "content-type": "application/json", ...headers }, body });
-  assert.equal(answer.status, 200);
+  assert.equal(answer.status, status);
   await answer.text();
 }
 
@@ -69,6 +69,35 @@ async function open(t, router, settings, expected = []) {
   return { page, wrong };
 }
 
+/** As the page writes them. */
+const whole = new Intl.NumberFormat("en");
+const compact = new Intl.NumberFormat("en", { maximumFractionDigits: 1, notation: "compact" });
+const milliseconds = (value) => (value === null ? "–" : value < 10 ? `${value.toFixed(2)} ms` : value < 1000 ? `${Math.round(value)} ms` : `${(value / 1000).toFixed(2)} s`);
+
+/** What the tables of a dimension say is what the API says, row by row and column by column. */
+async function sameGroups(page, table, by) {
+  const rows = await table.locator("tbody tr").evaluateAll((rows) => rows.map((row) => [...row.cells].map((cell) => cell.textContent)));
+  assert.equal(rows.length, Object.keys(by).length);
+  for (const [name, ...cells] of rows) {
+    const of = by[name];
+    const unknown = of.unpriced >= of.requests;
+    const money = (cell, exact) => {
+      if (unknown) assert.equal(cell, "unknown");
+      else assert.ok(Math.abs(Number(cell.replace("$", "")) - exact) <= exact * 0.01, `${name}: ${cell}, ${exact}`);
+    };
+    const [requests, hitRate, hit, miss, billed, saved, tokens, replayed, errors] = cells;
+    assert.equal(requests, whole.format(of.requests));
+    assert.equal(hitRate, `${(100 * of.hit_rate).toFixed(1)} %`);
+    assert.equal(hit, milliseconds(of.latency_ms.hit.p50), name);
+    assert.equal(miss, milliseconds(of.latency_ms.miss.p50), name);
+    money(billed, of.cost_usd);
+    money(saved, of.saved_usd);
+    assert.equal(tokens, compact.format(of.tokens.input + of.tokens.output));
+    assert.equal(replayed, compact.format(of.tokens.replayed_input + of.tokens.replayed_output));
+    assert.equal(errors, whole.format(of.errors));
+  }
+}
+
 const text = (page, id) => page.locator(`#${id}`).textContent();
 
 test("numbers on the page are those of the API, and what comes from callers is shown as text", async (t) => {
@@ -78,8 +107,9 @@ test("numbers on the page are those of the API, and what comes from callers is s
   await stored(it, 3);
   for (const question of ["a", "b", "c", "a", "b"]) await chat(it, "gpt-4o", question, { "x-request-id": nasty });
   await chat(it, "<b>bold</b>", "unknown");
+  await chat(it, "sim-error-500", "a", {}, 500);
   await stored(it, 4);
-  await recorded(it, 9);
+  await recorded(it, 10);
 
   for (const [name, settings] of [
     ["wide", { viewport: { width: 1280, height: 900 } }],
@@ -89,7 +119,8 @@ test("numbers on the page are those of the API, and what comes from callers is s
     await page.locator("#link.up").waitFor();
     const metrics = await api(it, "metrics?hours=1");
     assert.equal(await text(page, "requests"), String(metrics.requests));
-    assert.equal(metrics.requests, 9);
+    assert.deepEqual([metrics.requests, metrics.errors, metrics.failed], [10, 1, 0]);
+    assert.deepEqual([await text(page, "errors"), await text(page, "failed")], ["1", "0"]);
     assert.equal(await text(page, "hit-rate"), `${(100 * metrics.hit_rate).toFixed(1)} %`);
     const money = async (id) => Number((await text(page, id)).replace("$", ""));
     for (const [id, exact] of [["saved-usd", metrics.saved_usd], ["cost-usd", metrics.cost_usd]]) {
@@ -97,21 +128,30 @@ test("numbers on the page are those of the API, and what comes from callers is s
     }
     assert.equal(await text(page, "served"), "5");
     const models = await page.locator("#by-model tbody tr").allInnerTexts();
-    assert.equal(models.length, 2);
-    assert.match(models[0], /^gpt-4o\s+8\s+62\.5 %/);
-    assert.match(models[1], /^<b>bold<\/b>\s+1\s+0\.0 %\s+unknown\s+unknown/);
+    assert.equal(models.length, 3);
+    assert.match(models[0], /^gpt-4o\s/);
+    const tables = { model: metrics.by_model, provider: metrics.by_provider, route: metrics.by_route };
+    for (const [dimension, by] of Object.entries(tables)) await sameGroups(page, page.locator(`#by-${dimension}`), by);
+    const [first] = await page.locator("#by-model tbody tr").all();
+    assert.match(await first.innerText(), name === "wide" ? /^gpt-4o\s+8\s+62\.5 %\s/ : /gpt-4o/);
+    const shown = await first.locator("td").evaluateAll((cells) => cells.map((cell) => getComputedStyle(cell, "::before").content));
+    assert.deepEqual(new Set(shown.map((content) => content !== "none")), new Set([name === "narrow"]), "on a phone each value says what it is");
     const rows = page.locator("#records tbody tr");
-    assert.equal(await rows.count(), 9);
-    assert.match(await rows.nth(1).innerText(), /hit[\s\S]*gpt-4o[\s\S]*<img\/src=x\/onerror=alert\(1\)>/);
+    assert.equal(await rows.count(), 10);
+    assert.match(await rows.nth(2).innerText(), /hit[\s\S]*gpt-4o[\s\S]*<img\/src=x\/onerror=alert\(1\)>/);
     assert.equal(await page.locator("img").count() + await page.locator("td b, th b").count(), 0);
     for (const chart of await page.locator("figure svg").all()) assert.ok((await chart.getAttribute("aria-label")).length > 10);
-    assert.match(await page.locator("#chart-requests svg").getAttribute("aria-label"), /hits 5, coalesced 0, stale 0, misses 4/);
+    assert.match(await page.locator("#chart-requests svg").getAttribute("aria-label"), /hits 5, coalesced 0, stale 0, misses 5/);
     await page.locator("#entries-said", { hasText: "4 answers on this page" }).waitFor();
     assert.equal(await page.locator("#entries tbody tr").count(), 4);
     assert.equal(await page.locator("#entries td", { hasText: /^<b>bold<\/b>$/ }).count(), 1);
     assert.equal(await page.locator("#entries b").count(), 0);
     const overflow = await page.evaluate(() => document.documentElement.scrollWidth - window.innerWidth);
     assert.ok(overflow <= 0, `${name}: ${overflow} pixels too wide`);
+    for (const table of await page.locator("#groups table").all()) {
+      const hidden = await table.evaluate((it) => it.scrollWidth - it.parentElement.clientWidth);
+      assert.ok(hidden <= 0, `${name}: ${hidden} pixels of a table out of sight`);
+    }
     await page.screenshot({ path: path.join(PAGE, `dashboard-${name}.png`), fullPage: true });
     assert.deepEqual(wrong, []);
   }
@@ -123,11 +163,32 @@ test("what is long in one row hides nothing of the others", async (t) => {
   await stored(it, 1);
   const { page, wrong } = await open(t, it, { viewport: { width: 1280, height: 900 } });
   await page.locator("#entries-said", { hasText: "1 answer" }).waitFor();
-  for (const table of ["records", "entries"]) {
+  for (const table of ["records", "entries", "by-model", "by-provider", "by-route"]) {
     const hidden = await page.locator(`#${table}`).evaluate((it) => it.scrollWidth - it.parentElement.clientWidth);
     assert.ok(hidden <= 0, `${table}: ${hidden} pixels out of sight`);
   }
   assert.deepEqual(wrong, []);
+});
+
+test("where a field names tenants there is a table of them, too", async (t) => {
+  const it = await router(t, "--sharing", "header:x-tenant");
+  const nasty = "<i>blue</i>";
+  for (const tenant of [nasty, "red", "red"]) {
+    await chat(it, "gpt-4o", "a", { "x-tenant": tenant });
+    await stored(it, tenant === nasty ? 1 : 2);
+  }
+  await recorded(it, 3);
+  for (const viewport of [{ width: 1280, height: 900 }, { width: 390, height: 844 }]) {
+    const { page, wrong } = await open(t, it, { viewport });
+    const card = page.locator("[data-label]");
+    await card.waitFor();
+    assert.equal(await card.locator("h2").textContent(), "By tenant");
+    await sameGroups(page, card.locator("table"), (await api(it, "metrics?hours=1")).by_label.tenant);
+    assert.equal(await page.locator("td i, th i").count(), 0);
+    const overflow = await page.evaluate(() => document.documentElement.scrollWidth - window.innerWidth);
+    assert.ok(overflow <= 0, `${overflow} pixels too wide`);
+    assert.deepEqual(wrong, []);
+  }
 });
 
 test("it is live, and used by keyboard alone it invalidates", async (t) => {

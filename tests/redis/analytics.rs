@@ -16,10 +16,10 @@ use tower_response_cache::{
     ApiPolicy, Cache, CacheLayer, CacheOptions, Clock, NanoUsd, Sharing,
     cost::Call,
     observe::{
-        Event, RequestRecord,
-        analytics::{Analytics, Period},
+        Event, Observer as _, RequestRecord,
+        analytics::{Analytics, Group, Period},
     },
-    status::Outcome,
+    status::{Miss, Outcome},
     store::{Memory, Redis},
 };
 
@@ -55,6 +55,25 @@ async fn ask(cache: &Cache<Origin, Memory, ApiPolicy>, question: &str, model: &s
 fn values(period: &Period, dimension: &str) -> Vec<(String, u64)> {
     let of = period.groups.iter().filter(|group| group.dimension == dimension);
     of.map(|group| (group.value.clone(), group.totals.requests)).collect()
+}
+
+fn group<'a>(period: &'a Period, dimension: &str, value: &str) -> &'a Group {
+    period.groups.iter().find(|group| (group.dimension.as_str(), group.value.as_str()) == (dimension, value)).unwrap()
+}
+
+/// One record, as observers get it.
+async fn record() -> RequestRecord {
+    let kept = Arc::new(Mutex::new(None));
+    let keep = Arc::clone(&kept);
+    let observer = move |event: &Event<'_>| {
+        if let Event::Request(record) = event {
+            *keep.lock().unwrap() = Some((*record).clone());
+        }
+    };
+    let layer = CacheLayer::new(Memory::new(1 << 20), ApiPolicy::new(Sharing::Shared)).observer(observer);
+    ask(&layer.layer(Origin::signed()), "a", "m").await;
+    crate::until(async || kept.lock().unwrap().is_some()).await;
+    kept.lock().unwrap().take().unwrap()
 }
 
 #[tokio::test]
@@ -95,6 +114,10 @@ pub async fn all_tell_the_same(url: &str) {
         assert_eq!(period.by_outcome, [("hit".to_owned(), 4), ("miss".to_owned(), 4), ("miss/absent".to_owned(), 4)]);
     }
     assert_eq!((one.totals, &one.hit_latency, &one.groups), (other.totals, &other.hit_latency, &other.groups));
+    for group in &one.groups {
+        let (hits, misses) = (group.hit_latency.count(), group.miss_latency.count());
+        assert_eq!((hits, misses), (group.totals.hits, group.totals.misses), "{group:?}");
+    }
     let recent = both[0].recent(100).await;
     assert_eq!((recent.len(), &recent), (8, &both[1].recent(100).await));
     // The other's are the newest four. A miss is recorded when its call has ended, which may be after a hit that came later.
@@ -119,6 +142,84 @@ async fn the_permissions_that_the_guide_publishes_are_enough() {
         let () = server.run(&line.split(' ').collect::<Vec<_>>());
     }
     all_tell_the_same(&format!("redis://cache:password@127.0.0.1:{}/0", server.port())).await;
+}
+
+/// Three processes add to the same minutes in batches that cross; a fourth has all records to itself.
+#[tokio::test]
+async fn histograms_of_several_processes_add_up_to_that_of_all_their_requests() {
+    let server = Server::start();
+    let processes = [analytics(&server.url()), analytics(&server.url()), analytics(&server.url())];
+    let alone = Analytics::builder().recent(0).spawn();
+    let sample = record().await;
+    let start = sample.at - Duration::from_secs(180);
+    for number in 0..3000_u64 {
+        let mut record = sample.clone();
+        let chance = number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        record.at = start + Duration::from_secs(chance >> 32 & 0x7f);
+        record.outcome = [Outcome::Hit, Outcome::Miss(Miss::Absent), Outcome::Collapsed][number as usize % 3];
+        record.timings.total = Duration::from_micros(1 << (chance >> 40 & 0x1f));
+        record.model = Some(format!("m\0{}", chance >> 48 & 3));
+        alone.on_event(&Event::Request(&record));
+        processes[number as usize % 7 % 3].on_event(&Event::Request(&record));
+        if number % 250 == 249 {
+            futures_util::join!(processes[0].flush(), processes[1].flush(), processes[2].flush(), alone.flush());
+        }
+    }
+    for span in [HOUR, 7 * DAY] {
+        let expected = alone.last(span).await;
+        assert_eq!((expected.totals.requests, expected.groups.len()), (3000, 5));
+        for process in &processes {
+            let told = process.last(span).await;
+            assert!(told.shared);
+            assert_eq!((told.totals, &told.groups), (expected.totals, &expected.groups));
+            assert_eq!((&told.hit_latency, &told.miss_latency), (&expected.hit_latency, &expected.miss_latency));
+        }
+        let route = group(&expected, "route", "r");
+        assert_eq!((route.hit_latency.count(), route.miss_latency.count()), (2000, 1000));
+    }
+}
+
+/// While processes are replaced one by one, some know fields that others do not.
+#[tokio::test]
+async fn what_other_versions_write_is_no_trouble_and_what_is_written_is_none_to_those_before() {
+    let server = Server::start();
+    let one = analytics(&server.url());
+    ask(&cache(&one), "a", "m").await;
+    one.flush().await;
+    let names: Vec<String> = server.keys().into_iter().map(|key| String::from_utf8(key).unwrap()).collect();
+    let is_sum = |name: &&String| name.starts_with("t:{sums}:m:") || name.starts_with("t:{sums}:h:");
+    let (histograms, sums): (Vec<&String>, Vec<&String>) = names.iter().filter(is_sum).partition(|name| name.ends_with(":l"));
+    assert_eq!((histograms.len(), sums.len()), (2, 2), "{names:?}");
+    for name in sums {
+        // Who knows no histograms takes every value here for a number, or tells of itself alone.
+        let values: Vec<String> = server.run(&["HVALS", name]);
+        assert!(values.iter().all(|value| value.parse::<u64>().is_ok()), "{name}: {values:?}");
+        for (field, value) in [("t\0later", "12:5"), ("later", "x"), ("g\0model\0m\0later", "7"), ("", "")] {
+            let () = server.run(&["HSET", name, field, value]);
+        }
+    }
+    for name in histograms {
+        let there: String = server.run(&["HGET", name, "m\0model\0m"]);
+        for (field, value) in [
+            ("later\0model\0m", "12:5"),
+            ("h\0model\0m", "later"),
+            ("h", "12:5"),
+            ("", ""),
+            ("m\0model\0m", &format!("later {there} 12;5")),
+        ] {
+            let () = server.run(&["HSET", name, field, value]);
+        }
+    }
+    let other = analytics(&server.url());
+    let cache = cache(&other);
+    for _ in 0..2 {
+        ask(&cache, "a", "m").await;
+    }
+    other.flush().await;
+    let all = analytics(&server.url()).last(HOUR).await;
+    assert!(all.shared);
+    let found = group(&all, "model", "m");
+    assert_eq!((found.totals.requests, found.hit_latency.count(), found.miss_latency.count()), (3, 1, 2));
 }
 
 /// What a subscriber writes.
@@ -180,6 +281,7 @@ async fn a_batch_whose_fate_is_unknown_is_tried_again_and_counts_once() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     };
     assert_eq!((all.totals.requests, all.totals.hits, analytics.dropped()), (2, 1, 0));
+    assert_eq!((group(&all, "model", "m").hit_latency.count(), group(&all, "model", "m").miss_latency.count()), (1, 1));
     assert_eq!(analytics.last(HOUR).await.totals.requests, 2);
 }
 
@@ -348,7 +450,24 @@ async fn the_books_of_two_processes_balance_over_every_outcome() {
     assert_eq!(totals.misses, count(|outcome| matches!(outcome, Outcome::Miss(_))));
     assert_eq!((totals.requests, totals.coalesced + totals.hits, totals.stale, totals.bypassed), (13, 4, 2, 2), "{all:?}");
     assert!(totals.coalesced >= 1 && totals.hits >= 2, "{all:?}");
-    assert_eq!((totals.failed, totals.refreshes), (2, 1), "{all:?}");
+    assert_eq!((totals.failed, totals.errors, totals.refreshes), (2, 2, 1), "{all:?}");
+    // All are of one model. Its quantiles are those of the records.
+    let of_model = group(&all, "model", "m");
+    let times = |wanted: fn(&Outcome) -> bool| {
+        let mut times: Vec<Duration> = records.iter().filter(|record| wanted(&record.outcome)).map(|record| record.timings.total).collect();
+        times.sort_unstable();
+        times
+    };
+    let hits = times(|outcome| matches!(outcome, Outcome::Collapsed | Outcome::CollapsedElsewhere | Outcome::Hit | Outcome::Stale(_)));
+    let misses = times(|outcome| matches!(outcome, Outcome::Miss(_)));
+    for (latency, times) in [(&of_model.hit_latency, hits), (&of_model.miss_latency, misses)] {
+        assert_eq!(latency.count(), times.len() as u64, "{all:?}");
+        for share in [0.5, 0.9, 0.99] {
+            let exact = times[(share * times.len() as f64).ceil() as usize - 1].as_micros() as f64;
+            let found = latency.quantile(share).unwrap().as_micros() as f64;
+            assert!((found - exact).abs() <= exact / 16.0 + 1.0, "{share}: {found}, {exact}");
+        }
+    }
     let sum = |of: fn(&RequestRecord) -> Option<NanoUsd>| records.iter().filter_map(of).sum::<NanoUsd>();
     let (billed, saved) = (sum(|record| record.billed), sum(|record| record.saved));
     assert_eq!((totals.billed(), totals.saved()), (billed + NanoUsd(100), saved), "and the refresh");

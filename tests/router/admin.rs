@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::harness::{Router, Upstream, chat, get, post, with};
+use crate::harness::{CHAT, Router, Upstream, chat, get, post, with};
 
 async fn used() -> (Router, Upstream) {
     let upstream = Upstream::signed().await;
@@ -144,7 +144,7 @@ async fn what_the_cache_is_worth_is_told_in_numbers_of_every_form() {
     router.settled(1).await;
     router.ask(with(chat("hello"), "x-request-id", "second")).await;
 
-    let metrics = router.admin(get("/cache/metrics?hours=1")).await.json();
+    let metrics = router.recorded(2).await;
     assert_eq!((&metrics["requests"], &metrics["hit_rate"], &metrics["unpriced"]), (&json!(2), &json!(0.5), &json!(0)));
     assert_eq!(metrics["by_outcome"], json!({"hit": 1, "miss": 1}));
     let cost = metrics["cost_usd"].as_f64().unwrap();
@@ -160,9 +160,12 @@ async fn what_the_cache_is_worth_is_told_in_numbers_of_every_form() {
             _ => "chat",
         };
         assert_eq!(metrics[group][name]["requests"], 2, "{metrics}");
-    }
-    for kind in ["hit", "miss"] {
-        assert!(metrics["latency_ms"][kind]["p99"].as_f64().unwrap() > 0.0);
+        // One request of each kind: all quantiles are of it, there by 1 % and here by a sixteenth.
+        for (kind, share) in [("hit", "p50"), ("hit", "p99"), ("miss", "p50"), ("miss", "p90"), ("miss", "p99")] {
+            let (of_all, of_group) = (&metrics["latency_ms"][kind][share], &metrics[group][name]["latency_ms"][kind][share]);
+            let (of_all, of_group) = (of_all.as_f64().unwrap(), of_group.as_f64().unwrap());
+            assert!(of_all > 0.0 && (of_group / of_all - 1.0).abs() < 0.08, "{group} {kind} {share}: {of_group} of {of_all}");
+        }
     }
 
     let records = router.admin(get("/cache/records?limit=1")).await.json();
@@ -199,6 +202,36 @@ async fn what_the_cache_is_worth_is_told_in_numbers_of_every_form() {
     ] {
         assert_eq!(router.admin(get(wrong)).await.status, 400, "{wrong}");
     }
+}
+
+#[tokio::test]
+async fn errors_of_upstreams_are_counted_where_they_happen() {
+    let router = Router::start(&[]).await;
+    for model in ["gpt-4o", "sim-error-500", "sim-error-529", "sim-error-429"] {
+        router.ask(post(CHAT, json!({"model": model, "messages": [{"role": "user", "content": "hello"}]}))).await;
+    }
+    let metrics = router.recorded(4).await;
+    assert_eq!((&metrics["requests"], &metrics["errors"], &metrics["failed"]), (&json!(4), &json!(2), &json!(0)), "{metrics}");
+    let of = |model: &str| metrics["by_model"][model]["errors"].as_u64();
+    assert_eq!((of("gpt-4o"), of("sim-error-500"), of("sim-error-429")), (Some(0), Some(1), Some(0)));
+    assert_eq!(metrics["by_provider"]["simulator"]["errors"], 2);
+}
+
+#[tokio::test]
+async fn tenants_are_told_apart_where_a_field_names_them() {
+    let router = Router::start(&["--sharing", "header:x-tenant"]).await;
+    for tenant in ["blue", "red", "red"] {
+        router.ask(with(chat("hello"), "x-tenant", tenant)).await;
+        router.settled(if tenant == "blue" { 1 } else { 2 }).await;
+    }
+    router.ask(chat("hello")).await;
+    let metrics = router.recorded(4).await;
+    let tenants = &metrics["by_label"]["tenant"];
+    assert_eq!(tenants.as_object().unwrap().len(), 2, "{metrics}");
+    assert_eq!((&tenants["red"]["requests"], &tenants["red"]["hit_rate"]), (&json!(2), &json!(0.5)));
+    assert_eq!((&tenants["blue"]["requests"], &tenants["blue"]["latency_ms"]["hit"]["p50"]), (&json!(1), &serde_json::Value::Null));
+    let removed = router.admin(post("/cache/invalidate", r#"{"pattern": "tenant=red"}"#)).await;
+    assert_eq!(removed.json(), json!({"invalidated": 1}));
 }
 
 #[tokio::test]

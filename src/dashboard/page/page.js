@@ -173,18 +173,23 @@ function lines(id, title, keys, slices, show, { log } = {}) {
 // Tables
 
 function fill(table, head, rows) {
+  const parts = (content) => (Array.isArray(content) ? content : [content]);
   const cell = (name, content, attributes = {}) => {
-    const [value, kind] = Array.isArray(content) ? content : [content];
+    const [value, kind] = parts(content);
     return node(name, { ...attributes, ...(kind ? { class: kind } : {}) }, value instanceof Node ? value : String(value ?? "–"));
   };
   const header = node("thead", {}, node("tr", {}, ...head.map((content) => cell("th", content, { scope: "col" }))));
-  const line = ([first, ...rest]) => node("tr", {}, cell("th", first, { scope: "row" }), ...rest.map((content) => cell("td", content)));
+  // Where there is no room for a table each value stands beside its name.
+  const named = (place) => ({ "data-name": parts(head[place])[0] });
+  const line = ([first, ...rest]) => node("tr", {}, cell("th", first, { scope: "row" }), ...rest.map((content, place) => cell("td", content, named(place + 1))));
   const body = node("tbody", {}, ...rows.map(line));
   if (rows.length === 0) body.append(node("tr", {}, node("td", { colspan: head.length, class: "empty" }, "Nothing yet")));
   table.replaceChildren(header, body);
 }
 
-function groups(id, title, by) {
+const GROUP = [["Requests", "n"], ["Hit rate", "n"], ["Median hit", "n"], ["Median miss", "n"], ["Billed", "n"], ["Saved", "n"], ["Tokens", "n"], ["Replayed", "n"], ["Errors", "n"]];
+
+function groups(table, title, by) {
   const rows = Object.entries(by)
     .sort(([, a], [, b]) => b.requests - a.requests)
     .map(([name, of]) => [name, of, of.unpriced >= of.requests])
@@ -192,12 +197,32 @@ function groups(id, title, by) {
       name,
       [whole.format(of.requests), "n"],
       [percent(of.hit_rate), "n"],
+      [ms(of.latency_ms.hit.p50), "n"],
+      [ms(of.latency_ms.miss.p50), "n"],
       [unknown ? "unknown" : usd(of.cost_usd), "n"],
       [unknown ? "unknown" : usd(of.saved_usd), "n"],
       [number.format(of.tokens.input + of.tokens.output), "n"],
       [number.format(of.tokens.replayed_input + of.tokens.replayed_output), "n"],
+      [whole.format(of.errors), "n"],
     ]);
-  fill($(id), [title, ["Requests", "n"], ["Hit rate", "n"], ["Billed", "n"], ["Saved", "n"], ["Tokens", "n"], ["Replayed", "n"]], rows);
+  fill(table, [title, ...GROUP], rows);
+}
+
+/** A table for each label that is summed up; there may be none. */
+function labels(by) {
+  const known = new Map([...document.querySelectorAll("#groups [data-label]")].map((card) => [card.dataset.label, card]));
+  for (const [label, values] of Object.entries(by)) {
+    let card = known.get(label);
+    if (!card) {
+      const title = `By ${label}`;
+      const scroll = node("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": title }, node("table", { class: "stacked" }));
+      card = node("div", { class: "card", "data-label": label }, node("h2", {}, title), scroll);
+      $("groups").append(card);
+    }
+    known.delete(label);
+    groups(card.querySelector("table"), label, values);
+  }
+  for (const card of known.values()) card.remove();
 }
 
 function records(list) {
@@ -236,7 +261,9 @@ function show(metrics, series, newest, stats) {
   text("cost-usd", usd(metrics.cost_usd));
   text("saved-time", span(metrics.saved_seconds));
   text("requests", whole.format(metrics.requests));
+  text("errors", whole.format(metrics.errors));
   text("failed", whole.format(metrics.failed));
+  $("unfinished").hidden = metrics.failed === 0;
   text("replayed", number.format(metrics.tokens.replayed_input + metrics.tokens.replayed_output));
   text("fresh", number.format(metrics.tokens.input + metrics.tokens.output));
   text("hit-latency", ms(metrics.latency_ms.hit.p50));
@@ -252,8 +279,10 @@ function show(metrics, series, newest, stats) {
   lines("chart-money", "Money", [["saved_usd", "hit", "Saved"], ["cost_usd", "other", "Billed"]], series, usd);
   lines("chart-latency", "Median latency", [["hit_p50_ms", "hit", "From the cache"], ["miss_p50_ms", "miss", "From upstream"]], series, ms, { log: true });
   bars("chart-tokens", "Tokens", [["replayed", "hit", "Replayed"], ["paid", "other", "Paid for"]], series, (value) => number.format(value));
-  groups("by-model", "Model", metrics.by_model);
-  groups("by-route", "Route", metrics.by_route);
+  groups($("by-model"), "Model", metrics.by_model);
+  groups($("by-provider"), "Provider", metrics.by_provider);
+  groups($("by-route"), "Route", metrics.by_route);
+  labels(metrics.by_label);
   records(newest);
   pairs(
     $("store"),

@@ -3,6 +3,7 @@
 //! [`Analytics`] is an observer. Requests are summed up per minute and per hour, off their path, so that a [period](Analytics::period) of a day with millions of them is
 //! answered from some dozens of sums. Sums of several processes, or of several periods, add up exactly; quantiles of latency are within 1 %.
 
+mod latency;
 mod rollup;
 mod rollups;
 #[cfg(feature = "redis")]
@@ -24,7 +25,7 @@ use tokio::{
     time::timeout,
 };
 
-pub use self::rollup::{Latency, Totals};
+pub use self::{latency::Latency, rollup::Totals};
 use self::{
     rollup::{Noted, Rollup},
     rollups::Rollups,
@@ -117,6 +118,10 @@ pub struct Group {
     pub value: String,
     /// What happened.
     pub totals: Totals,
+    /// Of answers from the store, and from other requests' calls: from arrival to the end of the body.
+    pub hit_latency: Latency,
+    /// Of answers from upstream.
+    pub miss_latency: Latency,
 }
 
 /// One of the newest requests.

@@ -4,9 +4,10 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use hdrhistogram::Histogram;
-
-use super::{FillRecord, Group, Period, RequestRecord};
+use super::{
+    FillRecord, Group, Period, RequestRecord,
+    latency::{Coarse, Latency, bucket},
+};
 use crate::{cost::NanoUsd, entry::Usage, observe::Ending, options::label, status::Outcome};
 
 /// Sums. Each is exact, saturates, and adds up over processes.
@@ -29,6 +30,9 @@ pub struct Totals {
     pub unanswered: u64,
     /// Of all, those that failed: the inner service did, or the body.
     pub failed: u64,
+    /// Of all, those that went wrong: those that failed, and those that were answered with a status of 500 or more, whoever made the call. A 504 that
+    /// [the caller asked for](Outcome::Unsatisfied) is none of them.
+    pub errors: u64,
     /// Upstream calls in the background. They are no requests.
     pub refreshes: u64,
     /// Bytes of response bodies that were handed on.
@@ -89,7 +93,7 @@ impl Totals {
         }
     }
 
-    fn all_mut(&mut self) -> [&mut u64; 18] {
+    fn all_mut(&mut self) -> [&mut u64; 19] {
         let Self {
             requests,
             hits,
@@ -99,6 +103,7 @@ impl Totals {
             bypassed,
             unanswered,
             failed,
+            errors,
             refreshes,
             bytes,
             unpriced,
@@ -119,6 +124,7 @@ impl Totals {
             bypassed,
             unanswered,
             failed,
+            errors,
             refreshes,
             bytes,
             unpriced,
@@ -135,55 +141,10 @@ impl Totals {
 
 /// The names of [`Totals`] in a store, in the order of `all_mut`. They are short, for there are many.
 #[cfg(feature = "redis")]
-const NAMES: [&str; 18] =
-    ["n", "hit", "stale", "coal", "miss", "byp", "unan", "fail", "refr", "by", "unpr", "bill", "save", "us", "in", "out", "rin", "rout"];
-
-/// How long requests took. The value of each is known within 1 %.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Latency {
-    /// Counts by the least microsecond of a bucket of `hdrhistogram`: few are in use, and they add up.
-    buckets: BTreeMap<u32, u64>,
-}
-
-/// Two significant digits: what is within 1 % is the same.
-const DIGITS: u8 = 2;
-
-/// Longer requests count as this long, in microseconds: an hour.
-const LONGEST: u64 = 3_600_000_000;
-
-impl Latency {
-    /// How many requests there were.
-    pub fn count(&self) -> u64 {
-        self.buckets.values().sum()
-    }
-
-    /// The time within which this share of requests ended, 0 to 1; `None` if there were none.
-    pub fn quantile(&self, share: f64) -> Option<Duration> {
-        let mut histogram = Histogram::<u64>::new_with_max(LONGEST, DIGITS).ok()?;
-        for (micros, count) in &self.buckets {
-            histogram.saturating_record_n(u64::from(*micros), *count);
-        }
-        (!histogram.is_empty()).then(|| Duration::from_micros(histogram.value_at_quantile(share)))
-    }
-
-    fn add(&mut self, other: &Self) {
-        for (bucket, count) in &other.buckets {
-            *self.buckets.entry(*bucket).or_default() += count;
-        }
-    }
-
-    #[cfg(test)]
-    fn of(time: Duration) -> Self {
-        let micros = u64::try_from(time.as_micros()).unwrap_or(LONGEST).min(LONGEST);
-        Self { buckets: BTreeMap::from([(bucket(micros), 1)]) }
-    }
-}
-
-/// The least of the values that `hdrhistogram` takes for the same, at two digits: the upper eight bits count.
-fn bucket(micros: u64) -> u32 {
-    let dropped = (64 - micros.leading_zeros()).saturating_sub(8);
-    u32::try_from(micros >> dropped << dropped).unwrap_or(u32::MAX)
-}
+const NAMES: [&str; 19] = [
+    "n", "hit", "stale", "coal", "miss", "byp", "unan", "fail", "err", "refr", "by", "unpr", "bill", "save", "us", "in", "out", "rin",
+    "rout",
+];
 
 /// What happened in a minute, an hour, or to one request.
 #[derive(Clone, Default)]
@@ -192,7 +153,23 @@ pub(super) struct Rollup {
     hit_latency: Latency,
     miss_latency: Latency,
     outcomes: BTreeMap<(Cow<'static, str>, Cow<'static, str>), u64>,
-    groups: BTreeMap<String, BTreeMap<String, Totals>>,
+    groups: BTreeMap<String, BTreeMap<String, Box<Tally>>>,
+}
+
+/// What happened to requests that have a value in common.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Tally {
+    totals: Totals,
+    hit_latency: Coarse,
+    miss_latency: Coarse,
+}
+
+impl Tally {
+    fn add(&mut self, other: &Self) {
+        self.totals.add(&other.totals);
+        self.hit_latency.add(&other.hit_latency);
+        self.miss_latency.add(&other.miss_latency);
+    }
 }
 
 /// So many values are told apart in one sum.
@@ -214,6 +191,7 @@ pub(super) struct Noted<'a> {
 }
 
 /// Who answered, and within how many microseconds, as a bucket.
+#[derive(Clone, Copy)]
 enum Answered {
     Cache(u32),
     Upstream(u32),
@@ -223,7 +201,7 @@ impl<'a> Noted<'a> {
     pub(super) fn request(record: &'a RequestRecord, labels: &'a [String]) -> Self {
         let mut totals = Totals { requests: 1, bytes: record.bytes, ..Totals::default() };
         let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
-        let took = bucket(micros(record.timings.total).min(LONGEST));
+        let took = bucket(micros(record.timings.total));
         let (count, latency) = match record.outcome {
             Outcome::Hit | Outcome::Revalidated => (&mut totals.hits, Some(Answered::Cache(took))),
             Outcome::Stale(_) => (&mut totals.stale, Some(Answered::Cache(took))),
@@ -234,6 +212,7 @@ impl<'a> Noted<'a> {
         };
         *count = 1;
         totals.failed = u64::from(record.ending == Ending::Failed);
+        totals.errors = u64::from(is_error(record));
         let cost = if totals.hits + totals.stale + totals.coalesced > 0 { record.saved } else { record.billed };
         totals.unpriced = u64::from(cost.is_none() && totals.unanswered == 0);
         totals.billed_nanos = record.billed.unwrap_or_default().0;
@@ -278,6 +257,11 @@ fn cut(value: &str) -> &str {
     &value[..end]
 }
 
+fn is_error(record: &RequestRecord) -> bool {
+    let is_refused = record.status.is_some_and(|status| status.as_u16() >= 500) && record.outcome != Outcome::Unsatisfied;
+    is_refused || record.ending == Ending::Failed
+}
+
 fn tokens(usage: Option<Usage>) -> (u64, u64) {
     usage.map_or((0, 0), |usage| (usage.input(), usage.output))
 }
@@ -286,26 +270,33 @@ impl Rollup {
     pub(super) fn note(&mut self, noted: &Noted<'_>) {
         self.totals.add(&noted.totals);
         match noted.latency {
-            Some(Answered::Cache(bucket)) => *self.hit_latency.buckets.entry(bucket).or_default() += 1,
-            Some(Answered::Upstream(bucket)) => *self.miss_latency.buckets.entry(bucket).or_default() += 1,
+            Some(Answered::Cache(bucket)) => self.hit_latency.note(bucket, 1),
+            Some(Answered::Upstream(bucket)) => self.miss_latency.note(bucket, 1),
             None => {}
         }
         if let Some((outcome, reason)) = noted.outcome {
             *self.outcomes.entry((Cow::Borrowed(outcome), Cow::Borrowed(reason))).or_default() += 1;
         }
         for (dimension, value) in &noted.values {
-            self.add_to(dimension, value, &noted.totals);
+            self.add_to(dimension, value, |tally| {
+                tally.totals.add(&noted.totals);
+                match noted.latency {
+                    Some(Answered::Cache(bucket)) => tally.hit_latency.note(bucket, 1),
+                    Some(Answered::Upstream(bucket)) => tally.miss_latency.note(bucket, 1),
+                    None => {}
+                }
+            });
         }
     }
 
     /// Adds to one value, if that can be told apart, or to all others.
-    fn add_to(&mut self, dimension: &str, value: &str, totals: &Totals) {
+    fn add_to(&mut self, dimension: &str, value: &str, add: impl FnOnce(&mut Tally)) {
         if let Some(known) = self.groups.get_mut(dimension).and_then(|group| group.get_mut(value)) {
-            return known.add(totals);
+            return add(known);
         }
         let is_full = self.groups.values().map(BTreeMap::len).sum::<usize>() >= VALUES;
         let group = self.groups.entry(dimension.to_owned()).or_default();
-        group.entry(if is_full { OTHER } else { value }.to_owned()).or_default().add(totals);
+        add(group.entry(if is_full { OTHER } else { value }.to_owned()).or_default());
     }
 
     pub(super) fn add(&mut self, other: &Self) {
@@ -316,8 +307,8 @@ impl Rollup {
             *self.outcomes.entry(outcome.clone()).or_default() += count;
         }
         for (dimension, others) in &other.groups {
-            for (value, totals) in others {
-                self.add_to(dimension, value, totals);
+            for (value, tally) in others {
+                self.add_to(dimension, value, |known| known.add(tally));
             }
         }
     }
@@ -332,15 +323,26 @@ impl Rollup {
         };
         let mut fields = totals(&self.totals, "t\0");
         for (kind, latency) in [("h", &self.hit_latency), ("m", &self.miss_latency)] {
-            fields.extend(latency.buckets.iter().map(|(bucket, count)| (format!("{kind}\0{bucket}"), *count)));
+            fields.extend(latency.buckets().map(|(bucket, count)| (format!("{kind}\0{bucket}"), count)));
         }
         fields.extend(self.outcomes.iter().map(|((outcome, reason), count)| (format!("o\0{outcome}\0{reason}"), *count)));
         for (dimension, values) in &self.groups {
-            for (value, sums) in values {
-                fields.extend(totals(sums, &format!("g\0{dimension}\0{value}\0")));
+            for (value, tally) in values {
+                fields.extend(totals(&tally.totals, &format!("g\0{dimension}\0{value}\0")));
             }
         }
         fields
+    }
+
+    /// How long requests of each value took, as names and texts; the way back is [`add_histogram`](Self::add_histogram).
+    #[cfg(feature = "redis")]
+    pub(super) fn histograms(&self) -> Vec<(String, String)> {
+        let values = self.groups.iter().flat_map(|(dimension, values)| values.iter().map(move |(value, tally)| (dimension, value, tally)));
+        let both = values.flat_map(|(dimension, value, tally)| {
+            [("h", &tally.hit_latency), ("m", &tally.miss_latency)]
+                .map(|(kind, latency)| (format!("{kind}\0{dimension}\0{value}"), latency))
+        });
+        both.filter(|(_, latency)| !latency.is_empty()).map(|(field, latency)| (field, latency.text())).collect()
     }
 
     /// Adds what a field of another says; one that says nothing adds nothing.
@@ -352,7 +354,7 @@ impl Rollup {
             "h" | "m" => {
                 let latency = if kind == "h" { &mut self.hit_latency } else { &mut self.miss_latency };
                 if let Ok(bucket) = rest.parse() {
-                    *latency.buckets.entry(bucket).or_default() += by;
+                    latency.note(bucket, by);
                 }
             }
             "o" => {
@@ -366,9 +368,22 @@ impl Rollup {
                     && let Some((value, name)) = rest.rsplit_once('\0')
                 {
                     let group = self.groups.entry(dimension.to_owned()).or_default();
-                    group.entry(value.to_owned()).or_default().add_named(name, by);
+                    group.entry(value.to_owned()).or_default().totals.add_named(name, by);
                 }
             }
+            _ => {}
+        }
+    }
+
+    /// Adds what a histogram of another says, if its value is known by its fields.
+    #[cfg(feature = "redis")]
+    pub(super) fn add_histogram(&mut self, field: &str, text: &str) {
+        let mut parts = field.splitn(3, '\0');
+        let (Some(kind), Some(dimension), Some(value)) = (parts.next(), parts.next(), parts.next()) else { return };
+        let Some(tally) = self.groups.get_mut(dimension).and_then(|group| group.get_mut(value)) else { return };
+        match kind {
+            "h" => tally.hit_latency.add_text(text),
+            "m" => tally.miss_latency.add_text(text),
             _ => {}
         }
     }
@@ -385,7 +400,11 @@ impl Rollup {
         let mut groups: Vec<Group> = groups
             .into_iter()
             .flat_map(|(dimension, values)| {
-                values.into_iter().map(move |(value, totals)| Group { dimension: dimension.clone(), value, totals })
+                values.into_iter().map(move |(value, tally)| {
+                    let Tally { totals, hit_latency, miss_latency } = *tally;
+                    let (hit_latency, miss_latency) = (hit_latency.latency(), miss_latency.latency());
+                    Group { dimension: dimension.clone(), value, totals, hit_latency, miss_latency }
+                })
             })
             .collect();
         groups.sort_by(|a, b| (&a.dimension, b.totals.requests, &a.value).cmp(&(&b.dimension, a.totals.requests, &b.value)));
@@ -397,45 +416,36 @@ impl Rollup {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_bucket_is_one_of_the_histograms() {
-        let histogram = Histogram::<u64>::new_with_max(LONGEST, DIGITS).unwrap();
-        for micros in (0..10_000).chain((0..32).map(|bit| 1 << bit)).chain((1..1000).map(|n| n * 3_599_999)).filter(|n| *n <= LONGEST) {
-            assert_eq!(u64::from(bucket(micros)), histogram.lowest_equivalent(micros), "{micros}");
-        }
-    }
-
-    #[test]
-    fn quantiles_of_parts_that_were_added_are_those_of_the_whole() {
-        let mut sum = Latency::default();
-        for millis in 1..=1000 {
-            sum.add(&Latency::of(Duration::from_millis(millis)));
-        }
-        assert_eq!(sum.count(), 1000);
-        for (share, millis) in [(0.5, 500.0), (0.9, 900.0), (0.99, 990.0), (1.0, 1000.0)] {
-            let found = sum.quantile(share).unwrap().as_secs_f64() * 1000.0;
-            assert!((found / millis - 1.0).abs() < 0.01, "{share}: {found}");
-        }
-        assert_eq!(Latency::default().quantile(0.5), None);
-        assert_eq!(Latency::of(Duration::MAX).count(), 1);
-    }
-
     #[cfg(feature = "redis")]
     #[test]
-    fn fields_add_up_to_what_they_were_made_of() {
+    fn fields_and_histograms_add_up_to_what_they_were_made_of() {
         let mut sum = Rollup { totals: Totals { requests: 3, output_tokens: u64::MAX, ..Totals::default() }, ..Rollup::default() };
-        for (dimension, value) in [("model", "a\0b"), ("route", "")] {
-            sum.add_to(dimension, value, &sum.totals.clone());
+        let totals = sum.totals;
+        for (dimension, value) in [("model", "a\0b"), ("route", ""), ("tenant", "h\0model\0m")] {
+            sum.add_to(dimension, value, |tally| {
+                tally.totals.add(&totals);
+                tally.hit_latency.note(bucket(3000), 2);
+                tally.hit_latency.note(bucket(10), 1);
+                tally.miss_latency.note(bucket(u64::MAX), 7);
+            });
         }
+        sum.add_to("model", "never answered", |tally| tally.totals.add(&totals));
         sum.outcomes.insert(("bypass".into(), "range".into()), 2);
         sum.outcomes.insert(("hit".into(), "".into()), 1);
-        (sum.hit_latency, sum.miss_latency) = (Latency::of(Duration::from_millis(3)), Latency::of(Duration::from_secs(9)));
+        sum.hit_latency.note(bucket(3000), 1);
+        sum.miss_latency.note(bucket(9_000_000), 1);
         let mut back = Rollup::default();
         for (field, by) in sum.fields() {
             back.add_field(&field, by);
         }
+        for (field, text) in sum.histograms() {
+            back.add_histogram(&field, &text);
+        }
         for nonsense in ["", "t", "t\0x", "h\0x", "o\0x", "g\0x", "g\0x\0y", "z\0y"] {
             back.add_field(nonsense, 7);
+        }
+        for nonsense in ["", "h", "h\0model", "h\0model\0x", "h\0x\0y", "z\0route\0", "\0route\0"] {
+            back.add_histogram(nonsense, "12:1");
         }
         assert_eq!(back.totals, sum.totals);
         assert_eq!(

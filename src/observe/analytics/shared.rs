@@ -125,7 +125,12 @@ impl Outbox {
         }
         // A minute is asked for as long as its hour is not whole, and an hour more for clocks that differ.
         let fine = Duration::from_secs((KEPT_MINUTES + 60) * 60);
-        let sums = |part: Part, lifetime, rollup: &Rollup| Sums { name: part.name(), lifetime, fields: rollup.fields() };
+        let sums = |part: Part, lifetime, rollup: &Rollup| Sums {
+            name: part.name(),
+            lifetime,
+            fields: rollup.fields(),
+            histograms: rollup.histograms(),
+        };
         let minutes = minutes.into_iter().map(|(minute, rollup)| sums(Part::Minute(minute), fine, &rollup));
         let hours = hours.into_iter().map(|(hour, rollup)| sums(Part::Hour(hour), self.keep + fine, &rollup));
         let sums = minutes.chain(hours).collect();
@@ -180,6 +185,7 @@ impl Reader {
             let known = found.version.map(|version| {
                 let mut rollup = Rollup::default();
                 found.fields.iter().for_each(|(field, by)| rollup.add_field(field, *by));
+                found.histograms.iter().for_each(|(field, text)| rollup.add_histogram(field, text));
                 Known { version, rollup: Arc::new(rollup) }
             });
             self.remember(&name, known.clone());

@@ -2,6 +2,7 @@ use super::*;
 use crate::{
     entry::Usage,
     key::{Digest, Envelope},
+    observe::Ending,
     policy::Bypass,
     status::{Miss, Outcome},
 };
@@ -80,6 +81,11 @@ async fn a_period_sums_up_what_happened_in_it() {
     let groups: Vec<_> = all.groups.iter().map(|group| (group.dimension.as_str(), group.value.as_str(), group.totals.requests)).collect();
     assert_eq!(groups, [("model", "m", 2), ("provider", "p", 2), ("route", "chat", 2), ("tenant", "blue", 2)]);
     assert_eq!(all.groups[0].totals.billed(), NanoUsd(350), "calls in the background included");
+    for group in &all.groups {
+        assert_eq!((group.hit_latency.count(), group.miss_latency.count()), (1, 1), "{}", group.value);
+        let [hit, miss] = [&group.hit_latency, &group.miss_latency].map(millis);
+        assert!((hit - 1.0).abs() <= 0.0625 && (miss - 2000.0).abs() <= 125.0, "{hit} and {miss}, coarser than of all");
+    }
 
     assert_eq!(analytics.period(at(10, 0, 0)..at(10, 1, 0)).await.totals.requests, 2);
     assert_eq!(analytics.period(at(10, 0, 30)..at(10, 0, 31)).await.totals.requests, 2, "rounded outwards");
@@ -94,6 +100,64 @@ async fn a_period_sums_up_what_happened_in_it() {
         (recent[1].request_id.as_deref(), recent[1].route.as_deref(), recent[1].saved),
         (Some("second"), Some("chat"), Some(NanoUsd(400)))
     );
+}
+
+#[tokio::test]
+async fn quantiles_of_groups_are_those_of_their_requests_by_the_minute_and_by_the_hour() {
+    let analytics = Analytics::builder().label("tenant").queue(1 << 16).spawn();
+    const MINUTES: u64 = 30 * 60;
+    for minute in 0..MINUTES {
+        for (model, micros) in [("quick", 1 + minute), ("slow", 1_000_000 + minute * 1000)] {
+            for outcome in [Outcome::Hit, Outcome::Miss(Miss::Absent), Outcome::Bypass(Bypass::Range)] {
+                let mut record = record(outcome, at(0, minute, 0));
+                record.model = Some(model.into());
+                record.labels = vec![("tenant".into(), "blue".into())];
+                record.timings.total = Duration::from_micros(if outcome == Outcome::Hit { micros } else { 2 * micros });
+                tell(&analytics, &record);
+            }
+        }
+    }
+    for range in [0..MINUTES, 1700..MINUTES, 1703..1709] {
+        let period = analytics.period(at(0, range.start, 0)..at(0, range.end, 0)).await;
+        let requests = range.end - range.start;
+        let group = |value: &str| period.groups.iter().find(|group| group.value == value).unwrap();
+        let median = (range.start + range.end) / 2;
+        for (value, micros) in [("quick", 1 + median), ("slow", 1_000_000 + median * 1000)] {
+            let group = group(value);
+            assert_eq!((group.hit_latency.count(), group.miss_latency.count()), (requests, requests), "{value} of {range:?}");
+            for (latency, micros) in [(&group.hit_latency, micros), (&group.miss_latency, 2 * micros)] {
+                let found = latency.quantile(0.5).unwrap().as_micros() as f64;
+                assert!((found / micros as f64 - 1.0).abs() < 0.0651, "{value} of {range:?}: {found}, not {micros}");
+            }
+        }
+        assert_eq!((group("blue").hit_latency.count(), group("blue").miss_latency.count()), (2 * requests, 2 * requests));
+    }
+}
+
+#[tokio::test]
+async fn errors_are_what_failed_and_answers_of_500_or_more_but_none_that_was_asked_for() {
+    let analytics = Analytics::builder().spawn();
+    let mut told = 0;
+    for (outcome, status, ending, is_error) in [
+        (Outcome::Miss(Miss::Absent), Some(200), Ending::Complete, false),
+        (Outcome::Miss(Miss::Absent), Some(429), Ending::Complete, false),
+        (Outcome::Miss(Miss::Absent), Some(500), Ending::Complete, true),
+        (Outcome::Collapsed, Some(529), Ending::Complete, true),
+        (Outcome::Bypass(Bypass::Range), Some(502), Ending::Dropped, true),
+        (Outcome::Unreachable, Some(504), Ending::Complete, true),
+        (Outcome::Unsatisfied, Some(504), Ending::Complete, false),
+        (Outcome::Miss(Miss::Absent), Some(200), Ending::Failed, true),
+        (Outcome::Miss(Miss::Absent), Some(502), Ending::Failed, true),
+        (Outcome::Miss(Miss::Absent), None, Ending::Failed, true),
+        (Outcome::Unanswered, None, Ending::Dropped, false),
+    ] {
+        let mut record = record(outcome, at(0, 0, 0));
+        (record.status, record.ending) = (status.map(|status| http::StatusCode::from_u16(status).unwrap()), ending);
+        tell(&analytics, &record);
+        let errors = analytics.period(at(0, 0, 0)..at(0, 1, 0)).await.totals.errors;
+        assert_eq!(errors - told, u64::from(is_error), "{outcome:?} {status:?} {ending:?}");
+        told = errors;
+    }
 }
 
 #[tokio::test]

@@ -70,10 +70,11 @@ return was",
     )
 });
 
-/// Adds to the fields of hashes and appends to a stream, once per marker.
+/// Adds to the fields of hashes and appends to a stream, once per marker. Fields are numbers, or histograms: `bucket:count bucket:count`, in any order.
 ///
-/// Keys: marker, stream, hashes. Arguments: lifetime of the marker in milliseconds; of the stream, its length, its lifetime and the time before which nothing is kept; the count of
-/// records, and for each how many texts and those; for each hash its lifetime, the count of fields, and for each its name and what is added.
+/// Keys: marker, stream; hashes in pairs, of numbers and of histograms. Arguments: lifetime of the marker in milliseconds; of the stream, its length, its lifetime and the time before which
+/// nothing is kept; the count of records, the number of the addition; for each record how many texts and those; for each pair its lifetime, and twice the count of fields, and for each its
+/// name and what is added.
 #[cfg(feature = "analytics")]
 pub(super) static ADD: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
@@ -88,12 +89,32 @@ if tonumber(ARGV[5]) > 0 then
   redis.call('XTRIM', KEYS[2], 'MINID', '~', ARGV[4])
   redis.call('PEXPIRE', KEYS[2], ARGV[3])
 end
-for i = 3, #KEYS do
-  local count = tonumber(ARGV[at + 1])
-  for field = at + 2, at + 2 * count, 2 do redis.call('HINCRBY', KEYS[i], ARGV[field], ARGV[field + 1]) end
+local function add(sums, text)
+  for bucket, count in string.gmatch(text, '(%d+):(%d+)') do sums[bucket] = (sums[bucket] or 0) + count end
+end
+for i = 3, #KEYS, 2 do
+  local lifetime, count = ARGV[at], tonumber(ARGV[at + 1])
+  at = at + 2
+  for field = at, at + 2 * count - 2, 2 do redis.call('HINCRBY', KEYS[i], ARGV[field], ARGV[field + 1]) end
   redis.call('HSET', KEYS[i], 'v', ARGV[6])
-  redis.call('PEXPIRE', KEYS[i], ARGV[at])
-  at = at + 2 + 2 * count
+  redis.call('PEXPIRE', KEYS[i], lifetime)
+  at = at + 2 * count
+  count = tonumber(ARGV[at])
+  at = at + 1
+  for field = at, at + 2 * count - 2, 2 do
+    local text = ARGV[field + 1]
+    local there = redis.call('HGET', KEYS[i + 1], ARGV[field])
+    if there then
+      local sums, parts = {}, {}
+      add(sums, there)
+      add(sums, text)
+      for bucket, count in pairs(sums) do parts[#parts + 1] = bucket .. string.format(':%.0f', count) end
+      text = table.concat(parts, ' ')
+    end
+    redis.call('HSET', KEYS[i + 1], ARGV[field], text)
+  end
+  if count > 0 then redis.call('PEXPIRE', KEYS[i + 1], lifetime) end
+  at = at + 2 * count
 end
 return 1",
     )

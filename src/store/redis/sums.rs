@@ -36,6 +36,7 @@ pub(crate) struct Found {
     /// The last addition; `None` if it is not there.
     pub(crate) version: Option<u64>,
     pub(crate) fields: Vec<(String, u64)>,
+    pub(crate) histograms: Vec<(String, String)>,
 }
 
 /// What is added to a hash.
@@ -44,6 +45,8 @@ pub(crate) struct Sums {
     /// From now on.
     pub(crate) lifetime: Duration,
     pub(crate) fields: Vec<(String, u64)>,
+    /// Each as `bucket:count bucket:count`. They are kept in [a hash of their own](HISTOGRAMS).
+    pub(crate) histograms: Vec<(String, String)>,
 }
 
 /// How the stream of records is bounded.
@@ -66,15 +69,25 @@ const ASKED_AT_ONCE: usize = 512;
 /// The field that holds the number of the last addition. Each is told from all others, those before the server lost its memory included.
 const VERSION: &str = "v";
 
+/// After the name of a hash, that of the one with its histograms. There is one of its own, since processes of before there were any take every value for a number.
+const HISTOGRAMS: &str = ":l";
+
 impl Redis {
     fn sums_name(&self, name: &str) -> String {
         format!("{}:{{sums}}:{name}", self.inner.names.prefix())
     }
 
+    /// Of a hash, and of the one with its histograms.
+    fn both_names(&self, name: &str) -> [String; 2] {
+        let name = self.sums_name(name);
+        let histograms = format!("{name}{HISTOGRAMS}");
+        [name, histograms]
+    }
+
     pub(crate) async fn add_sums(&self, addition: &Addition, cap: &Cap) -> Result<(), Error> {
         let until = Instant::now() + self.inner.deadlines.write;
         let fixed = [self.sums_name(&format!("added:{:016x}", addition.id)), self.sums_name("records")];
-        let names: Vec<String> = fixed.into_iter().chain(addition.sums.iter().map(|sums| self.sums_name(&sums.name))).collect();
+        let names: Vec<String> = fixed.into_iter().chain(addition.sums.iter().flat_map(|sums| self.both_names(&sums.name))).collect();
         let mut command = ADD.call(&names.iter().map(String::as_str).collect::<Vec<_>>());
         command.arg(millis(REMEMBERED)).arg(cap.records).arg(millis(cap.age)).arg(cap.oldest).arg(addition.records.len()).arg(addition.id);
         for record in &addition.records {
@@ -83,10 +96,14 @@ impl Redis {
                 command.arg(*name).arg(value);
             }
         }
-        for Sums { lifetime, fields, .. } in &addition.sums {
+        for Sums { lifetime, fields, histograms, .. } in &addition.sums {
             command.arg(millis(*lifetime)).arg(fields.len());
             for (field, by) in fields {
                 command.arg(field).arg(*by);
+            }
+            command.arg(histograms.len());
+            for (field, by) in histograms {
+                command.arg(field).arg(by);
             }
         }
         let bytes = command.get_packed_command().len();
@@ -99,7 +116,7 @@ impl Redis {
         let until = Instant::now() + self.inner.deadlines.write.max(self.inner.deadlines.read);
         let mut versions = Vec::with_capacity(wanted.len());
         for wanted in wanted.chunks(ASKED_AT_ONCE) {
-            let ask = |pipeline: &mut Pipeline, name| _ = pipeline.cmd("HGET").arg(name).arg(VERSION);
+            let ask = |pipeline: &mut Pipeline, name: &str| _ = pipeline.cmd("HGET").arg(self.sums_name(name)).arg(VERSION);
             versions.extend(self.of_each(wanted.iter(), until, ask).await?);
         }
         let mut found: Vec<Option<Found>> = Vec::with_capacity(wanted.len());
@@ -110,32 +127,39 @@ impl Redis {
             if version.is_some() && version != wanted.version {
                 changed.push((found.len(), wanted));
             }
-            found.push((version != wanted.version).then(|| Found { version, fields: Vec::new() }));
+            found.push((version != wanted.version).then(|| Found { version, fields: Vec::new(), histograms: Vec::new() }));
         }
         for changed in changed.chunks(READ_AT_ONCE) {
-            let ask = |pipeline: &mut Pipeline, name| _ = pipeline.cmd("HGETALL").arg(name);
+            // Histograms after what says which addition was the last: they may have more than that, and are then read again, but never less.
+            let ask = |pipeline: &mut Pipeline, name: &str| {
+                self.both_names(name).iter().for_each(|name| _ = pipeline.cmd("HGETALL").arg(name));
+            };
             let replies = self.of_each(changed.iter().map(|(_, wanted)| *wanted), until, ask).await?;
-            for ((place, _), reply) in changed.iter().zip(replies) {
+            let mut replies = replies.into_iter().map(texts);
+            for (place, _) in changed {
+                let (sums, histograms) = (replies.next().unwrap_or_default(), replies.next().unwrap_or_default());
                 let (mut version, mut fields) = (None, Vec::new());
-                for pair in texts(reply).chunks_exact(2) {
-                    let number = pair[1].parse().map_err(|_| Fault::Garbled)?;
+                for pair in sums.chunks_exact(2) {
+                    // What is no number is of a later version, and says nothing here.
+                    let Ok(number) = pair[1].parse() else { continue };
                     if pair[0] == VERSION { version = Some(number) } else { fields.push((pair[0].clone(), number)) }
                 }
-                found[*place] = Some(Found { version, fields });
+                let histograms = histograms.chunks_exact(2).map(|pair| (pair[0].clone(), pair[1].clone())).collect();
+                found[*place] = Some(Found { version, fields, histograms });
             }
         }
         Ok(found)
     }
 
-    /// Asks one thing of each hash.
+    /// Asks the same of each hash.
     async fn of_each<'a>(
         &self,
         wanted: impl Iterator<Item = &'a Wanted>,
         until: Instant,
-        ask: impl Fn(&mut Pipeline, String),
+        ask: impl Fn(&mut Pipeline, &str),
     ) -> Result<Vec<Value>, Error> {
         let mut pipeline = Pipeline::new();
-        wanted.for_each(|wanted| ask(&mut pipeline, self.sums_name(&wanted.name)));
+        wanted.for_each(|wanted| ask(&mut pipeline, &wanted.name));
         let replies = self.inner.servers.call(To::Key(&self.sums_name("")), Lane::Bulk, until, 0, Ask::All(&pipeline)).await?;
         match replies.iter().find_map(Fault::of_value) {
             Some(fault) => Err(fault.into()),
