@@ -48,7 +48,7 @@ async fn ask(cache: &Cache<Origin, Memory, ApiPolicy>, question: &str, model: &s
     let mut request = Request::post("http://origin/").body(Full::new(Bytes::from(question.to_owned()))).unwrap();
     request.extensions_mut().insert(CacheOptions::new().request_id(question).label("model", model).label("route", "r"));
     cache.clone().oneshot(request).await.unwrap().into_body().collect().await.unwrap();
-    // What was asked is stored before it is asked again.
+    // What was asked is stored before it is asked again: there is one thread.
     tokio::task::yield_now().await;
 }
 

@@ -168,7 +168,7 @@ async fn after_a_failover_removal_by_tag_trusts_no_index() {
     assert_eq!(removed, 60);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn sums_of_several_processes_are_kept_in_a_cluster() {
     let cluster = Cluster::start();
     crate::analytics::all_tell_the_same(&cluster.url()).await;
