@@ -163,9 +163,8 @@ impl Price {
     }
 
     pub(super) fn cost(&self, service_tier: Option<&str>, usage: &Usage) -> Option<NanoUsd> {
-        let tier = service_tier.unwrap_or_default().to_ascii_lowercase();
-        let tier = match tier.as_str() {
-            "batch" => "batches",
+        let tier = match service_tier.unwrap_or_default() {
+            batch if batch.eq_ignore_ascii_case("batch") => "batches",
             other => other,
         };
         let prompt = usage.input();
@@ -232,7 +231,7 @@ impl Price {
     }
 
     fn exactly(&self, class: Class, tier: &str, above: u64) -> Option<&Rate> {
-        self.rates.iter().find(|rate| rate.class == class && rate.above == above && rate.tier == tier)
+        self.rates.iter().find(|rate| rate.class == class && rate.above == above && rate.tier.eq_ignore_ascii_case(tier))
     }
 }
 
