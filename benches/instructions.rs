@@ -73,11 +73,9 @@ fn scenarios() -> Vec<Scenario> {
         let named = |what: &str| -> &'static str { format!("{kind}, {what}").leak() };
         add(named("watched by nobody"), Box::new(|| layer(ApiPolicy::new(Sharing::Shared))));
         add(named("usage"), Box::new(looking));
+        add(named("usage, an observer that does nothing"), Box::new(move || looking().observer(|_: &Event<'_>| {})));
+        add(named("usage, metrics"), Box::new(move || looking().observer(MetricsObserver::with_recorder(recorder()))));
         add(named("usage, prices"), Box::new(move || looking().cost(LlmPrices::embedded())));
-        add(
-            named("usage, prices, an observer that does nothing"),
-            Box::new(move || looking().cost(LlmPrices::embedded()).observer(|_: &Event<'_>| {})),
-        );
         add(
             named("usage, prices, metrics"),
             Box::new(move || looking().cost(LlmPrices::embedded()).observer(MetricsObserver::with_recorder(recorder()))),

@@ -43,6 +43,7 @@ fn requests(criterion: &mut Criterion) {
         let layers = [
             ("nothing", layer(plain())),
             ("usage", looking()),
+            ("usage, metrics", looking().observer(MetricsObserver::with_recorder(recorder()))),
             ("usage, prices", looking().cost(LlmPrices::embedded())),
             ("usage, prices, metrics", looking().cost(LlmPrices::embedded()).observer(MetricsObserver::with_recorder(recorder()))),
             ("usage, prices, analytics", looking().cost(LlmPrices::embedded()).observer(Analytics::builder().spawn())),
