@@ -8,75 +8,27 @@
 #[path = "../tests/support/redis.rs"]
 mod server;
 
+#[allow(unreachable_pub, missing_debug_implementations, reason = "shared by benches")]
+#[path = "support/call.rs"]
+mod call;
+
 use std::{
-    convert::Infallible,
     hint::black_box,
-    sync::Arc,
     time::{Duration, SystemTime},
 };
 
-use bytes::Bytes;
+use call::{answer, recorder, request};
 use criterion::{Criterion, criterion_group, criterion_main};
-use http::{Request, Response};
-use http_body_util::{BodyExt, Full};
-use metrics_util::registry::{AtomicStorage, Registry};
+use http_body_util::BodyExt;
 use tokio::runtime::Runtime;
 use tower::{Layer, ServiceExt, service_fn};
 use tower_response_cache::{
-    ApiPolicy, CacheLayer, CacheOptions, Mode, RequestBody, Sharing,
+    ApiPolicy, CacheLayer, Mode, Sharing,
     entry::Usage,
     llm::{Dialects, LlmPrices},
     observe::{Event, MetricsObserver, Observer, RequestRecord, analytics::Analytics},
     store::{Memory, Redis},
 };
-
-const ANSWER: &str = r#"{"object":"chat.completion","model":"gpt-4o-mini-2024-07-18","choices":[{"index":0,"finish_reason":"stop","message":{"role":"assistant","content":"hello"}}],"usage":{"prompt_tokens":1200,"completion_tokens":400,"total_tokens":1600}}"#;
-
-/// A recorder that stores counters and histograms as others do.
-struct Recorder(Registry<metrics::Key, AtomicStorage>);
-
-impl metrics::Recorder for Recorder {
-    fn describe_counter(&self, _: metrics::KeyName, _: Option<metrics::Unit>, _: metrics::SharedString) {}
-    fn describe_gauge(&self, _: metrics::KeyName, _: Option<metrics::Unit>, _: metrics::SharedString) {}
-    fn describe_histogram(&self, _: metrics::KeyName, _: Option<metrics::Unit>, _: metrics::SharedString) {}
-    fn register_counter(&self, key: &metrics::Key, _: &metrics::Metadata<'_>) -> metrics::Counter {
-        self.0.get_or_create_counter(key, |counter| metrics::Counter::from_arc(Arc::clone(counter)))
-    }
-    fn register_gauge(&self, key: &metrics::Key, _: &metrics::Metadata<'_>) -> metrics::Gauge {
-        self.0.get_or_create_gauge(key, |gauge| metrics::Gauge::from_arc(Arc::clone(gauge)))
-    }
-    fn register_histogram(&self, _: &metrics::Key, _: &metrics::Metadata<'_>) -> metrics::Histogram {
-        // A bucket per sample would only measure how fast memory fills up.
-        metrics::Histogram::from_arc(Arc::new(Sum::default()))
-    }
-}
-
-#[derive(Default)]
-struct Sum(std::sync::atomic::AtomicU64);
-
-impl metrics::HistogramFn for Sum {
-    fn record(&self, value: f64) {
-        self.0.fetch_add(value.to_bits() & 1, std::sync::atomic::Ordering::Relaxed);
-    }
-}
-
-fn recorder() -> Arc<Recorder> {
-    Arc::new(Recorder(Registry::new(AtomicStorage)))
-}
-
-async fn answer(_: Request<RequestBody<Full<Bytes>>>) -> Result<Response<Full<Bytes>>, Infallible> {
-    let response = Response::builder().header("content-type", "application/json").header("content-length", ANSWER.len());
-    Ok(response.body(Full::new(Bytes::from_static(ANSWER.as_bytes()))).unwrap())
-}
-
-fn request(mode: Mode) -> Request<Full<Bytes>> {
-    let mut request = Request::post("http://origin/v1/chat/completions")
-        .header("content-type", "application/json")
-        .body(Full::new(Bytes::from_static(b"{}")))
-        .unwrap();
-    request.extensions_mut().insert(CacheOptions::new().mode(mode).request_id("r").label("provider", "openai").label("route", "chat"));
-    request
-}
 
 /// Whole requests, through layers that differ in what watches them.
 fn requests(criterion: &mut Criterion) {
@@ -91,6 +43,7 @@ fn requests(criterion: &mut Criterion) {
         let layers = [
             ("nothing", layer(plain())),
             ("usage", looking()),
+            ("usage, metrics", looking().observer(MetricsObserver::with_recorder(recorder()))),
             ("usage, prices", looking().cost(LlmPrices::embedded())),
             ("usage, prices, metrics", looking().cost(LlmPrices::embedded()).observer(MetricsObserver::with_recorder(recorder()))),
             ("usage, prices, analytics", looking().cost(LlmPrices::embedded()).observer(Analytics::builder().spawn())),

@@ -14,7 +14,10 @@ pub(crate) struct Metrics {
 
 /// From answers out of memory to such as think for minutes.
 const SECONDS: [f64; 14] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.25, 1.0, 2.5, 10.0, 30.0, 60.0, 300.0];
-const TOKENS: [f64; 9] = [1.0, 16.0, 64.0, 256.0, 1024.0, 4096.0, 16_384.0, 65_536.0, 1_048_576.0];
+/// What OpenTelemetry's semantic conventions advise for calls of models and their tokens.
+const CALL_SECONDS: [f64; 14] = [0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92];
+const CALL_TOKENS: [f64; 14] =
+    [1.0, 4.0, 16.0, 64.0, 256.0, 1024.0, 4096.0, 16_384.0, 65_536.0, 262_144.0, 1_048_576.0, 4_194_304.0, 16_777_216.0, 67_108_864.0];
 
 /// How often what was counted is put together, if nobody asks.
 const UPKEEP: Duration = Duration::from_secs(5);
@@ -49,6 +52,6 @@ impl Metrics {
 fn with_buckets() -> Result<PrometheusBuilder, BuildError> {
     PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS)?
-        .set_buckets_for_metric(Matcher::Suffix("duration".to_owned()), &SECONDS)?
-        .set_buckets_for_metric(Matcher::Suffix("usage".to_owned()), &TOKENS)
+        .set_buckets_for_metric(Matcher::Full("gen_ai.client.operation.duration".to_owned()), &CALL_SECONDS)?
+        .set_buckets_for_metric(Matcher::Full("gen_ai.client.token.usage".to_owned()), &CALL_TOKENS)
 }

@@ -3,10 +3,39 @@
 //! Every request ends in exactly one [`RequestRecord`], when its body ended or was dropped. The record of one that made an upstream call, or shared another's, waits for the
 //! end of that call as well, for what it cost is known only then; it may go on after the caller left. No event carries a URL, a header, a body or
 //! anything made from a credential. A panic in an observer is contained.
+//!
+//! # OpenTelemetry
+//!
+//! What the adapters for `metrics` and `tracing` call `gen_ai.*` follows the semantic conventions for generative AI of OpenTelemetry, release 1.41.1: the last in
+//! [semantic-conventions](https://github.com/open-telemetry/semantic-conventions/blob/v1.41.1/docs/gen-ai/README.md), and what backends read. All of it is in development. The
+//! conventions have since moved to [a repository of their own](https://github.com/open-telemetry/semantic-conventions-genai), whose first release, 0.1.0, renames some of it:
+//!
+//! | here, as in 1.41.1 | 0.1.0 of semantic-conventions-genai |
+//! |---|---|
+//! | `gen_ai.client.operation.duration`, in seconds | `gen_ai.client.inference.duration`; still the same for embeddings |
+//! | `gen_ai.client.token.usage`, in tokens, by `gen_ai.token.type` | `gen_ai.client.inference.operation.input_tokens`, `.output_tokens`, and counters; ours are `cache_tokens_total` |
+//! | `gen_ai.operation.name`, `gen_ai.provider.name`, `gen_ai.request.model`, `gen_ai.response.model` | the same |
+//! | `gen_ai.usage.input_tokens`, cached ones included, `.output_tokens`, `.cache_read.input_tokens`, `.reasoning.output_tokens` | the same |
+//! | `gen_ai.usage.cache_creation.input_tokens` | `gen_ai.usage.cache_write.input_tokens` |
+//! | | `gen_ai.usage.audio.input_tokens`, `.audio.output_tokens`: told under these names, for 1.41.1 has none |
+//!
+//! Where this deviates:
+//!
+//! - **Only calls count.** `gen_ai.operation.name`, `gen_ai.usage.*` and both metrics are of upstream calls. An answer from the cache, or from another request's call, is no operation of
+//!   a model: whoever adds them up would bill it twice. The model and the provider that it came from are told all the same.
+//! - **`gen_ai.operation.name`** is what an inspector [found](crate::inspect::Findings::operation) by the form of the answer: `chat` (Responses and Messages included), `text_completion`,
+//!   `embeddings`, `generate_content`; and `transcription`, for which the conventions have no word.
+//! - **`gen_ai.provider.name`** is the `provider` label, in the spelling of the conventions where the usual one differs: `gcp.gemini` for `gemini`, `x_ai` for `xai`. Without
+//!   a label it is `unknown` in metrics.
+//! - **`gen_ai.request.model`** is the `model` label, and no label of metrics: callers choose it, and could use up the bounded sets of those.
+//! - **`error.type`**: calls that failed before it was known what they are have no duration; they are counted by `cache_fills_total`. Of those that failed later it is not told.
+//! - **`server.address`, `server.port`** and what was asked and answered are told to no observer.
 
 #[cfg(feature = "analytics")]
 pub mod analytics;
 mod channel;
+#[cfg(any(feature = "metrics", feature = "tracing"))]
+mod genai;
 #[cfg(feature = "metrics")]
 mod metrics;
 mod record;

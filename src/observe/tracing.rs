@@ -1,15 +1,16 @@
-use super::{Event, Observer, RequestRecord};
-use crate::NanoUsd;
+use super::{Event, Observer, RequestRecord, genai};
+use crate::{NanoUsd, entry::Usage, options::label};
 
 /// Writes one `tracing` event per request (target `tower_response_cache`, level `INFO`), per fill (`DEBUG`), and per trouble with the
 /// store (`WARN`; `DEBUG` where it is out of reach, which holds of every request until it is back), and per change of the way there (`DEBUG`, message `link`, fields
 /// `state` and `last_error`; the Redis store says `WARN` when it is lost and `INFO` when it is back, by itself).
 ///
-/// Fields that OpenTelemetry's semantic conventions for generative AI know have their names: `gen_ai.response.model`, `gen_ai.provider.name`,
-/// `gen_ai.usage.input_tokens` and `.output_tokens`, which are those of the upstream call that the request made.
+/// Fields that [OpenTelemetry](super#opentelemetry) knows have its names. `gen_ai.provider.name`, `gen_ai.request.model` and `gen_ai.response.model` are told of every answer that has them;
+/// `gen_ai.operation.name` and `gen_ai.usage.*` (`input_tokens`, `output_tokens`, and if there were any `cache_read.input_tokens`, `cache_creation.input_tokens`,
+/// `reasoning.output_tokens`, `audio.input_tokens`, `audio.output_tokens`) of the upstream call that the request made.
 ///
-/// The event of a request is in the span in which the request came to the cache. Of the fields `cache.outcome`, `cache.reason`, `cache.billed_usd`, `cache.saved_usd` and the four above, those that the span
-/// declares are filled in.
+/// The event of a request is in the span in which the request came to the cache. Of these fields and of `cache.outcome`, `cache.reason`, `cache.billed_usd` and `cache.saved_usd`, those that the
+/// span declares are filled in.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct TracingObserver;
 
@@ -47,10 +48,17 @@ impl Observer for TracingObserver {
                     first_byte_us = record.timings.first_byte.map(micros),
                     total_us = micros(record.timings.total),
                     saved_us = record.saved_time.map(micros),
+                    gen_ai.operation.name = record.operation.as_deref(),
+                    gen_ai.provider.name = record.provider.as_deref().map(genai::provider),
+                    gen_ai.request.model = label(&record.labels, "model"),
                     gen_ai.response.model = record.model.as_deref(),
-                    gen_ai.provider.name = record.provider.as_deref(),
                     gen_ai.usage.input_tokens = record.usage.map(|usage| usage.input()),
                     gen_ai.usage.output_tokens = record.usage.map(|usage| usage.output),
+                    gen_ai.usage.cache_read.input_tokens = part(record, |usage| usage.cache_read),
+                    gen_ai.usage.cache_creation.input_tokens = part(record, cache_creation),
+                    gen_ai.usage.reasoning.output_tokens = part(record, |usage| usage.reasoning),
+                    gen_ai.usage.audio.input_tokens = part(record, audio_input),
+                    gen_ai.usage.audio.output_tokens = part(record, |usage| usage.audio_output),
                     replayed_input_tokens = record.saved_usage.map(|usage| usage.input()),
                     replayed_output_tokens = record.saved_usage.map(|usage| usage.output),
                     billed_usd = record.billed.map(NanoUsd::as_usd),
@@ -68,6 +76,8 @@ impl Observer for TracingObserver {
                 bytes = fill.bytes,
                 first_byte_us = fill.first_byte.map(micros),
                 last_byte_us = micros(fill.last_byte),
+                gen_ai.operation.name = fill.operation.as_deref(),
+                gen_ai.provider.name = fill.provider.as_deref().map(genai::provider),
                 gen_ai.response.model = fill.model.as_deref(),
                 cost_usd = fill.cost.map(NanoUsd::as_usd),
                 refresh = fill.refresh,
@@ -93,10 +103,30 @@ fn fill_in(span: &tracing::Span, record: &RequestRecord) {
     span.record("cache.reason", record.outcome.reason());
     known(span, "cache.billed_usd", record.billed.map(NanoUsd::as_usd));
     known(span, "cache.saved_usd", record.saved.map(NanoUsd::as_usd));
+    known(span, "gen_ai.operation.name", record.operation.as_deref());
+    known(span, "gen_ai.provider.name", record.provider.as_deref().map(genai::provider));
+    known(span, "gen_ai.request.model", label(&record.labels, "model"));
     known(span, "gen_ai.response.model", record.model.as_deref());
-    known(span, "gen_ai.provider.name", record.provider.as_deref());
     known(span, "gen_ai.usage.input_tokens", record.usage.map(|usage| usage.input()));
     known(span, "gen_ai.usage.output_tokens", record.usage.map(|usage| usage.output));
+    known(span, "gen_ai.usage.cache_read.input_tokens", part(record, |usage| usage.cache_read));
+    known(span, "gen_ai.usage.cache_creation.input_tokens", part(record, cache_creation));
+    known(span, "gen_ai.usage.reasoning.output_tokens", part(record, |usage| usage.reasoning));
+    known(span, "gen_ai.usage.audio.input_tokens", part(record, audio_input));
+    known(span, "gen_ai.usage.audio.output_tokens", part(record, |usage| usage.audio_output));
+}
+
+/// A part of the tokens, if there were any of it.
+fn part(record: &RequestRecord, of: impl Fn(&Usage) -> u64) -> Option<u64> {
+    record.usage.as_ref().map(of).filter(|tokens| *tokens > 0)
+}
+
+fn cache_creation(usage: &Usage) -> u64 {
+    usage.cache_write_5m.saturating_add(usage.cache_write_1h)
+}
+
+fn audio_input(usage: &Usage) -> u64 {
+    usage.audio_input.saturating_add(usage.audio_cache_read)
 }
 
 fn known<V>(span: &tracing::Span, field: &str, value: Option<V>)

@@ -58,8 +58,16 @@ impl Inspector for Model {
     fn frame(&mut self, _: &[u8]) {}
 
     fn end(self: Box<Self>) -> Findings {
-        let usage = Usage { input_uncached: 20, cache_read: 3, output: 7, ..Usage::default() };
-        Findings { model: Some(self.0), usage: Some(usage), ..Findings::default() }
+        let usage = Usage {
+            input_uncached: 18,
+            cache_read: 3,
+            cache_write_1h: 2,
+            output: 7,
+            audio_input: 5,
+            audio_cache_read: 1,
+            ..Usage::default()
+        };
+        Findings { model: Some(self.0), usage: Some(usage), operation: Some("chat".into()), ..Findings::default() }
     }
 }
 
@@ -102,9 +110,13 @@ async fn the_metrics_facade_gets_requests_money_and_tokens_under_documented_name
     assert_eq!(counted(&all, "cache_tokens_total provider=p model=m/b source=upstream type=input"), 23);
     assert_eq!(counted(&all, "cache_tokens_total provider=p model=m/b source=upstream type=output"), 7);
     assert_eq!(counted(&all, "cache_tokens_total provider=other model=other source=cache type=output"), 7);
-    let usage = "gen_ai.client.token.usage gen_ai.provider.name=p gen_ai.response.model=m/a gen_ai.token.type=output";
+    let usage =
+        "gen_ai.client.token.usage gen_ai.operation.name=chat gen_ai.provider.name=p gen_ai.response.model=m/a gen_ai.token.type=output";
     assert_eq!(samples(&all, usage), [7.0]);
-    assert_eq!(samples(&all, "gen_ai.client.operation.duration gen_ai.provider.name=p gen_ai.response.model=m/a").len(), 1);
+    assert_eq!(
+        samples(&all, "gen_ai.client.operation.duration gen_ai.operation.name=chat gen_ai.provider.name=p gen_ai.response.model=m/a").len(),
+        1
+    );
     assert!(all.iter().all(|(line, _)| !line.contains("m/c") && !line.contains("m/d")));
 }
 
@@ -138,18 +150,36 @@ async fn the_span_of_a_request_gets_what_it_declares_although_the_body_is_read_e
             "http",
             cache.outcome = Empty,
             cache.saved_usd = Empty,
+            gen_ai.operation.name = Empty,
+            gen_ai.provider.name = Empty,
+            gen_ai.request.model = Empty,
             gen_ai.response.model = Empty,
-            gen_ai.usage.output_tokens = Empty
+            gen_ai.usage.input_tokens = Empty,
+            gen_ai.usage.output_tokens = Empty,
+            gen_ai.usage.cache_read.input_tokens = Empty,
+            gen_ai.usage.cache_creation.input_tokens = Empty,
+            gen_ai.usage.reasoning.output_tokens = Empty,
+            gen_ai.usage.audio.input_tokens = Empty,
+            gen_ai.usage.audio.output_tokens = Empty
         );
-        let answer = send(&cache, post("/a", "")).instrument(span.clone()).await;
+        let mut request = post("/a", "");
+        request.extensions_mut().insert(CacheOptions::new().label("provider", "xai").label("model", "asked"));
+        let answer = send(&cache, request).instrument(span.clone()).await;
         read(answer).await;
         tokio::task::yield_now().await;
     }
     let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
     let lines: Vec<_> = text.lines().filter(|line| line.contains("tower_response_cache: request")).collect();
     assert_eq!(lines.len(), 2, "{text}");
-    assert!(lines[0].contains(r#"http{cache.outcome="miss" gen_ai.response.model="m/a" gen_ai.usage.output_tokens=7}"#), "{text}");
-    assert!(lines[1].contains(r#"http{cache.outcome="hit" cache.saved_usd=0.25 gen_ai.response.model="m/a"}"#), "{text}");
+    let names = r#"gen_ai.provider.name="x_ai" gen_ai.request.model="asked" gen_ai.response.model="m/a""#;
+    let call = "gen_ai.usage.input_tokens=23 gen_ai.usage.output_tokens=7 gen_ai.usage.cache_read.input_tokens=3 gen_ai.usage.cache_creation.input_tokens=2 gen_ai.usage.audio.input_tokens=6";
+    let miss = format!(r#"http{{cache.outcome="miss" gen_ai.operation.name="chat" {names} {call}}}"#);
+    assert!(lines[0].contains(&miss), "{text}");
+    let hit = format!(r#"http{{cache.outcome="hit" cache.saved_usd=0.25 {names}}}"#);
+    assert!(lines[1].contains(&hit), "a hit is no operation of a model: {text}");
+    // Their own fields say the same.
+    assert!(lines[0].contains(r#" gen_ai.operation.name="chat" "#) && lines[0].matches(call).count() == 2, "{text}");
+    assert!(!lines[1].contains("gen_ai.operation.name") && !lines[1].contains("gen_ai.usage"), "{text}");
     assert!(lines[0].contains("billed_usd=0.25") && lines[1].contains("billed_usd=0.0 saved_usd=0.25"), "{text}");
 }
 

@@ -27,6 +27,7 @@ mod grpc;
 mod history;
 mod keys;
 mod live;
+mod metrics;
 mod observed;
 mod others;
 mod panics;

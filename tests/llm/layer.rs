@@ -6,10 +6,10 @@ use http_body_util::{BodyExt, Full};
 use tokio::sync::mpsc;
 use tower::{Layer, ServiceExt};
 use tower_response_cache::{
-    ApiPolicy, Cache, CacheLayer, CacheStatus, Sharing,
+    ApiPolicy, Cache, CacheLayer, CacheOptions, CacheStatus, NanoUsd, Sharing,
     inspect::{Findings, Inspect, Inspector},
-    llm::Dialects,
-    observe::{Event, FillRecord},
+    llm::{Dialects, LlmPrices},
+    observe::{Channel, Event, FillRecord, Told},
     policy::NotStored,
     status::Outcome,
     store::Memory,
@@ -138,5 +138,48 @@ async fn a_failing_inspector_never_hurts_an_answer() {
             assert_eq!(fills.recv().await.unwrap().not_stored, Some(NotStored::Panic));
             assert_eq!(origin.calls(), calls);
         }
+    }
+}
+
+#[tokio::test]
+async fn audio_is_billed_and_saved_at_the_same_price_whether_or_not_the_answer_names_its_model() {
+    // As LiteLLM has it.
+    let file =
+        r#"{"gpt-4o-transcribe": {"input_cost_per_audio_token": 6e-06, "input_cost_per_token": 2.5e-06, "output_cost_per_token": 1e-05}}"#;
+    for (name, operation, expected) in [
+        ("openai-transcription.sse", "transcription", Some(8 * 2500 + 25 * 6000 + 12 * 10_000)),
+        ("openai-transcription.json", "transcription", Some(14 * 6000 + 45 * 10_000)),
+        ("openai-whisper.json", "transcription", None),
+        ("openai-chat-audio.sse", "chat", Some(17 * 2500 + 74 * 32_000 + 14 * 10_000 + 40 * 64_000)),
+        ("gemini-audio.sse", "generate_content", Some(320 * 150 + 960 * 500 + 80 * 30 + 640 * 100 + 66 * 1250)),
+    ] {
+        let golden = golden(name);
+        let (channel, mut told) = Channel::new(16);
+        let policy = ApiPolicy::new(Sharing::Shared).inspector(Dialects::new());
+        let cache = CacheLayer::new(Memory::new(1 << 20), policy)
+            .cost(LlmPrices::embedded().with_json(file).unwrap())
+            .observer(channel)
+            .layer(Origin::new(move |_| async move {
+                let response = http::Response::builder().header("content-type", golden.content_type);
+                Ok(response.body(crate::origin::text(golden.text).into_body()).unwrap())
+            }));
+        let (mut calls, mut requests) = (Vec::new(), Vec::new());
+        for asked in 1..=2 {
+            let mut request = Request::post("http://origin/v1/audio").body(Full::new(Bytes::from_static(b"{}"))).unwrap();
+            request.extensions_mut().insert(CacheOptions::new().label("model", "gpt-4o-transcribe"));
+            cache.clone().oneshot(request).await.unwrap().into_body().collect().await.unwrap();
+            while (requests.len(), calls.len()) != (asked, 1) {
+                match told.next().await.unwrap() {
+                    Told::Request(record) => requests.push(record),
+                    Told::Fill(record) => calls.push(record),
+                    _ => unreachable!(),
+                }
+            }
+        }
+        let expected = expected.map(NanoUsd);
+        let (miss, hit) = (&requests[0], &requests[1]);
+        assert_eq!((hit.outcome, miss.billed, hit.saved, calls[0].cost), (Outcome::Hit, expected, expected, expected), "{name}");
+        assert_eq!((miss.operation.as_deref(), hit.operation.as_deref()), (Some(operation), None), "{name}");
+        assert_eq!((miss.usage, hit.usage), (hit.saved_usage, None), "{name}");
     }
 }

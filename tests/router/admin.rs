@@ -189,7 +189,9 @@ async fn what_the_cache_is_worth_is_told_in_numbers_of_every_form() {
         "cache_requests_total{outcome=\"hit\",reason=\"\"} 1\n".to_owned(),
         format!("cache_saved_nanousd_total{{provider=\"simulator\",model=\"gpt-4o\"}} {nanos}\n"),
         "cache_request_duration_seconds_count{outcome=\"miss\",reason=\"absent\"} 1\n".to_owned(),
-        "gen_ai_client_token_usage_count".to_owned(),
+        // The buckets that OpenTelemetry advises.
+        r#"gen_ai_client_operation_duration_bucket{gen_ai_operation_name="chat",gen_ai_provider_name="simulator",gen_ai_response_model="gpt-4o",le="40.96"} 1"#.to_owned(),
+        r#"gen_ai_response_model="gpt-4o",gen_ai_token_type="output",le="67108864"} 1"#.to_owned(),
     ] {
         assert!(answer.text().contains(&line), "{line}\n{}", answer.text());
     }

@@ -43,17 +43,19 @@ use crate::{
 /// A model without a price per input token is left out.
 ///
 /// - The service tier is what the response says. Where it is not priced apart, the standard price holds.
+/// - Reasoning costs what is listed for it at the tier and length at which output is priced, or else what output costs there.
 /// - Audio costs what is listed for it at the tier and length at which its text is priced. Where that is nothing, the call has no cost: it is never priced as text.
 /// - The length of the prompt selects a tier, which then holds for all tokens of the call, generated ones included.
 /// - Without a price of their own, tokens read from the provider's cache cost what input costs, as do those written; Anthropic's cost 0.1 of that when read, 1.25 when
-///   written for five minutes, 2 when written for an hour.
+///   written for five minutes, 2 when written for an hour, at any tier.
 ///
 /// # Looking a model up
 ///
 /// By the id that the response names, or, where it names none, the `model` label of the request; then without a date at its end (`-20250929`, `-2024-07-18`, `@20250929`); then either without the provider before it (`openai/gpt-4o`), or
 /// with one (`gemini/gemini-2.5-pro`): that of the `provider` label if there are several; then as an [alias](Self::alias). What remains ambiguous has no price.
 ///
-/// A model that is not found is named once in the log, at `WARN`, with the feature `tracing`; see [`unknown`](Self::unknown) as well.
+/// A model that is not found, or has no price for something that it used, is named once in the log, at `WARN`, with the feature `tracing`; see [`unknown`](Self::unknown)
+/// as well.
 pub struct LlmPrices {
     table: Table,
     aliases: HashMap<String, String>,
@@ -113,18 +115,18 @@ impl LlmPrices {
         self.len() == 0
     }
 
-    /// The models that were asked for and have no price: the first 256 of them, in order.
+    /// The models that were asked for and have no price, or none for something that they used: the first 256 of them, in order.
     pub fn unknown(&self) -> Vec<String> {
         self.unknown.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
     }
 
     /// What a call costs; `None` if the model is unknown, or the price of something that it used.
     pub fn price(&self, model: &str, provider: Option<&str>, service_tier: Option<&str>, usage: &Usage) -> Option<NanoUsd> {
-        let price = self.find(model, provider);
-        if price.is_none() {
+        let cost = self.find(model, provider).and_then(|price| price.cost(service_tier, usage));
+        if cost.is_none() {
             self.name_once(model);
         }
-        price?.cost(service_tier, usage)
+        cost
     }
 
     fn find(&self, model: &str, provider: Option<&str>) -> Option<&Arc<Price>> {
@@ -139,7 +141,7 @@ impl LlmPrices {
         unknown.insert(model.to_owned());
         drop(unknown);
         #[cfg(feature = "tracing")]
-        tracing::warn!(target: "tower_response_cache::llm", model, "no price is known for this model: its calls have no cost");
+        tracing::warn!(target: "tower_response_cache::llm", model, "no price is known for this model, or for something that it used: such calls have no cost");
     }
 }
 

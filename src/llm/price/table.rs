@@ -37,10 +37,13 @@ impl Table {
     }
 
     pub(super) fn find(&self, model: &str, provider: Option<&str>) -> Option<&Arc<Price>> {
+        if let Some(exact) = self.models.get(model) {
+            return Some(exact);
+        }
         let undated = undated(model);
         let names = || std::iter::once(model).chain(undated);
-        names()
-            .find_map(|name| self.models.get(name))
+        undated
+            .and_then(|name| self.models.get(name))
             .or_else(|| names().find_map(|name| self.models.get(name.split_once('/')?.1)))
             .or_else(|| names().find_map(|name| self.find_tail(name, provider)))
             // Gemini names its own models so.
@@ -163,9 +166,8 @@ impl Price {
     }
 
     pub(super) fn cost(&self, service_tier: Option<&str>, usage: &Usage) -> Option<NanoUsd> {
-        let tier = service_tier.unwrap_or_default().to_ascii_lowercase();
-        let tier = match tier.as_str() {
-            "batch" => "batches",
+        let tier = match service_tier.unwrap_or_default() {
+            batch if batch.eq_ignore_ascii_case("batch") => "batches",
             other => other,
         };
         let prompt = usage.input();
@@ -195,34 +197,25 @@ impl Price {
     }
 
     fn rate(&self, class: Class, tier: &str, above: u64) -> Option<u64> {
-        // Audio costs what is listed for it, where its text is priced: at another tier or length it would be a guess.
-        let beside = match class {
-            Class::AudioInput => Some(Class::Input),
-            Class::AudioCacheRead => Some(Class::CacheRead),
-            Class::AudioOutput => Some(Class::Output),
-            _ => None,
+        let listed = |class| self.find(class, tier, above).map(|rate| rate.femto_usd);
+        // What is listed beside another class, at the very tier and length at which that is priced: elsewhere it would be a guess.
+        let beside = |class, other| {
+            let other = self.find(other, tier, above)?;
+            self.exactly(class, &other.tier, other.above).map(|rate| rate.femto_usd)
         };
-        if let Some(text) = beside {
-            let text = self.find(text, tier, above)?;
-            return self.exactly(class, &text.tier, text.above).map(|rate| rate.femto_usd);
+        let cached = |of_input: fn(u64) -> u64| beside(class, Class::Input).or_else(|| Some(of_input(listed(Class::Input)?)));
+        match class {
+            Class::Input | Class::Output => listed(class),
+            Class::Reasoning => beside(class, Class::Output).or_else(|| listed(Class::Output)),
+            Class::AudioInput => beside(class, Class::Input),
+            Class::AudioCacheRead => beside(class, Class::CacheRead),
+            Class::AudioOutput => beside(class, Class::Output),
+            Class::CacheRead if self.is_anthropic => cached(|input| input / 10),
+            Class::CacheWrite5m if self.is_anthropic => cached(|input| input.saturating_mul(5) / 4),
+            Class::CacheWrite1h if self.is_anthropic => cached(|input| input.saturating_mul(2)),
+            Class::CacheRead | Class::CacheWrite5m => listed(class).or_else(|| listed(Class::Input)),
+            Class::CacheWrite1h => listed(class).or_else(|| self.rate(Class::CacheWrite5m, tier, above)),
         }
-        let listed = self.listed(class, tier, above);
-        listed.or_else(|| {
-            let input = || self.listed(Class::Input, tier, above);
-            match class {
-                Class::Input | Class::Output | Class::AudioInput | Class::AudioCacheRead | Class::AudioOutput => None,
-                Class::Reasoning => self.listed(Class::Output, tier, above),
-                Class::CacheRead if self.is_anthropic => Some(input()? / 10),
-                Class::CacheWrite5m if self.is_anthropic => Some(input()?.saturating_mul(5) / 4),
-                Class::CacheWrite1h if self.is_anthropic => Some(input()?.saturating_mul(2)),
-                Class::CacheRead | Class::CacheWrite5m => input(),
-                Class::CacheWrite1h => self.rate(Class::CacheWrite5m, tier, above),
-            }
-        })
-    }
-
-    fn listed(&self, class: Class, tier: &str, above: u64) -> Option<u64> {
-        self.find(class, tier, above).map(|rate| rate.femto_usd)
     }
 
     /// The length of the prompt goes before the service tier: longer prompts cost more in any.
@@ -232,7 +225,7 @@ impl Price {
     }
 
     fn exactly(&self, class: Class, tier: &str, above: u64) -> Option<&Rate> {
-        self.rates.iter().find(|rate| rate.class == class && rate.above == above && rate.tier == tier)
+        self.rates.iter().find(|rate| rate.class == class && rate.above == above && rate.tier.eq_ignore_ascii_case(tier))
     }
 }
 

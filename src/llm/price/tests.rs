@@ -33,6 +33,10 @@ fn openai_bills_cached_prompts_service_tiers_and_reasoning() {
     let thinking = Usage { reasoning: 80_000, ..usage(100_000, 0, 100_000) };
     assert_eq!(bill("gpt-5", "", thinking), usd(125_000 + 1_000_000));
     assert_eq!(bill("gpt-5", "flex", thinking), usd((125_000 + 1_000_000) / 2));
+    // GPT-5.4: 2.50 in, 0.25 cached, 15.00 out; above 272k tokens of prompt 5.00, 0.50, 22.50; flex is half of either.
+    assert_eq!(bill("gpt-5.4", "default", usage(200_000, 72_000, 10_000)), usd(500_000 + 18_000 + 150_000));
+    assert_eq!(bill("gpt-5.4", "default", usage(200_000, 100_000, 10_000)), usd(1_000_000 + 50_000 + 225_000));
+    assert_eq!(bill("gpt-5.4", "flex", usage(200_000, 100_000, 10_000)), usd((1_000_000 + 50_000 + 225_000) / 2));
     // An embedding has no output: 0.02 in.
     assert_eq!(bill("text-embedding-3-small", "", usage(5 * M, 0, 0)), usd(100_000));
 }
@@ -45,7 +49,8 @@ fn anthropic_bills_reads_and_both_kinds_of_writes_beside_the_input() {
     // Sonnet 4.5: 3.00 in, 3.75 written for five minutes, 6.00 for an hour, 0.30 read, 15.00 out.
     let all = Usage { input_uncached: M, cache_read: M, cache_write_5m: M, cache_write_1h: M, output: M, ..Usage::default() };
     assert_eq!(bill("claude-sonnet-4-5-20250929", "", all), usd(3_000_000 + 300_000 + 3_750_000 + 6_000_000 + 15_000_000));
-    assert_eq!(bill("claude-sonnet-4-5", "batch", usage(M, 0, M)), usd(9_000_000));
+    // Batches cost half of everything, writes for an hour included, of which the table says nothing.
+    assert_eq!(bill("claude-sonnet-4-5", "batch", all), usd(1_500_000 + 150_000 + 1_875_000 + 3_000_000 + 7_500_000));
 }
 
 #[test]
@@ -67,6 +72,21 @@ fn gemini_bills_all_tokens_of_a_long_prompt_at_the_higher_rates() {
     // Cached tokens count towards the length.
     assert_eq!(bill("models/gemini-2.5-pro", "", usage(100_000, 200_000, 10_000)), usd(250_000 + 50_000 + 150_000));
     assert_eq!(bill("gemini/gemini-2.5-pro", "priority", usage(300_000, 0, 0)), usd(1_350_000));
+    // A model whose rates change at 128k.
+    let prices = small(
+        r#"{"m": {"input_cost_per_token": 1e-9, "input_cost_per_token_above_128k_tokens": 2e-9, "output_cost_per_token": 3e-9, "output_cost_per_token_above_128k_tokens": 5e-9}}"#,
+    );
+    assert_eq!(prices.price("m", None, None, &usage(128_000, 0, 10)), Some(NanoUsd(128_030)));
+    assert_eq!(prices.price("m", None, None, &usage(128_001, 0, 10)), Some(NanoUsd(256_052)));
+}
+
+#[test]
+fn gemini_bills_thoughts_as_output_at_every_tier() {
+    // 2.5 Flash: 2.50 out, thoughts included; flex and batches half of that, priority 4.50.
+    let thinking = Usage { reasoning: M, ..usage(0, 0, 2 * M) };
+    for (tier, expected) in [("", 5_000_000), ("standard", 5_000_000), ("flex", 2_500_000), ("batch", 2_500_000), ("priority", 9_000_000)] {
+        assert_eq!(bill("gemini-2.5-flash", tier, thinking), usd(expected), "{tier}");
+    }
 }
 
 #[test]
@@ -211,12 +231,47 @@ fn what_is_unknown_has_no_price_and_is_named_once() {
     for _ in 0..2 {
         assert_eq!(prices.price("who", None, None, &usage(1, 0, 0)), None);
     }
-    assert_eq!(prices.price("m", None, None, &usage(1, 0, 1)), None, "the price of output is unknown");
+    assert_eq!(prices.price("m", None, None, &usage(1, 0, 0)), Some(NanoUsd(1)));
     assert_eq!(prices.unknown(), ["who"]);
+    assert_eq!(prices.price("m", None, None, &usage(1, 0, 1)), None, "the price of output is unknown");
+    assert_eq!(prices.unknown(), ["m", "who"]);
     for i in 0..1000 {
         prices.price(&format!("x{i}"), None, None, &usage(1, 0, 0));
     }
     assert_eq!(prices.unknown().len(), UNKNOWN);
+}
+
+#[cfg(feature = "tracing")]
+#[test]
+fn the_log_names_a_model_without_a_price_once() {
+    use std::sync::{Arc, Mutex};
+
+    #[derive(Clone, Default)]
+    struct Log(Arc<Mutex<Vec<u8>>>);
+    impl std::io::Write for Log {
+        fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(line);
+            Ok(line.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+    tracing::subscriber::with_default(subscriber, || {
+        let prices = small(r#"{"m": {"input_cost_per_token": 1e-9, "output_cost_per_token": 1e-9}}"#);
+        for _ in 0..3 {
+            prices.price("who", None, None, &usage(1, 0, 0));
+            prices.price("m", None, None, &usage(1, 0, 1));
+            prices.price("m", None, None, &Usage { audio_input: 1, ..usage(1, 0, 1) });
+        }
+    });
+    let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    let named = |model: &str| text.matches(&format!("model=\"{model}\"")).count();
+    assert_eq!((text.matches("WARN tower_response_cache::llm").count(), named("who"), named("m")), (2, 1, 1), "{text}");
 }
 
 #[test]
