@@ -11,6 +11,8 @@ const OUTCOMES = [
   ["unanswered", "other", "Other"],
 ];
 const COLOURS = { hit: "hit", revalidated: "hit", collapsed: "coalesced", stale: "stale", miss: "miss", bypass: "bypassed" };
+/** What a breaker says, in the words of a link: closed is not what is closed to us. */
+const LINK = { closed: "up", open: "down", probing: "down, being tried" };
 const PERIOD = 5000;
 
 let hours = 1;
@@ -288,7 +290,8 @@ function show(metrics, series, newest, stats) {
     $("store"),
     [
       ["Store", stats.store_answers ? "answers" : "does not answer"],
-      ...(stats.redis ? [["Link to Redis", [stats.redis.link, stats.redis.last_error && `last error: ${stats.redis.last_error}`].filter(Boolean).join(", ")]] : []),
+      ...(stats.redis ? [["Link to Redis", [LINK[stats.redis.link] ?? stats.redis.link, stats.redis.last_error && `last error: ${stats.redis.last_error}`].filter(Boolean).join(", ")]] : []),
+      ["Figures are of", metrics.of_all_processes ? "all who share this Redis" : "this process alone"],
       ["Memory", stats.memory_human],
       ["Stored answers", stats.cached_responses],
       ["Keys", stats.total_keys],

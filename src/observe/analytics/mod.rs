@@ -1,7 +1,8 @@
 //! What the cache was worth over time: hit rate, latency, tokens and money, by model, provider, route and label.
 //!
 //! [`Analytics`] is an observer. Requests are summed up per minute and per hour, off their path, so that a [period](Analytics::period) of a day with millions of them is
-//! answered from some dozens of sums. Sums of several processes, or of several periods, add up exactly; quantiles of latency are within 1 %.
+//! answered from some dozens of sums. Sums of several processes, or of several periods, add up exactly; quantiles of latency are within 1 %, and those of one model,
+//! provider, route or label within 6.25 %.
 
 mod latency;
 mod rollup;

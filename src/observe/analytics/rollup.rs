@@ -6,7 +6,7 @@ use std::{
 
 use super::{
     FillRecord, Group, Period, RequestRecord,
-    latency::{Coarse, Latency, bucket},
+    latency::{self, Coarse, Latency},
 };
 use crate::{cost::NanoUsd, entry::Usage, observe::Ending, options::label, status::Outcome};
 
@@ -190,7 +190,7 @@ pub(super) struct Noted<'a> {
     values: Vec<(&'a str, &'a str)>,
 }
 
-/// Who answered, and within how many microseconds, as a bucket.
+/// Who answered, and within how many microseconds.
 #[derive(Clone, Copy)]
 enum Answered {
     Cache(u32),
@@ -201,7 +201,7 @@ impl<'a> Noted<'a> {
     pub(super) fn request(record: &'a RequestRecord, labels: &'a [String]) -> Self {
         let mut totals = Totals { requests: 1, bytes: record.bytes, ..Totals::default() };
         let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
-        let took = bucket(micros(record.timings.total));
+        let took = latency::micros(record.timings.total);
         let (count, latency) = match record.outcome {
             Outcome::Hit | Outcome::Revalidated => (&mut totals.hits, Some(Answered::Cache(took))),
             Outcome::Stale(_) => (&mut totals.stale, Some(Answered::Cache(took))),
@@ -270,8 +270,8 @@ impl Rollup {
     pub(super) fn note(&mut self, noted: &Noted<'_>) {
         self.totals.add(&noted.totals);
         match noted.latency {
-            Some(Answered::Cache(bucket)) => self.hit_latency.note(bucket, 1),
-            Some(Answered::Upstream(bucket)) => self.miss_latency.note(bucket, 1),
+            Some(Answered::Cache(took)) => self.hit_latency.note(took, 1),
+            Some(Answered::Upstream(took)) => self.miss_latency.note(took, 1),
             None => {}
         }
         if let Some((outcome, reason)) = noted.outcome {
@@ -281,8 +281,8 @@ impl Rollup {
             self.add_to(dimension, value, |tally| {
                 tally.totals.add(&noted.totals);
                 match noted.latency {
-                    Some(Answered::Cache(bucket)) => tally.hit_latency.note(bucket, 1),
-                    Some(Answered::Upstream(bucket)) => tally.miss_latency.note(bucket, 1),
+                    Some(Answered::Cache(took)) => tally.hit_latency.note(took, 1),
+                    Some(Answered::Upstream(took)) => tally.miss_latency.note(took, 1),
                     None => {}
                 }
             });
@@ -353,8 +353,8 @@ impl Rollup {
             "t" => self.totals.add_named(rest, by),
             "h" | "m" => {
                 let latency = if kind == "h" { &mut self.hit_latency } else { &mut self.miss_latency };
-                if let Ok(bucket) = rest.parse() {
-                    latency.note(bucket, by);
+                if let Ok(micros) = rest.parse() {
+                    latency.note(micros, by);
                 }
             }
             "o" => {
@@ -424,16 +424,16 @@ mod tests {
         for (dimension, value) in [("model", "a\0b"), ("route", ""), ("tenant", "h\0model\0m")] {
             sum.add_to(dimension, value, |tally| {
                 tally.totals.add(&totals);
-                tally.hit_latency.note(bucket(3000), 2);
-                tally.hit_latency.note(bucket(10), 1);
-                tally.miss_latency.note(bucket(u64::MAX), 7);
+                tally.hit_latency.note(3000, 2);
+                tally.hit_latency.note(10, 1);
+                tally.miss_latency.note(latency::micros(Duration::MAX), 7);
             });
         }
         sum.add_to("model", "never answered", |tally| tally.totals.add(&totals));
         sum.outcomes.insert(("bypass".into(), "range".into()), 2);
         sum.outcomes.insert(("hit".into(), "".into()), 1);
-        sum.hit_latency.note(bucket(3000), 1);
-        sum.miss_latency.note(bucket(9_000_000), 1);
+        sum.hit_latency.note(3000, 1);
+        sum.miss_latency.note(9_000_000, 1);
         let mut back = Rollup::default();
         for (field, by) in sum.fields() {
             back.add_field(&field, by);
