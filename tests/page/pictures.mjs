@@ -42,14 +42,14 @@ async function provider(simulator, tags) {
 }
 
 const CALLS = [
-  [4, (model, ask) => ["/v1/chat/completions", { model, stream: true, messages: ask }], "gpt-4o"],
+  [4, (model, ask) => ["/v1/chat/completions", { model, stream: true, stream_options: { include_usage: true }, messages: ask }], "gpt-4o"],
   [5, (model, ask) => ["/v1/chat/completions", { model, messages: ask }], "gpt-4o-mini"],
   [3, (model, ask) => ["/v1/messages", { model, max_tokens: 400, stream: true, messages: ask }], "claude-sonnet-4-5"],
   [2, (model, [ask]) => [`/v1beta/models/${model}:generateContent`, { contents: [{ role: "user", parts: [{ text: ask.content }] }] }], "gemini-2.5-flash"],
   [2, (model, [ask]) => ["/v1/embeddings", { model, input: ask.content }], "text-embedding-3-small"],
 ];
 const TENANTS = ["support", "support", "support", "search", "search", "docs"];
-const PARAGRAPH = "Our handbook says how parcels are accepted, weighed, insured, sorted and brought to their doors, and what to do when nobody is there. ".repeat(25);
+const PARAGRAPH = "Our handbook says how parcels are accepted, weighed, insured, sorted and brought to their doors, and what to do when nobody is there. ".repeat(60);
 
 const pick = (list) => list[Math.floor(Math.random() * list.length)];
 const weighted = CALLS.flatMap(([weight, ...call]) => Array(weight).fill(call));
@@ -58,7 +58,7 @@ const question = (most) => Math.floor(most ** Math.random());
 
 async function send({ open }, [make, model], number, tenant) {
   const [where, body] = make(model, [{ role: "user", content: `${PARAGRAPH}\nQuestion ${number}: what now?` }]);
-  const headers = { "content-type": "application/json", ...(tenant ? { "x-tenant": tenant } : {}) };
+  const headers = { "content-type": "application/json", "anthropic-version": "2023-06-01", ...(tenant ? { "x-tenant": tenant } : {}) };
   const answer = await fetch(open + where, { method: "POST", headers, body: JSON.stringify(body) });
   await answer.arrayBuffer();
 }
@@ -86,8 +86,8 @@ const begin = (...args) => {
 for (let round = 0; Date.now() < until; round++) {
   const share = (Date.now() - begun) / (until - begun);
   // One rings all bells: many ask the same at once.
-  if (round % 60 === 59) for (let n = 0; n < 8; n++) begin(weighted[0], 10_000 + round, "support");
-  begin(pick(weighted), question(350), Math.random() < 0.03 ? undefined : pick(TENANTS));
+  if (round % 150 === 149) for (let n = 0; n < 8; n++) begin(weighted[0], 10_000 + round, "support");
+  begin(pick(weighted), question(160), Math.random() < 0.03 ? undefined : pick(TENANTS));
   await sleep((500 - 260 * share) * (0.5 + Math.random()));
 }
 await Promise.all(pending);
@@ -104,7 +104,7 @@ const wide = await open({ viewport: { width: 1280, height: 900 } });
 const last = await wide.locator("#groups .card").last().boundingBox();
 await wide.screenshot({ path: "docs/dashboard-wide.png", fullPage: true, clip: { x: 0, y: 0, width: 1280, height: last.y + last.height + 14 } });
 const listed = await wide.locator("section:has(#entries)").last().boundingBox();
-await wide.screenshot({ path: "docs/entries-wide.png", fullPage: true, clip: { ...listed, height: 480 } });
+await wide.screenshot({ path: "docs/entries-wide.png", fullPage: true, clip: { ...listed, height: 442 } });
 
 // On a phone: what one sees first, then after some scrolling.
 const narrow = await open({ viewport: { width: 390, height: 844 }, colorScheme: "dark", deviceScaleFactor: 2 });

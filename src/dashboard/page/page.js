@@ -83,7 +83,7 @@ const HIGH = 190, LEFT = 52, BOTTOM = 20, TOP = 6;
 function ceiling(most) {
   if (most <= 0) return 1;
   const unit = 10 ** Math.floor(Math.log10(most));
-  return [1, 2, 2.5, 5, 10].map((step) => step * unit).find((step) => step >= most);
+  return [1, 2, 3, 4, 5, 6, 8, 10].map((step) => step * unit).find((step) => step >= most);
 }
 
 function frame(id, title, keys, slices, show, top, log) {
@@ -222,7 +222,7 @@ function labels(by) {
       $("groups").append(card);
     }
     known.delete(label);
-    groups(card.querySelector("table"), label, values);
+    groups(card.querySelector("table"), label.slice(0, 1).toUpperCase() + label.slice(1), values);
   }
   for (const card of known.values()) card.remove();
 }
