@@ -203,7 +203,7 @@ async fn what_other_versions_write_is_no_trouble_and_what_is_written_is_none_to_
         for (field, value) in [
             ("later\0model\0m", "12:5"),
             ("h\0model\0m", "later"),
-            ("h", "12:5"),
+            ("x", "12:5"),
             ("", ""),
             ("m\0model\0m", &format!("later {there} 12;5")),
         ] {

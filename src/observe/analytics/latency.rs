@@ -1,7 +1,7 @@
 //! How long requests took, as counts of buckets: they add up exactly, over processes and periods.
 //!
 //! There are two widths. All requests of a sum share fine buckets, those of `hdrhistogram` at two digits. Of each value of each dimension there are coarse ones, eight per doubling, for there
-//! are many: all of a value are one field in Redis. Each fine bucket is within one coarse bucket.
+//! are many. In Redis all of a kind are one field. Each fine bucket is within one coarse bucket.
 
 use std::time::Duration;
 
@@ -44,10 +44,20 @@ impl Latency {
         self.buckets.add(&other.buckets);
     }
 
-    /// The least microsecond of each bucket, and how many requests took so long.
     #[cfg(feature = "redis")]
-    pub(super) fn buckets(&self) -> impl Iterator<Item = (u64, u64)> {
-        self.buckets.iter().map(|(place, count)| (FINE.least(place), count))
+    pub(super) fn is_empty(&self) -> bool {
+        self.buckets.0.is_empty()
+    }
+
+    /// As text, for a store that adds up: `12:5 13:9` are five in bucket 12 and nine in bucket 13.
+    #[cfg(feature = "redis")]
+    pub(super) fn text(&self) -> String {
+        self.buckets.text()
+    }
+
+    #[cfg(feature = "redis")]
+    pub(super) fn add_text(&mut self, text: &str) {
+        self.buckets.add_text(text, FINE.place(LONGEST));
     }
 }
 
@@ -83,24 +93,14 @@ impl Coarse {
         Latency { buckets: Counts(self.buckets.iter().map(|(place, count)| Counts::packed(fine(place), count)).collect()) }
     }
 
-    /// As text, for a store that adds up: `12:5 13:9` are five in bucket 12 and nine in bucket 13.
     #[cfg(feature = "redis")]
     pub(super) fn text(&self) -> String {
-        let pairs: Vec<String> = self.buckets.iter().map(|(place, count)| format!("{place}:{count}")).collect();
-        pairs.join(" ")
+        self.buckets.text()
     }
 
-    /// Adds what a text says; parts that say nothing add nothing.
     #[cfg(feature = "redis")]
     pub(super) fn add_text(&mut self, text: &str) {
-        for (place, count) in text.split_ascii_whitespace().filter_map(|pair| pair.split_once(':')) {
-            if let (Ok(place), Ok(count)) = (place.parse(), count.parse())
-                && place <= COARSE.place(LONGEST)
-                && count > 0
-            {
-                self.buckets.note(place, count);
-            }
-        }
+        self.buckets.add_text(text, COARSE.place(LONGEST));
     }
 }
 
@@ -162,6 +162,25 @@ impl Counts {
                 at += 1;
             }
             self.add_at(at, place, count);
+        }
+    }
+
+    #[cfg(feature = "redis")]
+    fn text(&self) -> String {
+        let pairs: Vec<String> = self.iter().map(|(place, count)| format!("{place}:{count}")).collect();
+        pairs.join(" ")
+    }
+
+    /// Adds what a text says, of buckets up to the last there is; parts that say nothing add nothing.
+    #[cfg(feature = "redis")]
+    fn add_text(&mut self, text: &str, last: u64) {
+        for (place, count) in text.split_ascii_whitespace().filter_map(|pair| pair.split_once(':')) {
+            if let (Ok(place), Ok(count)) = (place.parse(), count.parse())
+                && place <= last
+                && count > 0
+            {
+                self.note(place, count);
+            }
         }
     }
 
@@ -265,6 +284,11 @@ mod tests {
         let mut back = Coarse::default();
         back.add_text(&sum.text());
         assert_eq!(back, sum);
+        let (mut fine_sum, mut fine_back) = (Latency::default(), Latency::default());
+        times().for_each(|micros| fine_sum.note(micros, 3));
+        fine_back.add_text(&fine_sum.text());
+        fine_back.add_text("4095:1");
+        assert_eq!(fine_back, fine_sum);
         for nonsense in
             ["", " ", ":", "1", "1:", ":1", "1:x", "x:1", "-1:1", "1:-1", "1:0", "240:1", "255:1", "99999999999999999999:1", "\0:\0", "1;1"]
         {
