@@ -459,8 +459,8 @@ mod tests {
             (sum.hit_latency, sum.miss_latency, sum.outcomes, sum.groups)
         );
         let mut before = Rollup::default();
-        before.add_field("h\02992", 1);
-        before.add_field("m\08978432", 1);
+        before.add_field("h\x002992", 1);
+        before.add_field("m\x008978432", 1);
         assert_eq!((before.hit_latency, before.miss_latency), (sum_of_one(3000), sum_of_one(9_000_000)), "as it was written before");
     }
 
