@@ -38,4 +38,6 @@ pub struct Findings {
     pub usage: Option<Usage>,
     /// The service tier that the answer says it was served at; it selects among the model's prices.
     pub service_tier: Option<String>,
+    /// What the call did, as [OpenTelemetry's semantic conventions](crate::observe#opentelemetry) name it (`gen_ai.operation.name`): `chat`, `embeddings`, ...
+    pub operation: Option<Cow<'static, str>>,
 }

@@ -86,7 +86,7 @@ struct Args {
     #[arg(long, default_value = "tower-response-cache", value_parser = fields::pseudonym)]
     name: String,
 
-    /// Where to serve statistics and take purges; nowhere if it is not set.
+    /// Where to serve statistics and take purges; nowhere if it is not set. Off loopback it needs a token.
     #[arg(long)]
     admin_listen: Option<SocketAddr>,
 
@@ -114,6 +114,13 @@ async fn run(args: Args) -> Result<(), BoxError> {
     // Not by clap, which repeats what it was given: there may be a password in it.
     let origin = origin::base(&args.origin).map_err(|problem| format!("--origin is {problem}"))?;
     let origin = Origin::new(&origin, args.origin_http2, Duration::from_secs(args.origin_timeout))?;
+    let admin_token = args.admin_token.filter(|token| !token.is_empty());
+    if let Some(address) = args.admin_listen.filter(|address| admin_token.is_none() && !address.ip().is_loopback()) {
+        return Err(format!(
+            "the admin listener would be open to others on {address}: set a token (--admin-token or PROXY_ADMIN_TOKEN), or listen on a loopback address"
+        )
+        .into());
+    }
 
     let policy = HttpPolicy::shared();
     let policy = if args.rfc { policy.rfc() } else { policy };
@@ -131,7 +138,7 @@ async fn run(args: Args) -> Result<(), BoxError> {
     if let Some(address) = args.admin_listen {
         let listener = bind(address).await?;
         eprintln!("admin on http://{}", listener.local_addr()?);
-        let admin = Admin::new(handle.clone(), args.admin_token);
+        let admin = Admin::new(handle.clone(), admin_token);
         listeners.serve(listener, move |_| {
             let admin = admin.clone();
             service_fn(move |request| {

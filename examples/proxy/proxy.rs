@@ -5,7 +5,6 @@ use std::{convert::Infallible, net::SocketAddr, sync::Arc};
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use http_body_util::{BodyExt as _, Full, combinators::UnsyncBoxBody};
-use hyper::service::Service;
 use tokio::net::TcpListener;
 use tower::ServiceExt as _;
 use tower_response_cache::{BoxError, Cache, HttpPolicy, store::Store};
@@ -13,7 +12,7 @@ use tower_response_cache::{BoxError, Cache, HttpPolicy, store::Store};
 use crate::{
     fields,
     interim::{Hints, Lane, Wire},
-    listener::{ArrivalError, Arriving, Listeners, names_one_host},
+    listener::{Answers, ArrivalError, Arriving, Listeners, names_one_host},
     origin::{Origin, OriginError},
 };
 
@@ -114,9 +113,7 @@ fn unasked(arrival: &ArrivalError) -> Response<Body> {
 pub fn serve<F, S>(listeners: &Listeners, listener: TcpListener, service: F)
 where
     F: Fn(Peer) -> S + Send + 'static,
-    S: Service<Request<Arriving>, Response = Response<Body>> + Send + 'static,
-    S::Future: Send + 'static,
-    S::Error: Into<BoxError>,
+    S: Answers,
 {
     listeners.serve_over(listener, move |stream, address| {
         let lane = Lane::default();

@@ -36,6 +36,21 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(75);
 /// How long a request that has not all arrived may be silent once no more are taken.
 const GRACE: Duration = Duration::from_secs(1);
 
+/// What answers the requests of a connection.
+pub(crate) trait Answers:
+    Service<Request<Arriving>, Response = Response<Self::Body>, Error: Into<BoxError>, Future: Send + 'static> + Send + 'static
+{
+    type Body: Body<Data: Send, Error: Into<BoxError>> + Send + 'static;
+}
+
+impl<S, B> Answers for S
+where
+    S: Service<Request<Arriving>, Response = Response<B>, Error: Into<BoxError>, Future: Send + 'static> + Send + 'static,
+    B: Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
+{
+    type Body = B;
+}
+
 /// All that listens, and its connections. Clones are the same.
 #[derive(Clone)]
 pub(crate) struct Listeners {
@@ -52,30 +67,20 @@ impl Listeners {
 
     /// Serves HTTP/1.1 and HTTP/2 from now on, with a service for each connection. No response is bounded in time.
     #[allow(dead_code, reason = "the proxy alone serves over something else")]
-    pub(crate) fn serve<F, S, B>(&self, listener: TcpListener, service: F)
+    pub(crate) fn serve<F, S>(&self, listener: TcpListener, service: F)
     where
         F: Fn(SocketAddr) -> S + Send + 'static,
-        S: Service<Request<Arriving>, Response = Response<B>> + Send + 'static,
-        S::Future: Send + 'static,
-        S::Error: Into<BoxError>,
-        B: Body + Send + 'static,
-        B::Data: Send,
-        B::Error: Into<BoxError>,
+        S: Answers,
     {
         self.serve_over(listener, move |stream, peer| (stream, service(peer)));
     }
 
     /// The same, over what is made of each connection.
-    pub(crate) fn serve_over<F, T, S, B>(&self, listener: TcpListener, service: F)
+    pub(crate) fn serve_over<F, T, S>(&self, listener: TcpListener, service: F)
     where
         F: Fn(TcpStream, SocketAddr) -> (T, S) + Send + 'static,
         T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-        S: Service<Request<Arriving>, Response = Response<B>> + Send + 'static,
-        S::Future: Send + 'static,
-        S::Error: Into<BoxError>,
-        B: Body + Send + 'static,
-        B::Data: Send,
-        B::Error: Into<BoxError>,
+        S: Answers,
     {
         // The accepting task counts as well: when all have ended, nothing listens.
         self.connections.spawn(self.clone().accept(listener, service));
@@ -89,16 +94,11 @@ impl Listeners {
         timeout(within, self.connections.wait()).await.is_ok()
     }
 
-    async fn accept<F, T, S, B>(self, listener: TcpListener, service: F)
+    async fn accept<F, T, S>(self, listener: TcpListener, service: F)
     where
         F: Fn(TcpStream, SocketAddr) -> (T, S),
         T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-        S: Service<Request<Arriving>, Response = Response<B>> + Send + 'static,
-        S::Future: Send + 'static,
-        S::Error: Into<BoxError>,
-        B: Body + Send + 'static,
-        B::Data: Send,
-        B::Error: Into<BoxError>,
+        S: Answers,
     {
         let mut builder = Builder::new(TokioExecutor::new());
         builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
@@ -126,15 +126,10 @@ impl Listeners {
     }
 }
 
-async fn connection<T, S, B>(builder: Builder<TokioExecutor>, stream: T, service: S, body_idle: Duration, stop: CancellationToken)
+async fn connection<T, S>(builder: Builder<TokioExecutor>, stream: T, service: S, body_idle: Duration, stop: CancellationToken)
 where
     T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-    S: Service<Request<Arriving>, Response = Response<B>> + Send + 'static,
-    S::Future: Send + 'static,
-    S::Error: Into<BoxError>,
-    B: Body + Send + 'static,
-    B::Data: Send,
-    B::Error: Into<BoxError>,
+    S: Answers,
 {
     let asked = Arc::new(AtomicBool::new(false));
     let service = Arriver { service, body_idle, stop: stop.clone(), asked: Arc::clone(&asked) };

@@ -247,7 +247,9 @@ impl Metadata {
     }
 }
 
-/// Tokens of one call, normalised over providers: classes that are billed apart stand apart and do not overlap.
+/// Tokens of one call, normalised over providers: classes that are billed apart stand apart and do not overlap, and what is said to be of a class is counted in it already.
+///
+/// Make one with `..Usage::default()`: providers bill ever more classes apart.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
     /// Prompt tokens that were read afresh.
@@ -262,6 +264,12 @@ pub struct Usage {
     pub output: u64,
     /// Of `output`, those that were reasoning.
     pub reasoning: u64,
+    /// Of `input_uncached`, those that were audio.
+    pub audio_input: u64,
+    /// Of `cache_read`, those that were audio.
+    pub audio_cache_read: u64,
+    /// Of `output`, those that were audio; none of them reasoning.
+    pub audio_output: u64,
 }
 
 impl Usage {

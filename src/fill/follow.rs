@@ -1,5 +1,6 @@
-use std::{collections::VecDeque, hash::Hasher as _, sync::Arc};
+use std::{collections::VecDeque, hash::Hasher as _, pin::Pin, sync::Arc};
 
+use futures_util::{Stream, StreamExt as _, stream::once};
 use http_body::SizeHint;
 use tokio::time::timeout;
 use twox_hash::XxHash3_64;
@@ -7,9 +8,8 @@ use twox_hash::XxHash3_64;
 use super::{Caller, Fill, recording::Recording, tell, vigil::Vigil};
 use crate::{
     body::tape::{Tape, Writer},
-    error::BoxError,
-    flight::{Head, Live, SETTLE, State},
-    key::Key,
+    error::{BoxError, Error},
+    flight::{Head, Lead, Live, SETTLE, State},
     observe::Bill,
     policy::{Abandoned, Policy},
     shared::Shared,
@@ -30,10 +30,8 @@ pub(super) enum Followed {
 /// What another process says while it makes an answer.
 struct Remote<'a, St, P> {
     shared: &'a Shared<St, P>,
-    key: Key,
-    token: Token,
-    /// The number of the next part to ask for.
-    next: u64,
+    lead: &'a Lead,
+    said: Pin<Box<dyn Stream<Item = Result<Vec<LivePart>, Error>> + Send + 'a>>,
     parts: VecDeque<LivePart>,
 }
 
@@ -47,7 +45,7 @@ where
         let shared = &self.shared;
         // Whether the call goes on is not ours to say.
         let mut vigil = Vigil::begin(&shared.core, self.lead.flight(), false, Abandoned::Cancel);
-        let mut remote = Remote { shared, key: *self.lead.key(), token, next: 0, parts: VecDeque::new() };
+        let mut remote = Remote::new(shared, &self.lead, token);
         let head = match vigil.keep(&self.lead, remote.next()).await {
             Ok(Some(LivePart::Head(head))) if self.is_for_us(&head) => *head,
             Ok(Some(_)) => return Followed::Unfit,
@@ -69,7 +67,7 @@ where
         match self.copy(&mut remote, &live.head, &writer, &mut vigil).await {
             Ok(end) => {
                 let LiveEnd { trailers, model, provider, usage, cost, .. } = end;
-                self.tab.0.settle(Bill { model, provider, usage, cost });
+                self.tab.0.settle(Bill { model, provider, usage, cost, operation: None });
                 writer.finish(trailers);
             }
             Err(error) => {
@@ -121,19 +119,27 @@ where
     }
 }
 
-impl<St, P> Remote<'_, St, P>
+impl<'a, St, P> Remote<'a, St, P>
 where
     St: Store,
     P: Policy,
 {
+    fn new(shared: &'a Shared<St, P>, lead: &'a Lead, token: Token) -> Self {
+        // Within the guard of whoever reads also what a store does before its first await.
+        let said = Box::pin(once(async move { shared.core.store.follow(*lead.key(), token) }).flatten());
+        Self { shared, lead, said, parts: VecDeque::new() }
+    }
+
     /// The next part; `None` if there will be none.
     async fn next(&mut self) -> Option<LivePart> {
-        if self.parts.is_empty() {
-            let store = &self.shared.core.store;
-            // Within the guard also what a store does before its first await.
-            let parts = self.shared.attempt("follow", async { store.follow(&self.key, self.token, self.next).await }).await?;
-            self.next += parts.len() as u64;
-            self.parts = parts.into();
+        while self.parts.is_empty() {
+            let over = || Err(Error::unavailable("a live stream ended before what it carries did"));
+            let said = async { self.said.next().await.unwrap_or_else(over) };
+            self.parts = self.shared.attempt("follow", said).await?.into();
+            if self.parts.is_empty() {
+                // Those aboard may have a body error; whoever comes now is not to share it.
+                self.lead.close();
+            }
         }
         self.parts.pop_front()
     }

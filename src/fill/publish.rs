@@ -1,10 +1,18 @@
-use std::{future::poll_fn, hash::Hasher as _, sync::Arc, task::Poll, time::Duration};
+use std::{
+    future::{Future, pending, poll_fn},
+    hash::Hasher as _,
+    pin::pin,
+    sync::Arc,
+    task::Poll,
+    time::Duration,
+};
 
 use bytes::Bytes;
+use futures_util::future::{Either, select};
 use http::{HeaderMap, header};
 use tokio::{
     sync::oneshot,
-    time::{Instant, sleep_until, timeout},
+    time::{Instant, sleep_until, timeout_at},
 };
 use twox_hash::XxHash3_64;
 
@@ -23,6 +31,12 @@ const BATCH: usize = 32 << 10;
 
 /// How long it takes at least from one publication to the next: a stream of tokens costs no round trip for each. What comes after a pause waits for nothing.
 const PACE: Duration = Duration::from_millis(5);
+
+/// How long it takes at least to a sign of life: one is for all who ask.
+const SIGN_PACE: Duration = Duration::from_millis(50);
+
+/// What a sign of life takes of the room there is, in bytes.
+const SIGN: u64 = 128;
 
 /// Tells those in other processes who wait for an answer what is said while it is made.
 ///
@@ -79,19 +93,23 @@ where
         // Who follows from afar wants the call as much as one who reads here.
         let mut ticket = Some(Ticket::new(&self.flight));
         let mut next = self.tell(0, &[self.head(&live)?]).await.map(|_| 1)?;
-        let (mut length, mut sum) = (0, XxHash3_64::with_seed(0));
+        let (mut length, mut signs, mut sum) = (0, 0, XxHash3_64::with_seed(0));
         loop {
             let told_at = Instant::now();
-            let page = Page::read(&mut reader, audience.renew_in).await?;
+            let page = Page::read(&mut reader, self.silence(told_at, audience.renew_in)).await?;
             length += page.len as u64;
-            if length > audience.max_bytes as u64 {
-                return Err(Withdrawn);
-            }
             page.parts.iter().flatten().for_each(|frame| sum.write(frame));
             let mut parts: Vec<_> = page.parts.into_iter().map(LivePart::Frames).collect();
             let is_over = page.end.is_some();
+            if parts.is_empty() && !is_over {
+                parts.push(LivePart::SIGN);
+                signs += SIGN;
+            }
+            if length + signs > audience.max_bytes as u64 {
+                return Err(Withdrawn);
+            }
             if let Some(trailers) = page.end {
-                let Bill { model, provider, usage, cost } = live.tab.bill().await;
+                let Bill { model, provider, usage, cost, .. } = live.tab.bill().await;
                 parts.push(LivePart::End(Box::new(LiveEnd { trailers, length, checksum: sum.finish(), model, provider, usage, cost })));
             }
             let is_wanted = self.tell(next, &parts).await?;
@@ -114,6 +132,17 @@ where
         Ok(())
     }
 
+    /// Returns when a sign of life is due, or somebody asks for one.
+    async fn silence(&self, told_at: Instant, renew_in: Duration) {
+        let asked = async {
+            sleep_until(told_at + SIGN_PACE).await;
+            if self.shared.core.store.audience(&self.key, self.token).await.is_none() {
+                pending().await
+            }
+        };
+        timeout_at(told_at + renew_in, asked).await.ok();
+    }
+
     fn head(&self, live: &Live) -> Result<LivePart, Withdrawn> {
         let head = live.head.clone();
         Ok(LivePart::Head(Box::new(LiveHead {
@@ -134,10 +163,13 @@ where
 }
 
 impl Page {
-    /// Waits for something, and takes what else is there by then; nothing, if nothing comes for so long.
-    async fn read(reader: &mut Reader, patience: Duration) -> Result<Self, Withdrawn> {
+    /// Waits for something, and takes what else is there by then; nothing, if nothing comes for as long as the silence lasts.
+    async fn read(reader: &mut Reader, silence: impl Future<Output = ()>) -> Result<Self, Withdrawn> {
         let mut page = Self::default();
-        let mut step = timeout(patience, poll_fn(|cx| reader.poll_next(cx))).await.ok();
+        let mut step = match select(pin!(poll_fn(|cx| reader.poll_next(cx))), pin!(silence)).await {
+            Either::Left((step, _)) => Some(step),
+            Either::Right(_) => None,
+        };
         while let Some(read) = step {
             match read {
                 Some(Step::Data(data)) => page.add(data),

@@ -152,6 +152,7 @@ impl<'a> Recording<'a> {
         record.model.clone_from(&findings.model);
         record.usage = findings.usage;
         record.service_tier.clone_from(&findings.service_tier);
+        record.operation.clone_from(&findings.operation);
         Some(findings)
     }
 

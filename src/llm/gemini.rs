@@ -21,6 +21,7 @@ impl Reading {
             self.object(self.rules.refused, "prompt blocked");
         }
         if let Some(metadata) = &message.usage_metadata.0 {
+            self.served(metadata.service_tier.as_str());
             self.counts.gemini(metadata);
         }
     }

@@ -9,6 +9,7 @@
 //! |---|---|---|---|
 //! | OpenAI chat, completions | `object`, or `choices` | `data: [DONE]`, after a `finish_reason` for every choice | no choice; `finish_reason` of `length`, `content_filter` and their like |
 //! | OpenAI embeddings | `object: list` with `usage` | the document is | |
+//! | OpenAI transcriptions | `transcript.text.*` events; `usage` of `type: tokens` or `duration` | `transcript.text.done` | |
 //! | OpenAI Responses | `response.*` events; `object: response` | `response.completed` | `response.failed`, `.incomplete`, `.cancelled`; a `status` other than `completed` |
 //! | Anthropic Messages | `message_*` and `content_block_*` events; `type: message` | `message_stop`, after a `stop_reason` | `stop_reason` of `max_tokens`, `model_context_window_exceeded`, `refusal`, `pause_turn` |
 //! | Gemini, events | `candidates`, `promptFeedback`, `modelVersion` | a `finishReason` for every candidate, and a clean end; nothing proves it | no candidate; a `finishReason` other than `STOP`; `blockReason` |
@@ -22,7 +23,7 @@
 //! to be JSON and is not, or that says something twice which matters, is not stored; neither is a stream with an event, or a document, over
 //! [a limit](Dialects::event_limit). Tool calls, refusals in words and reasons that no vendor documents as a failure pass.
 //!
-//! The rules are the vendors': OpenAI's API reference ("Chat Completions: streaming", "Completions", "Embeddings", "Responses: streaming events"), DeepSeek's ("Create Chat
+//! The rules are the vendors': OpenAI's API reference ("Chat Completions: streaming", "Completions", "Embeddings", "Responses: streaming events", "Create transcription"), DeepSeek's ("Create Chat
 //! Completion"), Anthropic's ("Streaming Messages", "Handling stop reasons", "Prompt caching"), Google's ("Gemini API: GenerateContentResponse"); events are cut as WHATWG HTML says
 //! ("Server-sent events", section 9.2.6).
 //!
@@ -33,8 +34,13 @@
 //! | OpenAI chat and compatible | `usage`, the last that says something | cached tokens are part of the prompt; DeepSeek's `prompt_cache_hit_tokens`; reasoning beside the completion, if the total says so |
 //! | OpenAI embeddings | `usage` | there is no output |
 //! | OpenAI Responses | `usage`, `response.usage` | cached tokens are part of the input |
+//! | OpenAI transcriptions | `usage` of `type: tokens` | what is billed by its duration counts no tokens; no answer names its model |
 //! | Anthropic | `usage`; `message_start`, then `message_delta`, which is cumulative, field by field | cache reads and writes come on top of the input; writes for an hour stand apart |
 //! | Gemini | `usageMetadata`, field by field, the last | cached tokens are part of the prompt, thoughts are output beside the candidates, tool results are input |
+//!
+//! Audio is told apart within input, cached input and output: `audio_tokens` of OpenAI's details, `AUDIO` of Gemini's `promptTokensDetails`, `cacheTokensDetails`,
+//! `candidatesTokensDetails` and `toolUsePromptTokensDetails`. Where there is audio, and cached tokens that are not said to be audio or not, usage is `None`, as it is where an
+//! answer holds images or video: those are billed apart, and are not counted apart here.
 //!
 //! Usage is `None` where the input or the output is unknown. It is told for answers that are not stored as well: they were paid for. [`LlmPrices`] make
 //! money of it.
@@ -166,19 +172,21 @@ impl Inspect for Dialects {
         if request.method == Method::HEAD || is_encoded(headers) {
             return None;
         }
-        match form(headers)? {
-            Form::Events => Some(Box::new(Events {
-                splitter: Splitter::new(self.event_limit),
-                reading: Reading::new(Form::Events, self.rules),
-                too_long: false,
-            })),
+        let form = form(headers)?;
+        let mut reading = Reading::new(form, self.rules);
+        // Gemini's word for the tier, which may be another than was asked for.
+        if let Some(tier) = headers.get("x-gemini-service-tier").and_then(|tier| tier.to_str().ok()) {
+            reading.served(tier);
+        }
+        match form {
+            Form::Events => Some(Box::new(Events { splitter: Splitter::new(self.event_limit), reading, too_long: false })),
             Form::Document => Some(Box::new(Document {
                 promised: headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok()),
                 limit: self.document_limit,
                 text: Vec::new(),
                 read: false,
                 too_long: false,
-                reading: Reading::new(Form::Document, self.rules),
+                reading,
             })),
         }
     }

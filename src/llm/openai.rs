@@ -1,4 +1,4 @@
-//! OpenAI: chat and legacy completions with the many that are compatible, embeddings, Responses.
+//! OpenAI: chat and legacy completions with the many that are compatible, embeddings, Responses, transcriptions.
 
 use super::{
     reading::{Form, Reading},
@@ -68,7 +68,13 @@ impl Reading {
         }
     }
 
-    pub(super) fn end_responses(&mut self) {
+    pub(super) fn transcription(&mut self, kind: &str, message: &Message<'_>) {
+        self.spent(&message.usage);
+        self.ended |= kind == "transcript.text.done";
+    }
+
+    /// The end of a stream that tells of it in an event of its own.
+    pub(super) fn end_told(&mut self) {
         if self.form == Form::Events && !self.ended {
             self.object(self.rules.incomplete, "stream ends without its last event");
         }

@@ -15,6 +15,8 @@ pub(super) struct Reading {
     pub(super) finished: u128,
     /// The terminal event was seen.
     pub(super) ended: bool,
+    /// It is OpenAI's completions, which came before chat.
+    is_legacy: bool,
     objection: Option<&'static str>,
     model: Option<String>,
     service_tier: Option<String>,
@@ -39,6 +41,7 @@ pub(super) enum Dialect {
     Chat,
     Embeddings,
     Responses,
+    Transcription,
     Anthropic,
     Gemini,
 }
@@ -56,6 +59,7 @@ impl Reading {
             seen: 0,
             finished: 0,
             ended: false,
+            is_legacy: false,
             objection: None,
             model: None,
             service_tier: None,
@@ -122,7 +126,7 @@ impl Reading {
         }
         match self.dialect {
             Some(Dialect::Chat) => self.end_chat(),
-            Some(Dialect::Responses) => self.end_responses(),
+            Some(Dialect::Responses | Dialect::Transcription) => self.end_told(),
             Some(Dialect::Anthropic) => self.end_anthropic(),
             Some(Dialect::Gemini) => self.end_gemini(),
             Some(Dialect::Embeddings) | None => {}
@@ -133,6 +137,7 @@ impl Reading {
             usage: self.counts.usage(),
             model: self.model,
             service_tier: self.service_tier,
+            operation: self.dialect.map(|dialect| Cow::Borrowed(operation(dialect, self.is_legacy))),
         }
     }
 
@@ -203,10 +208,12 @@ impl Reading {
             return false;
         }
         self.dialect = self.dialect.or_else(|| recognised(kind, message));
+        self.is_legacy |= message.object.as_str() == "text_completion";
         match self.dialect {
             Some(Dialect::Chat) => return self.chat(message),
             Some(Dialect::Embeddings) => self.embeddings(message),
             Some(Dialect::Responses) => self.responses(kind, message),
+            Some(Dialect::Transcription) => self.transcription(kind, message),
             Some(Dialect::Anthropic) => self.anthropic(kind, message),
             Some(Dialect::Gemini) => self.gemini(message),
             None => {}
@@ -220,8 +227,20 @@ impl Reading {
         match self.dialect {
             Some(Dialect::Anthropic) => kind == b"content_block_delta",
             Some(Dialect::Responses) => kind.starts_with(b"response.") && kind.ends_with(b".delta"),
+            Some(Dialect::Transcription) => kind == b"transcript.text.delta",
             _ => false,
         }
+    }
+}
+
+/// What OpenTelemetry's semantic conventions call it (`gen_ai.operation.name`). They have no word for transcriptions.
+fn operation(dialect: Dialect, is_legacy: bool) -> &'static str {
+    match dialect {
+        Dialect::Chat if is_legacy => "text_completion",
+        Dialect::Chat | Dialect::Responses | Dialect::Anthropic => "chat",
+        Dialect::Embeddings => "embeddings",
+        Dialect::Transcription => "transcription",
+        Dialect::Gemini => "generate_content",
     }
 }
 
@@ -241,10 +260,15 @@ fn recognised(kind: &str, message: &wire::Message<'_>) -> Option<Dialect> {
         ("message" | "message_start" | "message_delta" | "message_stop", _) => Some(Dialect::Anthropic),
         ("content_block_start" | "content_block_delta" | "content_block_stop", _) => Some(Dialect::Anthropic),
         _ if kind.starts_with("response.") => Some(Dialect::Responses),
+        _ if kind.starts_with("transcript.text.") => Some(Dialect::Transcription),
         // Azure's first chunk, and some compatible services, leave `object` empty.
         _ if message.choices.0.is_some() => Some(Dialect::Chat),
         _ if message.candidates.0.is_some() || message.prompt_feedback.0.is_some() || !message.model_version.as_str().is_empty() => {
             Some(Dialect::Gemini)
+        }
+        // The document of a transcription has nothing else to tell it by.
+        _ if message.usage.0.as_ref().is_some_and(|usage| matches!(usage.kind.as_str(), "tokens" | "duration")) => {
+            Some(Dialect::Transcription)
         }
         _ => None,
     }

@@ -1,11 +1,12 @@
 //! Token counts in the forms that services give them, and the one form that the cache keeps.
 //!
 //! OpenAI and Gemini count cached tokens as part of the prompt, Anthropic beside it; Gemini counts thoughts beside the output, OpenAI
-//! within it. Unknown is `None`, never 0. Subtractions saturate.
+//! within it. Audio is part of whichever it is in. Unknown is `None`, never 0. Subtractions saturate.
 //!
-//! Audio in OpenAI's prompts and completions costs many times what text does, and has no class of its own here: usage that holds some is unknown rather than priced as text.
+//! Audio costs many times what text does. Where it cannot be told how much of it was cached, or whether a later count leaves it out, the usage is unknown rather than
+//! priced as something else; so is output in images or video, which is billed apart and has no class here.
 
-use super::wire::{Metadata, Tokens};
+use super::wire::{Metadata, Split, Tokens};
 use crate::entry::Usage;
 
 /// The counts of an answer so far. Each dialect fills in its own.
@@ -37,6 +38,10 @@ struct Gemini {
     thoughts: Option<u64>,
     tool_use: Option<u64>,
     total: Option<u64>,
+    prompt_split: Option<Split>,
+    cached_split: Option<Split>,
+    candidates_split: Option<Split>,
+    tool_use_split: Option<Split>,
 }
 
 impl Counts {
@@ -47,13 +52,20 @@ impl Counts {
 
     /// `usage` of OpenAI chat, completions and embeddings, and of those compatible with them: the last that says anything counts.
     pub(super) fn chat(&mut self, tokens: &Tokens<'_>) {
-        self.has_audio |= has_audio(tokens);
-        self.settled = of_chat(tokens).or(self.settled).filter(|_| !self.has_audio);
+        self.settle(of_chat(tokens));
     }
 
-    /// `usage` of OpenAI Responses.
+    /// `usage` of OpenAI Responses, and of transcriptions: those that are billed by their duration count no tokens.
     pub(super) fn responses(&mut self, tokens: &Tokens<'_>) {
-        self.settled = of_responses(tokens).or(self.settled);
+        self.settle(of_responses(tokens));
+    }
+
+    fn settle(&mut self, said: Option<Whole>) {
+        let Some(whole) = said else { return };
+        let has_audio = whole.audio_prompt > 0 || whole.audio_output > 0;
+        self.has_audio |= has_audio;
+        // What was heard cannot be unheard: such a count leaves something out.
+        self.settled = whole.apart().filter(|_| has_audio || !self.has_audio);
     }
 
     /// `usage` of Anthropic Messages.
@@ -69,47 +81,94 @@ impl Counts {
     }
 
     /// `usageMetadata` of Gemini.
-    pub(super) fn gemini(&mut self, metadata: &Metadata) {
-        let Gemini { prompt, cached, candidates, thoughts, tool_use, total } = &mut self.gemini;
+    pub(super) fn gemini(&mut self, metadata: &Metadata<'_>) {
+        let Gemini { prompt, cached, candidates, thoughts, tool_use, total, prompt_split, cached_split, candidates_split, tool_use_split } =
+            &mut self.gemini;
         *prompt = metadata.prompt_token_count.0.or(*prompt);
         *cached = metadata.cached_content_token_count.0.or(*cached);
         *candidates = metadata.candidates_token_count.0.or(*candidates);
         *thoughts = metadata.thoughts_token_count.0.or(*thoughts);
         *tool_use = metadata.tool_use_prompt_token_count.0.or(*tool_use);
         *total = metadata.total_token_count.0.or(*total);
+        *prompt_split = metadata.prompt_tokens_details.0.or(*prompt_split);
+        *cached_split = metadata.cache_tokens_details.0.or(*cached_split);
+        *candidates_split = metadata.candidates_tokens_details.0.or(*candidates_split);
+        *tool_use_split = metadata.tool_use_prompt_tokens_details.0.or(*tool_use_split);
     }
 }
 
-fn has_audio(tokens: &Tokens<'_>) -> bool {
-    let prompt = tokens.prompt_tokens_details.0.and_then(|details| details.audio_tokens.0);
-    let completion = tokens.completion_tokens_details.0.and_then(|details| details.audio_tokens.0);
-    prompt.unwrap_or(0) > 0 || completion.unwrap_or(0) > 0
+/// What a service says of a call, in which cached tokens are part of the prompt, and reasoning and audio of what they are in.
+#[derive(Default)]
+struct Whole {
+    prompt: u64,
+    cached: u64,
+    output: u64,
+    reasoning: u64,
+    audio_prompt: u64,
+    /// `None` if that is not said.
+    audio_cached: Option<u64>,
+    audio_output: u64,
 }
 
-fn of_chat(tokens: &Tokens<'_>) -> Option<Usage> {
+impl Whole {
+    /// Its classes; `None` if it cannot be told how much of the audio was cached.
+    fn apart(self) -> Option<Usage> {
+        let cache_read = self.cached.min(self.prompt);
+        let input_uncached = self.prompt - cache_read;
+        let audio_cache_read = match self.audio_cached {
+            Some(audio) => audio.min(cache_read),
+            None if cache_read == 0 || self.audio_prompt == 0 => 0,
+            None => return None,
+        };
+        let reasoning = self.reasoning.min(self.output);
+        Some(Usage {
+            input_uncached,
+            cache_read,
+            output: self.output,
+            reasoning,
+            audio_input: self.audio_prompt.saturating_sub(audio_cache_read).min(input_uncached),
+            audio_cache_read,
+            audio_output: self.audio_output.min(self.output - reasoning),
+            ..Usage::default()
+        })
+    }
+}
+
+fn of_chat(tokens: &Tokens<'_>) -> Option<Whole> {
+    let prompt_details = tokens.prompt_tokens_details.0.unwrap_or_default();
+    let completion_details = tokens.completion_tokens_details.0.unwrap_or_default();
     let (hit, miss) = (tokens.prompt_cache_hit_tokens.0, tokens.prompt_cache_miss_tokens.0);
     let prompt = tokens.prompt_tokens.0.or_else(|| Some(hit?.saturating_add(miss?)))?;
-    let cached = tokens.prompt_tokens_details.0.and_then(|details| details.cached_tokens.0).or(hit).unwrap_or(0);
-    let reasoning = tokens.completion_tokens_details.0.and_then(|details| details.reasoning_tokens.0).unwrap_or(0);
+    let reasoning = completion_details.reasoning_tokens.0.unwrap_or(0);
     let total = tokens.total_tokens.0;
     // Embeddings have a total, and no completion.
     let completion = tokens.completion_tokens.0.or_else(|| Some(total?.saturating_sub(prompt)))?;
     // Some who are compatible count reasoning beside the completion; then the total tells.
     let beside = reasoning > 0 && total == prompt.checked_add(completion).and_then(|sum| sum.checked_add(reasoning));
-    let output = if beside { completion.saturating_add(reasoning) } else { completion };
-    Some(within_prompt(prompt, cached, output, reasoning))
+    Some(Whole {
+        prompt,
+        cached: prompt_details.cached_tokens.0.or(hit).unwrap_or(0),
+        output: if beside { completion.saturating_add(reasoning) } else { completion },
+        reasoning,
+        audio_prompt: prompt_details.audio_tokens.0.unwrap_or(0),
+        audio_cached: None,
+        audio_output: completion_details.audio_tokens.0.unwrap_or(0),
+    })
 }
 
-fn of_responses(tokens: &Tokens<'_>) -> Option<Usage> {
-    let cached = tokens.input_tokens_details.0.and_then(|details| details.cached_tokens.0).unwrap_or(0);
-    let reasoning = tokens.output_tokens_details.0.and_then(|details| details.reasoning_tokens.0).unwrap_or(0);
-    Some(within_prompt(tokens.input_tokens.0?, cached, tokens.output_tokens.0?, reasoning))
-}
-
-/// Cached tokens are part of the prompt, reasoning is part of the output.
-fn within_prompt(prompt: u64, cached: u64, output: u64, reasoning: u64) -> Usage {
-    let cache_read = cached.min(prompt);
-    Usage { input_uncached: prompt - cache_read, cache_read, output, reasoning: reasoning.min(output), ..Usage::default() }
+/// Of Responses, and of transcriptions that are billed by tokens.
+fn of_responses(tokens: &Tokens<'_>) -> Option<Whole> {
+    let input_details = tokens.input_tokens_details.0.or(tokens.input_token_details.0).unwrap_or_default();
+    let output_details = tokens.output_tokens_details.0.unwrap_or_default();
+    Some(Whole {
+        prompt: tokens.input_tokens.0?,
+        cached: input_details.cached_tokens.0.unwrap_or(0),
+        output: tokens.output_tokens.0?,
+        reasoning: output_details.reasoning_tokens.0.unwrap_or(0),
+        audio_prompt: input_details.audio_tokens.0.unwrap_or(0),
+        audio_cached: None,
+        audio_output: output_details.audio_tokens.0.unwrap_or(0),
+    })
 }
 
 impl Anthropic {
@@ -122,7 +181,7 @@ impl Anthropic {
             cache_write_5m: self.write.map_or(self.write_5m.unwrap_or(0), |write| write.saturating_sub(write_1h)),
             cache_write_1h: write_1h,
             output: self.output?,
-            reasoning: 0,
+            ..Usage::default()
         })
     }
 }
@@ -136,7 +195,24 @@ impl Gemini {
             (None, None) => self.total?.saturating_sub(prompt).saturating_sub(tool_use),
             (candidates, _) => candidates.unwrap_or(0).saturating_add(thoughts),
         };
-        let usage = within_prompt(prompt, self.cached.unwrap_or(0), output, thoughts);
-        Some(Usage { input_uncached: usage.input_uncached.saturating_add(tool_use), ..usage })
+        let audio = |split: Option<Split>| split.map_or(0, |split| split.audio);
+        if self.candidates_split.is_some_and(|split| split.pictures > 0) {
+            return None;
+        }
+        let usage = Whole {
+            prompt,
+            cached: self.cached.unwrap_or(0),
+            output,
+            reasoning: thoughts,
+            audio_prompt: audio(self.prompt_split),
+            audio_cached: self.cached_split.map(|split| split.audio),
+            audio_output: audio(self.candidates_split),
+        }
+        .apart()?;
+        Some(Usage {
+            input_uncached: usage.input_uncached.saturating_add(tool_use),
+            audio_input: usage.audio_input.saturating_add(audio(self.tool_use_split).min(tool_use)),
+            ..usage
+        })
     }
 }

@@ -53,8 +53,8 @@ pub(super) struct Message<'a> {
     pub(super) candidates: List<Candidate<'a>>,
     #[serde(borrow, rename = "promptFeedback")]
     pub(super) prompt_feedback: Object<Feedback<'a>>,
-    #[serde(rename = "usageMetadata")]
-    pub(super) usage_metadata: Object<Metadata>,
+    #[serde(borrow, rename = "usageMetadata")]
+    pub(super) usage_metadata: Object<Metadata<'a>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -124,6 +124,9 @@ pub(super) struct Feedback<'a> {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct Tokens<'a> {
+    /// What a transcription is billed by: `tokens` or `duration`.
+    #[serde(borrow, rename = "type")]
+    pub(super) kind: Text<'a>,
     pub(super) prompt_tokens: Count,
     pub(super) completion_tokens: Count,
     pub(super) total_tokens: Count,
@@ -134,6 +137,8 @@ pub(super) struct Tokens<'a> {
     pub(super) input_tokens: Count,
     pub(super) output_tokens: Count,
     pub(super) input_tokens_details: Object<Cached>,
+    /// The same, as transcriptions spell it.
+    pub(super) input_token_details: Object<Cached>,
     pub(super) output_tokens_details: Object<Reasoning>,
     pub(super) cache_read_input_tokens: Count,
     pub(super) cache_creation_input_tokens: Count,
@@ -164,15 +169,56 @@ pub(super) struct Creation {
 }
 
 /// `usageMetadata`, as Gemini has it.
-#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
-pub(super) struct Metadata {
+pub(super) struct Metadata<'a> {
     pub(super) prompt_token_count: Count,
     pub(super) cached_content_token_count: Count,
     pub(super) candidates_token_count: Count,
     pub(super) thoughts_token_count: Count,
     pub(super) tool_use_prompt_token_count: Count,
     pub(super) total_token_count: Count,
+    pub(super) prompt_tokens_details: Modalities,
+    pub(super) cache_tokens_details: Modalities,
+    pub(super) candidates_tokens_details: Modalities,
+    pub(super) tool_use_prompt_tokens_details: Modalities,
+    #[serde(borrow)]
+    pub(super) service_tier: Text<'a>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Modality<'a> {
+    #[serde(borrow)]
+    modality: Text<'a>,
+    token_count: Count,
+}
+
+/// Tokens by what they stand for, if that is what stands there: of audio, and of images and video. All else is text.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Modalities(pub(super) Option<Split>);
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Split {
+    pub(super) audio: u64,
+    pub(super) pictures: u64,
+}
+
+impl<'de> Deserialize<'de> for Modalities {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let split = |list: Vec<Modality<'de>>| {
+            list.iter().fold(Split::default(), |mut split, part| {
+                let tokens = part.token_count.0.unwrap_or(0);
+                match part.modality.as_str() {
+                    "AUDIO" => split.audio = split.audio.saturating_add(tokens),
+                    "IMAGE" | "VIDEO" => split.pictures = split.pictures.saturating_add(tokens),
+                    _ => {}
+                }
+                split
+            })
+        };
+        Ok(Self(List::deserialize(deserializer)?.0.map(split)))
+    }
 }
 
 /// What stands at the top of a JSON text.

@@ -15,7 +15,10 @@ mod tab;
 #[cfg(feature = "tracing")]
 mod tracing;
 
-use std::time::{Duration, SystemTime};
+use std::{
+    borrow::Cow,
+    time::{Duration, SystemTime},
+};
 
 pub use channel::{Channel, Records, Told};
 #[cfg(feature = "metrics")]
@@ -83,6 +86,8 @@ pub struct FillRecord {
     pub usage: Option<Usage>,
     /// The service tier at which it was served, if an inspector found it.
     pub service_tier: Option<String>,
+    /// What it did, if an inspector found it: `gen_ai.operation.name` of [OpenTelemetry](self#opentelemetry).
+    pub operation: Option<Cow<'static, str>>,
     /// Who answered: the `provider` label of the request that made the call.
     pub provider: Option<String>,
     /// What it cost; `None` if that is unknown. The [record](RequestRecord::billed) of the request that made the call says the same; calls in the background belong to none.
@@ -105,6 +110,7 @@ impl FillRecord {
             model: None,
             usage: None,
             service_tier: None,
+            operation: None,
             provider: None,
             cost: None,
             at: SystemTime::UNIX_EPOCH,

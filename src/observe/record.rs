@@ -1,4 +1,5 @@
 use std::{
+    borrow::Cow,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
@@ -43,6 +44,8 @@ pub struct RequestRecord {
     pub model: Option<String>,
     /// Who answered: the `provider` label of the request that the answer was made for, or else of this one.
     pub provider: Option<String>,
+    /// What the upstream call that this request made did: `gen_ai.operation.name` of [OpenTelemetry](super#opentelemetry). `None` if that is unknown, or if there was no such call.
+    pub operation: Option<Cow<'static, str>>,
     /// Tokens of the upstream call that this request made. `None` if they are unknown, or if there was no such call.
     pub usage: Option<Usage>,
     /// What that call cost: 0 for an answer from the store, or from another request's call. `None` if it is unknown.
@@ -75,6 +78,7 @@ impl RequestRecord {
             at: SystemTime::UNIX_EPOCH,
             model: None,
             provider: None,
+            operation: None,
             usage: None,
             billed: None,
             saved_usage: None,
@@ -348,12 +352,15 @@ impl Waiting {
     /// Adds what the call came to, and hands the record over.
     pub(super) fn close(self, bill: &Bill) {
         let Self { mut record, sink, part } = self;
-        let Bill { model, provider, usage, cost } = bill;
+        let Bill { model, provider, operation, usage, cost } = bill;
         record.model = model.clone().or(record.model);
         record.provider = provider.clone().or(record.provider);
         match part {
             // A stale answer may stand in for that of a call that failed.
-            Part::Led => (record.usage, record.billed) = (*usage, cost.or(record.billed)),
+            Part::Led => {
+                record.operation.clone_from(operation);
+                (record.usage, record.billed) = (*usage, cost.or(record.billed));
+            }
             Part::Joined => {
                 (record.saved_usage, record.saved) = (*usage, *cost);
                 record.billed = Some(NanoUsd::ZERO);

@@ -1,4 +1,7 @@
-use std::sync::{Mutex, PoisonError};
+use std::{
+    borrow::Cow,
+    sync::{Mutex, PoisonError},
+};
 
 use tokio::sync::oneshot;
 
@@ -40,6 +43,7 @@ pub(super) struct Waiting {
 pub(crate) struct Bill {
     pub(crate) model: Option<String>,
     pub(crate) provider: Option<String>,
+    pub(crate) operation: Option<Cow<'static, str>>,
     pub(crate) usage: Option<Usage>,
     pub(crate) cost: Option<NanoUsd>,
 }
@@ -102,6 +106,12 @@ impl Tab {
 
 impl Bill {
     pub(crate) fn of(record: &FillRecord) -> Self {
-        Self { model: record.model.clone(), provider: record.provider.clone(), usage: record.usage, cost: record.cost }
+        Self {
+            model: record.model.clone(),
+            provider: record.provider.clone(),
+            operation: record.operation.clone(),
+            usage: record.usage,
+            cost: record.cost,
+        }
     }
 }

@@ -6,6 +6,8 @@ use std::{
     time::Duration,
 };
 
+use futures_util::Stream;
+
 use super::{
     Audience, Claim, Cursor, Generation, Health, LinkListener, Listing, LivePart, Lookup, Page, Selection, Store, StoreUsage, Token,
 };
@@ -65,8 +67,8 @@ impl Store for BoxStore {
         self.0.publish(key, token, from, parts).await
     }
 
-    async fn follow(&self, key: &Key, token: Token, from: u64) -> Result<Vec<LivePart>, Error> {
-        self.0.follow(key, token, from).await
+    fn follow(&self, key: Key, token: Token) -> impl Stream<Item = Result<Vec<LivePart>, Error>> + Send {
+        self.0.follow(key, token)
     }
 
     async fn metadata(&self, key: &Key) -> Result<Option<Listing>, Error> {
@@ -104,6 +106,8 @@ impl Store for BoxStore {
 
 type Operation<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
+type Followed<'a> = Pin<Box<dyn Stream<Item = Result<Vec<LivePart>, Error>> + Send + 'a>>;
+
 /// The twin of [`Store`] that trait objects can have.
 trait DynStore: Send + Sync {
     fn get<'a>(&'a self, key: &'a Key) -> Operation<'a, Result<Lookup, Error>>;
@@ -115,7 +119,7 @@ trait DynStore: Send + Sync {
     fn release<'a>(&'a self, key: &'a Key, token: Token, declined: bool) -> Operation<'a, Result<(), Error>>;
     fn audience<'a>(&'a self, key: &'a Key, token: Token) -> Operation<'a, Option<Audience>>;
     fn publish<'a>(&'a self, key: &'a Key, token: Token, from: u64, parts: &'a [LivePart]) -> Operation<'a, Result<bool, Error>>;
-    fn follow<'a>(&'a self, key: &'a Key, token: Token, from: u64) -> Operation<'a, Result<Vec<LivePart>, Error>>;
+    fn follow(&self, key: Key, token: Token) -> Followed<'_>;
     fn metadata<'a>(&'a self, key: &'a Key) -> Operation<'a, Result<Option<Listing>, Error>>;
     fn remove_where<'a>(&'a self, selection: &'a Selection) -> Operation<'a, Result<u64, Error>>;
     fn list<'a>(&'a self, cursor: Option<&'a Cursor>, limit: usize) -> Operation<'a, Result<Page, Error>>;
@@ -166,8 +170,8 @@ where
         Box::pin(Store::publish(self, key, token, from, parts))
     }
 
-    fn follow<'a>(&'a self, key: &'a Key, token: Token, from: u64) -> Operation<'a, Result<Vec<LivePart>, Error>> {
-        Box::pin(Store::follow(self, key, token, from))
+    fn follow(&self, key: Key, token: Token) -> Followed<'_> {
+        Box::pin(Store::follow(self, key, token))
     }
 
     fn metadata<'a>(&'a self, key: &'a Key) -> Operation<'a, Result<Option<Listing>, Error>> {

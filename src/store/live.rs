@@ -15,7 +15,7 @@ use crate::{
 pub struct Audience {
     /// Bytes of body that may be published at most.
     pub max_bytes: usize,
-    /// How often to publish something, be it nothing: who hears nothing for much longer takes the publisher for dead.
+    /// How often to publish something, be it a [sign of life](LivePart::SIGN): who hears nothing for much longer takes the publisher for dead.
     pub renew_in: Duration,
 }
 
@@ -25,7 +25,7 @@ pub struct Audience {
 pub enum LivePart {
     /// The head of the response: the first part.
     Head(Box<LiveHead>),
-    /// Frames of the body, in order; none is empty.
+    /// Frames of the body, in order; none is empty. Without any, a [sign of life](Self::SIGN).
     Frames(Vec<Bytes>),
     /// The body ended cleanly.
     End(Box<LiveEnd>),
@@ -33,6 +33,11 @@ pub enum LivePart {
     Settled,
     /// What was said is void, for the response failed or is too long: nobody is to read on, or to begin.
     Withdrawn,
+}
+
+impl LivePart {
+    /// Whoever publishes lives, and has nothing to say.
+    pub const SIGN: Self = Self::Frames(Vec::new());
 }
 
 /// The head of a response that is on its way, as all who may share it see it.

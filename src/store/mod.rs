@@ -23,6 +23,7 @@ use std::{
 };
 
 pub use boxed::BoxStore;
+use futures_util::{Stream, stream::once};
 pub use live::{Audience, LiveEnd, LiveHead, LivePart};
 #[cfg(feature = "memory")]
 pub use memory::Memory;
@@ -120,13 +121,15 @@ pub trait Store: Send + Sync + 'static {
 
     /// Waits until someone in another process wants to follow, part by part, what is made under a lease that was granted, and says what there is room for.
     /// `None` if nobody ever will: the default.
+    ///
+    /// Asked again, it waits for the next: whoever comes later has to hear of whoever publishes before it follows, so that nobody follows a dead one.
     fn audience(&self, key: &Key, token: Token) -> impl Future<Output = Option<Audience>> + Send {
         let _ = (key, token);
         ready(None)
     }
 
-    /// Publishes parts of what is made under a lease for those who follow, `from` on in the count of all its parts; without any it tells them that
-    /// the publisher lives. Says whether anyone still wants it. Published twice, a part is there once.
+    /// Publishes parts of what is made under a lease for those who follow, `from` on in the count of all its parts. Says whether anyone still wants it.
+    /// Published twice, a part is there once.
     ///
     /// # Errors
     ///
@@ -136,15 +139,17 @@ pub trait Store: Send + Sync + 'static {
         ready(Err(Error::unsupported("this store carries no live streams")))
     }
 
-    /// Parts of what another process makes, `from` on in the count of all its parts, as soon as there is one. To be asked after [`Claim::Live`].
+    /// What another process makes, from its first part on, as it makes it: what has come since is one item. To be asked after [`Claim::Live`].
+    ///
+    /// An empty item says that nothing was heard for so long that whoever publishes may be dead: those who follow hope on, and nobody else is to join them.
     ///
     /// # Errors
     ///
-    /// If there will be none: whoever publishes is dead, or has withdrawn it, or what is there is not what was published. The default:
+    /// If there will be no more: whoever publishes is dead, or has withdrawn it, or what is there is not what was published. Then the stream ends. The default:
     /// [unsupported](Error::is_unsupported).
-    fn follow(&self, key: &Key, token: Token, from: u64) -> impl Future<Output = Result<Vec<LivePart>, Error>> + Send {
-        let _ = (key, token, from);
-        ready(Err(Error::unsupported("this store carries no live streams")))
+    fn follow(&self, key: Key, token: Token) -> impl Stream<Item = Result<Vec<LivePart>, Error>> + Send {
+        let _ = (key, token);
+        once(ready(Err(Error::unsupported("this store carries no live streams"))))
     }
 
     /// The metadata of an entry. The default loads the entry.
@@ -266,7 +271,7 @@ pub enum Claim {
     Alone,
     /// Another still has it, and there is no patience.
     Taken,
-    /// Another has it, by this token, and lets others [follow](Store::follow) what it makes.
+    /// Another has it, by this token, and lets others [follow](Store::follow) what it makes; it was heard of since this was asked.
     Live(Token),
 }
 

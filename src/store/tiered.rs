@@ -20,6 +20,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures_util::Stream;
+
 use super::{
     Audience, Claim, Cursor, Generation, Health, LinkListener, Listing, LivePart, Lookup, Page, Redis, Selection, Store, StoreUsage,
     TierStatus, Token,
@@ -143,8 +145,8 @@ impl Store for Tiered {
         self.redis.publish(key, token, from, parts).await
     }
 
-    async fn follow(&self, key: &Key, token: Token, from: u64) -> Result<Vec<LivePart>, Error> {
-        self.redis.follow(key, token, from).await
+    fn follow(&self, key: Key, token: Token) -> impl Stream<Item = Result<Vec<LivePart>, Error>> + Send {
+        self.redis.follow(key, token)
     }
 
     async fn remove(&self, key: &Key) -> Result<bool, Error> {

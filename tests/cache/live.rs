@@ -10,6 +10,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use futures_util::{Stream, stream::try_unfold};
 use http::{HeaderMap, HeaderName, StatusCode, Version, header};
 use http_body_util::BodyExt;
 use tokio::sync::Semaphore;
@@ -63,16 +64,20 @@ impl Store for Elsewhere {
         Ok(Claim::Live(Token([7; 16])))
     }
 
-    async fn follow(&self, _: &Key, token: Token, from: u64) -> Result<Vec<LivePart>, Error> {
+    fn follow(&self, _: Key, token: Token) -> impl Stream<Item = Result<Vec<LivePart>, Error>> + Send {
         assert_eq!(token, Token([7; 16]));
-        self.follows.fetch_add(1, Ordering::SeqCst);
-        if let Some(heard) = &self.heard {
-            heard.acquire().await.unwrap().forget();
-        }
-        match self.parts.get(from as usize) {
-            Some(part) => Ok(vec![part.clone()]),
-            None => Err(Error::unavailable("it says no more")),
-        }
+        try_unfold(0, async |at| {
+            self.follows.fetch_add(1, Ordering::SeqCst);
+            if let Some(heard) = &self.heard {
+                heard.acquire().await.unwrap().forget();
+            }
+            match self.parts.get(at) {
+                // Nothing was heard for long.
+                Some(part) if *part == LivePart::SIGN => Ok(Some((Vec::new(), at + 1))),
+                Some(part) => Ok(Some((vec![part.clone()], at + 1))),
+                None => Err(Error::unavailable("it says no more")),
+            }
+        })
     }
 }
 
@@ -208,6 +213,25 @@ async fn what_another_process_paid_is_saved_here() {
     );
     let stats = handle.stats().await;
     assert_eq!((stats.coalesced, stats.misses, stats.panics), (1, 0, 0));
+}
+
+#[tokio::test]
+async fn who_comes_when_nothing_was_heard_for_long_does_not_join_those_aboard() {
+    let heard = Arc::new(Semaphore::new(3));
+    let parts = [begin(&[]), frames(&["one"]), LivePart::SIGN, frames(&["two"]), end("onetwo"), LivePart::Settled];
+    let store = Elsewhere { heard: Some(Arc::clone(&heard)), ..Elsewhere::saying(parts) };
+    let (cache, _) = cache(store.clone());
+    let aboard = send(&cache, post("/", "")).await;
+    until(|| store.follows.load(Ordering::SeqCst) == 4).await;
+    let coming = tokio::spawn({
+        let cache = cache.clone();
+        async move { ask(&cache, post("/", "")).await }
+    });
+    // It asks whose turn it is.
+    until(|| store.claims.load(Ordering::SeqCst) == 2).await;
+    heard.add_permits(20);
+    assert_eq!(read(aboard).await, "onetwo", "those aboard hope on");
+    assert_eq!(coming.await.unwrap(), (Outcome::CollapsedElsewhere, "onetwo".into()));
 }
 
 #[tokio::test]

@@ -88,6 +88,12 @@ async fn what_the_proxy_cannot_run_with_is_said_in_a_line_and_an_exit_code() {
         (&["--origin", "http://h", "--memory", "17592186044416"], 2, "--memory"),
         (&["--origin", "http://h", "--redis", "postgres://me:hush@h"], 1, "proxy: not a URL of redis"),
         (&["--origin", "http://h", "--listen", &taken], 1, "proxy: cannot listen on"),
+        (&["--origin", "http://h", "--admin-listen", "0.0.0.0:0"], 1, "proxy: the admin listener would be open to others"),
+        (
+            &["--origin", "http://h", "--admin-listen", "0.0.0.0:0", "--admin-token", ""],
+            1,
+            "set a token (--admin-token or PROXY_ADMIN_TOKEN)",
+        ),
     ] {
         let output = example("proxy").args(args).output().await.unwrap();
         let error = String::from_utf8(output.stderr).unwrap();

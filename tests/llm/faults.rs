@@ -142,7 +142,15 @@ fn an_error_in_a_stream_keeps_it_from_being_stored_wherever_it_stands() {
         "data: {\"error\": \"out of memory\", \"error_type\": \"generation\"}\n\n",
         "data: { \"e\\u0072ror\" : { \"code\" : 500 } }\n\n",
     ];
-    for name in ["openai-chat.sse", "openai-responses.sse", "anthropic.sse", "gemini.sse", "other.sse", "openrouter-chat.sse"] {
+    for name in [
+        "openai-chat.sse",
+        "openai-responses.sse",
+        "openai-transcription.sse",
+        "anthropic.sse",
+        "gemini.sse",
+        "other.sse",
+        "openrouter-chat.sse",
+    ] {
         let golden = golden(name);
         let plain = golden.text.replace("\r\n", "\n");
         let events: Vec<&str> = plain.split_inclusive("\n\n").collect();
@@ -208,6 +216,18 @@ fn a_response_that_is_not_completed_is_not_stored() {
     check(EVENTS, &format!("{}data: [DONE]\n\n", &stream.text[..last]), "stream ends without its last event", INCOMPLETE);
     let odd = stream.text[last..].replacen(r#""status":"completed""#, r#""status":"incomplete""#, 1);
     check(EVENTS, &format!("{}{odd}", &stream.text[..last]), "answer truncated", TRUNCATED);
+}
+
+#[test]
+fn a_transcription_without_its_end_is_not_stored() {
+    for name in ["openai-transcription.sse", "openai-transcription-diarized.sse"] {
+        let golden = golden(name);
+        let done = golden.text.find(r#"data: {"type":"transcript.text.done""#).unwrap();
+        check(EVENTS, &golden.text[..done], "stream ends without its last event", INCOMPLETE);
+        check(EVENTS, &format!("{}data: [DONE]\n\n", &golden.text[..done]), "stream ends without its last event", INCOMPLETE);
+        check(EVENTS, &format!("{0}{0}", golden.text), "data after the end of the stream", INCOMPLETE);
+        assert_eq!(objection(&Dialects::new(), EVENTS, &format!("{}data: [DONE]\n\n", golden.text)), None);
+    }
 }
 
 #[test]

@@ -5,47 +5,104 @@ use tower_response_cache::{entry::Usage, llm::Dialects};
 
 use crate::{EVENTS, Golden, JSON, begin, golden, goldens, inspect, told};
 
-/// Name, model, service tier, proven, usage: uncached, read, written for 5 minutes and for an hour, output, reasoning.
-type Row = (&'static str, Option<&'static str>, Option<&'static str>, bool, Option<[u64; 6]>);
+/// Name, operation, model, service tier, proven, usage: uncached, read, written for 5 minutes and for an hour, output, reasoning, and audio within uncached, read and output.
+type Row = (&'static str, Option<&'static str>, Option<&'static str>, Option<&'static str>, bool, Option<[u64; 9]>);
 
 const FOUND: &[Row] = &[
-    ("anthropic.json", Some("claude-haiku-4-5-20251001"), Some("standard"), true, Some([380, 0, 0, 0, 41, 0])),
-    ("anthropic.sse", Some("claude-sonnet-4-5-20250929"), Some("standard"), true, Some([12, 2100, 500, 200, 57, 0])),
-    ("azure-chat.sse", Some("gpt-4o-2024-11-20"), None, true, None),
-    ("deepseek-chat.sse", Some("deepseek-reasoner"), None, true, Some([36, 64, 0, 0, 40, 30])),
-    ("gemini-array.json", Some("gemini-2.5-flash"), None, true, Some([76, 1024, 0, 0, 89, 80])),
-    ("gemini.json", Some("gemini-2.5-flash"), None, true, Some([69, 0, 0, 0, 43, 40])),
-    ("gemini.sse", Some("gemini-2.5-flash"), None, false, Some([76, 1024, 0, 0, 89, 80])),
-    ("openai-chat-tools.sse", Some("gpt-4.1-2025-04-14"), Some("priority"), true, None),
-    ("openai-chat-two.sse", Some("gpt-4o-2024-08-06"), Some("default"), true, None),
-    ("openai-chat.json", Some("gpt-4o-mini-2024-07-18"), Some("flex"), true, Some([19, 0, 0, 0, 10, 0])),
-    ("openai-chat.sse", Some("gpt-4o-mini-2024-07-18"), Some("default"), true, Some([40, 1280, 0, 0, 14, 0])),
-    ("openai-completions.json", Some("gpt-3.5-turbo-instruct:20230824-v2"), None, true, Some([5, 0, 0, 0, 7, 0])),
-    ("openai-completions.sse", Some("gpt-3.5-turbo-instruct:20230824-v2"), None, true, Some([5, 0, 0, 0, 3, 0])),
-    ("openai-embeddings.json", Some("text-embedding-3-small"), None, true, Some([8, 0, 0, 0, 0, 0])),
-    ("openai-responses.json", Some("gpt-5-mini-2025-08-07"), Some("default"), true, Some([128, 1920, 0, 0, 330, 320])),
-    ("openai-responses.sse", Some("gpt-5-mini-2025-08-07"), Some("default"), true, Some([128, 1920, 0, 0, 330, 320])),
-    ("openrouter-chat.sse", Some("mistralai/mistral-small-3.2-24b-instruct"), None, true, Some([21, 0, 0, 0, 6, 0])),
-    ("other.json", None, None, true, None),
-    ("other.sse", None, None, false, None),
+    ("anthropic.json", Some("chat"), Some("claude-haiku-4-5-20251001"), Some("standard"), true, Some([380, 0, 0, 0, 41, 0, 0, 0, 0])),
+    ("anthropic.sse", Some("chat"), Some("claude-sonnet-4-5-20250929"), Some("standard"), true, Some([12, 2100, 500, 200, 57, 0, 0, 0, 0])),
+    ("azure-chat.sse", Some("chat"), Some("gpt-4o-2024-11-20"), None, true, None),
+    ("deepseek-chat.sse", Some("chat"), Some("deepseek-reasoner"), None, true, Some([36, 64, 0, 0, 40, 30, 0, 0, 0])),
+    ("gemini-array.json", Some("generate_content"), Some("gemini-2.5-flash"), None, true, Some([76, 1024, 0, 0, 89, 80, 0, 0, 0])),
+    (
+        "gemini-audio.sse",
+        Some("generate_content"),
+        Some("gemini-2.5-flash"),
+        Some("flex"),
+        false,
+        Some([1280, 720, 0, 0, 66, 40, 960, 640, 0]),
+    ),
+    (
+        "gemini-speech.json",
+        Some("generate_content"),
+        Some("gemini-2.5-pro-preview-tts"),
+        None,
+        true,
+        Some([11, 0, 0, 0, 164, 0, 0, 0, 164]),
+    ),
+    ("gemini.json", Some("generate_content"), Some("gemini-2.5-flash"), None, true, Some([69, 0, 0, 0, 43, 40, 0, 0, 0])),
+    ("gemini.sse", Some("generate_content"), Some("gemini-2.5-flash"), None, false, Some([76, 1024, 0, 0, 89, 80, 0, 0, 0])),
+    (
+        "openai-chat-audio.json",
+        Some("chat"),
+        Some("gpt-4o-audio-preview-2025-06-03"),
+        Some("default"),
+        true,
+        Some([84, 0, 0, 0, 236, 0, 66, 0, 187]),
+    ),
+    ("openai-chat-audio.sse", Some("chat"), Some("gpt-audio-2025-08-28"), Some("default"), true, Some([91, 0, 0, 0, 54, 0, 74, 0, 40])),
+    ("openai-chat-tools.sse", Some("chat"), Some("gpt-4.1-2025-04-14"), Some("priority"), true, None),
+    ("openai-chat-two.sse", Some("chat"), Some("gpt-4o-2024-08-06"), Some("default"), true, None),
+    ("openai-chat.json", Some("chat"), Some("gpt-4o-mini-2024-07-18"), Some("flex"), true, Some([19, 0, 0, 0, 10, 0, 0, 0, 0])),
+    ("openai-chat.sse", Some("chat"), Some("gpt-4o-mini-2024-07-18"), Some("default"), true, Some([40, 1280, 0, 0, 14, 0, 0, 0, 0])),
+    (
+        "openai-completions.json",
+        Some("text_completion"),
+        Some("gpt-3.5-turbo-instruct:20230824-v2"),
+        None,
+        true,
+        Some([5, 0, 0, 0, 7, 0, 0, 0, 0]),
+    ),
+    (
+        "openai-completions.sse",
+        Some("text_completion"),
+        Some("gpt-3.5-turbo-instruct:20230824-v2"),
+        None,
+        true,
+        Some([5, 0, 0, 0, 3, 0, 0, 0, 0]),
+    ),
+    ("openai-embeddings.json", Some("embeddings"), Some("text-embedding-3-small"), None, true, Some([8, 0, 0, 0, 0, 0, 0, 0, 0])),
+    (
+        "openai-responses.json",
+        Some("chat"),
+        Some("gpt-5-mini-2025-08-07"),
+        Some("default"),
+        true,
+        Some([128, 1920, 0, 0, 330, 320, 0, 0, 0]),
+    ),
+    (
+        "openai-responses.sse",
+        Some("chat"),
+        Some("gpt-5-mini-2025-08-07"),
+        Some("default"),
+        true,
+        Some([128, 1920, 0, 0, 330, 320, 0, 0, 0]),
+    ),
+    ("openai-transcription-diarized.sse", Some("transcription"), None, None, true, Some([120, 0, 0, 0, 38, 0, 120, 0, 0])),
+    ("openai-transcription.json", Some("transcription"), None, None, true, Some([14, 0, 0, 0, 45, 0, 14, 0, 0])),
+    ("openai-transcription.sse", Some("transcription"), None, None, true, Some([33, 0, 0, 0, 12, 0, 25, 0, 0])),
+    ("openai-whisper.json", Some("transcription"), None, None, true, None),
+    ("openrouter-chat.sse", Some("chat"), Some("mistralai/mistral-small-3.2-24b-instruct"), None, true, Some([21, 0, 0, 0, 6, 0, 0, 0, 0])),
+    ("other.json", None, None, None, true, None),
+    ("other.sse", None, None, None, false, None),
 ];
+
+fn usage(tokens: [u64; 9]) -> Usage {
+    let [input_uncached, cache_read, cache_write_5m, cache_write_1h, output, reasoning, audio_input, audio_cache_read, audio_output] =
+        tokens;
+    Usage { input_uncached, cache_read, cache_write_5m, cache_write_1h, output, reasoning, audio_input, audio_cache_read, audio_output }
+}
 
 #[test]
 fn whole_answers_are_whole_and_tell_their_model_and_usage() {
     assert_eq!(FOUND.len(), goldens().len());
     for (golden, row) in goldens().iter().zip(FOUND) {
         let found = golden.findings();
-        let usage = row.4.map(|[input_uncached, cache_read, cache_write_5m, cache_write_1h, output, reasoning]| Usage {
-            input_uncached,
-            cache_read,
-            cache_write_5m,
-            cache_write_1h,
-            output,
-            reasoning,
-        });
+        let usage = row.5.map(usage);
         assert_eq!(found.objection, None, "{}", row.0);
-        let got = (golden.name, found.model.as_deref(), found.service_tier.as_deref(), found.proven, found.usage);
-        assert_eq!(got, (row.0, row.1, row.2, row.3, usage));
+        let operation = found.operation.as_deref();
+        let got = (golden.name, operation, found.model.as_deref(), found.service_tier.as_deref(), found.proven, found.usage);
+        assert_eq!(got, (row.0, row.1, row.2, row.3, row.4, usage));
     }
 }
 
@@ -176,6 +233,17 @@ fn documents_are_read_where_they_lie_if_they_come_whole() {
             inspector.frame(b"");
             assert_eq!(told(&inspector.end()), told(&golden.findings()), "{}", golden.name);
         }
+    }
+}
+
+#[test]
+fn the_service_tier_may_stand_in_the_head_and_the_body_has_the_last_word() {
+    for (name, wanted) in [("gemini.sse", "priority"), ("gemini-audio.sse", "flex")] {
+        let golden = golden(name);
+        let headers = [("content-type", golden.content_type), ("x-gemini-service-tier", "priority")];
+        let mut inspector = begin(&Dialects::new(), "POST", &headers).unwrap();
+        inspector.frame(golden.text.as_bytes());
+        assert_eq!(inspector.end().service_tier.as_deref(), Some(wanted), "{name}");
     }
 }
 

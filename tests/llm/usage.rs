@@ -5,7 +5,12 @@ use tower_response_cache::{entry::Usage, llm::Dialects};
 use crate::{EVENTS, JSON, inspect};
 
 fn usage(input_uncached: u64, cache_read: u64, cache_write_5m: u64, cache_write_1h: u64, output: u64, reasoning: u64) -> Option<Usage> {
-    Some(Usage { input_uncached, cache_read, cache_write_5m, cache_write_1h, output, reasoning })
+    Some(Usage { input_uncached, cache_read, cache_write_5m, cache_write_1h, output, reasoning, ..Usage::default() })
+}
+
+/// The same with audio within the input, what was read from the cache, and the output.
+fn heard(usage: Option<Usage>, audio_input: u64, audio_cache_read: u64, audio_output: u64) -> Option<Usage> {
+    Some(Usage { audio_input, audio_cache_read, audio_output, ..usage? })
 }
 
 fn chat(tokens: &str) -> String {
@@ -51,8 +56,6 @@ fn counts_are_normalised() {
             ),
             usage(10, 0, 0, 0, 5, 0),
         ),
-        (chat(r#"{"prompt_tokens":10,"completion_tokens":5,"prompt_tokens_details":{"audio_tokens":4}}"#), None),
-        (chat(r#"{"prompt_tokens":10,"completion_tokens":5,"completion_tokens_details":{"audio_tokens":4}}"#), None),
         (chat(r#"{"completion_tokens":5,"total_tokens":15}"#), None),
         (chat(r#"{"prompt_tokens":10}"#), None),
         (chat("{}"), None),
@@ -109,6 +112,75 @@ fn counts_are_normalised() {
     }
 }
 
+#[test]
+fn audio_is_counted_within_what_it_is_in_and_never_twice() {
+    let audio = |prompt: &str, completion: &str| {
+        chat(&format!(
+            r#"{{"prompt_tokens":10,"completion_tokens":5,"total_tokens":15,"prompt_tokens_details":{prompt},"completion_tokens_details":{completion}}}"#
+        ))
+    };
+    let spoken = |more: &str| gemini(&format!(r#"{{"promptTokenCount":10,"candidatesTokenCount":5,"thoughtsTokenCount":3,{more}}}"#));
+    let transcription = |tokens: &str| format!(r#"{{"text":"a","usage":{tokens}}}"#);
+    let cases = [
+        (audio(r#"{"audio_tokens":4}"#, "null"), heard(usage(10, 0, 0, 0, 5, 0), 4, 0, 0)),
+        (audio("null", r#"{"audio_tokens":4}"#), heard(usage(10, 0, 0, 0, 5, 0), 0, 0, 4)),
+        (audio(r#"{"audio_tokens":40}"#, r#"{"audio_tokens":40}"#), heard(usage(10, 0, 0, 0, 5, 0), 10, 0, 5)),
+        (audio("{}", r#"{"audio_tokens":4,"reasoning_tokens":3}"#), heard(usage(10, 0, 0, 0, 5, 3), 0, 0, 2)),
+        // How much of the audio was cached is not said.
+        (audio(r#"{"audio_tokens":4,"cached_tokens":5}"#, "null"), None),
+        (audio(r#"{"audio_tokens":0,"cached_tokens":5}"#, r#"{"audio_tokens":1}"#), heard(usage(5, 5, 0, 0, 5, 0), 0, 0, 1)),
+        (
+            responses(
+                r#"{"input_tokens":10,"input_tokens_details":{"audio_tokens":4},"output_tokens":6,"output_tokens_details":{"audio_tokens":1}}"#,
+            ),
+            heard(usage(10, 0, 0, 0, 6, 0), 4, 0, 1),
+        ),
+        (
+            spoken(r#""promptTokensDetails":[{"modality":"TEXT","tokenCount":3},{"modality":"AUDIO","tokenCount":7}]"#),
+            heard(usage(10, 0, 0, 0, 8, 3), 7, 0, 0),
+        ),
+        (
+            spoken(
+                r#""cachedContentTokenCount":6,"promptTokensDetails":[{"modality":"AUDIO","tokenCount":7},{"modality":"TEXT","tokenCount":3}],"cacheTokensDetails":[{"modality":"AUDIO","tokenCount":4},{"modality":"TEXT","tokenCount":2}]"#,
+            ),
+            heard(usage(4, 6, 0, 0, 8, 3), 3, 4, 0),
+        ),
+        // Again, how much of it was cached is not said.
+        (spoken(r#""cachedContentTokenCount":6,"promptTokensDetails":[{"modality":"AUDIO","tokenCount":7}]"#), None),
+        (spoken(r#""cachedContentTokenCount":6,"promptTokensDetails":[{"modality":"TEXT","tokenCount":10}]"#), usage(4, 6, 0, 0, 8, 3)),
+        (spoken(r#""candidatesTokensDetails":[{"modality":"AUDIO","tokenCount":5}]"#), heard(usage(10, 0, 0, 0, 8, 3), 0, 0, 5)),
+        (
+            spoken(r#""toolUsePromptTokenCount":20,"toolUsePromptTokensDetails":[{"modality":"AUDIO","tokenCount":15}]"#),
+            heard(usage(30, 0, 0, 0, 8, 3), 15, 0, 0),
+        ),
+        // Pictures are input like text, and output that is billed apart.
+        (
+            spoken(
+                r#""promptTokensDetails":[{"modality":"IMAGE","tokenCount":7},{"modality":"VIDEO","tokenCount":2},{"modality":"DOCUMENT"}]"#,
+            ),
+            usage(10, 0, 0, 0, 8, 3),
+        ),
+        (spoken(r#""candidatesTokensDetails":[{"modality":"TEXT","tokenCount":4},{"modality":"IMAGE","tokenCount":1}]"#), None),
+        (spoken(r#""candidatesTokensDetails":[{"modality":"VIDEO","tokenCount":1}]"#), None),
+        (
+            spoken(r#""promptTokensDetails":{"modality":"AUDIO"},"cacheTokensDetails":[7],"candidatesTokensDetails":null"#),
+            usage(10, 0, 0, 0, 8, 3),
+        ),
+        (
+            transcription(
+                r#"{"type":"tokens","input_tokens":10,"input_token_details":{"text_tokens":2,"audio_tokens":8},"output_tokens":5}"#,
+            ),
+            heard(usage(10, 0, 0, 0, 5, 0), 8, 0, 0),
+        ),
+        (transcription(r#"{"type":"tokens","input_tokens":10,"output_tokens":5,"total_tokens":15}"#), usage(10, 0, 0, 0, 5, 0)),
+        (transcription(r#"{"type":"duration","seconds":9}"#), None),
+    ];
+    for (text, wanted) in cases {
+        let found = inspect(&Dialects::new(), JSON, [text.as_bytes()]);
+        assert_eq!((found.usage, found.objection), (wanted, None), "{text}");
+    }
+}
+
 fn stream(events: &[&str]) -> String {
     events.iter().map(|event| format!("data: {event}\n\n")).collect()
 }
@@ -126,6 +198,8 @@ fn the_last_usage_of_a_chat_stream_counts_wherever_it_stands() {
         ([one, two, "null"], usage(3, 0, 0, 0, 2, 0)),
         ([one, "null", two], usage(3, 0, 0, 0, 2, 0)),
         ([two, one, "{}"], usage(3, 0, 0, 0, 1, 0)),
+        ([one, two, audio], heard(usage(3, 0, 0, 0, 2, 0), 0, 0, 1)),
+        ([audio, "null", "{}"], heard(usage(3, 0, 0, 0, 2, 0), 0, 0, 1)),
         ([one, audio, two], None),
     ] {
         let text = stream(&[&chunk(usages[0], "null"), &chunk(usages[1], "null"), &chunk(usages[2], r#""stop""#), "[DONE]"]);

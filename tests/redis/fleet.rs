@@ -88,6 +88,17 @@ impl Worker {
         kill_process(Pid::from_child(&self.0), signal).unwrap();
     }
 
+    /// Signals it, and waits until it does nothing more.
+    pub async fn halt(&mut self, signal: Signal) {
+        self.signal(signal);
+        if signal == Signal::KILL {
+            self.0.wait().unwrap();
+        } else {
+            let state = format!("/proc/{}/stat", self.0.id());
+            crate::until(async || std::fs::read_to_string(&state).unwrap().contains(") T ")).await;
+        }
+    }
+
     pub async fn end(mut self) {
         let status = loop {
             match self.0.try_wait().unwrap() {

@@ -3,9 +3,13 @@
 //! Leaders are child processes, whose upstream says what the test puts into lists of a Redis that has nothing else to do. So the order of
 //! things is the test's.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    pin::pin,
+    time::{Duration, SystemTime},
+};
 
 use bytes::Bytes;
+use futures_util::StreamExt;
 use http::{HeaderMap, Request, Response, StatusCode, Version};
 use http_body::Frame;
 use http_body_util::{BodyExt, Full};
@@ -273,6 +277,110 @@ async fn who_leads_and_is_gone_after_its_head_leaves_bodies_with_an_error_and_no
             assert!(matches!(outcome, Outcome::Miss(_)) && body == "whole", "{outcome:?}: {body}");
         }
     }
+}
+
+/// A lease of which a holder that gives no sign of life for a second is taken for dead.
+const USUAL: Duration = Duration::from_secs(10);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_comes_after_the_leader_is_gone_is_shown_nothing_of_it_and_one_call_is_made_for_all_who_come() {
+    for signal in [Signal::KILL, Signal::STOP] {
+        let fleet = Fleet::start();
+        let mut leader = fleet.leader(USUAL, "").await;
+        say(&fleet.control, "leader", &["!head 200", "one"]);
+        let newcomers = ["a", "b", "c"].map(|name| member(patient(fleet.redis.url()).lease(Some(USUAL)), &fleet.control, name));
+        let aboard = member(patient(fleet.redis.url()).lease(Some(USUAL)), &fleet.control, "aboard");
+        let mut answer = begin(&aboard, "/").await;
+        assert_eq!(frame(&mut answer).await.unwrap(), "one");
+        // A lease is short until it is renewed.
+        let lease = fleet.redis.run::<Vec<String>>(&["KEYS", "t:*:lease"]).remove(0);
+        until(async || fleet.redis.run::<u64>(&["PTTL", &lease]) > USUAL.as_millis() as u64 / 2).await;
+        leader.halt(signal).await;
+        assert_eq!(fleet.streams().len(), 1, "what it said is still there");
+        let say_all = |words: &[&str]| ["a", "b", "c"].map(|name| say(&fleet.control, name, words));
+        say_all(&["!head 200", "my"]);
+        let coming = newcomers.clone().map(|cache| {
+            tokio::spawn(async move {
+                let mut answer = begin(&cache, "/").await;
+                assert_eq!(frame(&mut answer).await.unwrap(), "my");
+                answer
+            })
+        });
+        let mut answers = Vec::new();
+        for coming in coming {
+            answers.push(coming.await.unwrap());
+        }
+        say_all(&["own", "!end"]);
+        let misses = answers.iter().filter(|answer| matches!(outcome(answer), Outcome::Miss(_))).count();
+        assert_eq!((misses, calls(&fleet.control)["/"]), (1, 2));
+        for answer in answers {
+            assert_eq!(rest(answer).await.unwrap(), "own");
+        }
+        // Long before its lease would have ended.
+        for name in fleet.streams() {
+            let left: i64 = fleet.redis.run(&["PTTL", &name]);
+            assert!(left <= USUAL.as_millis() as i64 / 2, "{left}");
+        }
+        frame(&mut answer).await.unwrap_err();
+        if signal == Signal::STOP {
+            // It goes on for its own caller, and replaces nothing.
+            say(&fleet.control, "leader", &["two", "!end"]);
+            leader.signal(Signal::CONT);
+            assert_eq!(fleet.led().await, "miss: onetwo");
+            leader.end().await;
+        }
+        until(async || ask(&newcomers[0], post("/")).await == (Outcome::Hit, "myown".to_owned())).await;
+    }
+}
+
+#[tokio::test]
+async fn who_leads_gives_a_sign_of_life_to_whoever_comes_while_there_is_nothing_to_say() {
+    let fleet = Fleet::start();
+    // Unasked, it gives one an hour, and has as long to give it.
+    let ages = LONG * 600;
+    let _leader = fleet.leader(ages, "").await;
+    say(&fleet.control, "leader", &["!head 200", "one"]);
+    for _ in 0..3 {
+        let mut answer = begin(&member(patient(fleet.redis.url()).lease(Some(ages)), &fleet.control, "follower"), "/").await;
+        assert_eq!(outcome(&answer), Outcome::CollapsedElsewhere);
+        assert_eq!(frame(&mut answer).await.unwrap(), "one");
+    }
+    say(&fleet.control, "leader", &["!end"]);
+    assert_eq!(fleet.led().await, "miss: one");
+    assert_eq!(calls(&fleet.control)["/"], 1);
+}
+
+#[tokio::test]
+async fn signs_of_life_are_bounded_with_what_is_said() {
+    let fleet = Fleet::start();
+    let _leader = fleet.leader(LONG, "1000").await;
+    say(&fleet.control, "leader", &["!head 200", "one"]);
+    let answer = begin(&fleet.follower(), "/").await;
+    let wish = fleet.redis.run::<Vec<String>>(&["KEYS", "t:*:wanted"]).remove(0);
+    until(async || {
+        // As by one who comes.
+        let () = fleet.redis.run(&["PEXPIRE", &wish, "60000"]);
+        fleet.streams().is_empty()
+    })
+    .await;
+    rest(answer).await.unwrap_err();
+}
+
+#[tokio::test]
+async fn who_follows_reads_once_for_each_part() {
+    let fleet = Fleet::start();
+    let _leader = fleet.leader(LONG, "").await;
+    say(&fleet.control, "leader", &["!head 200", "one"]);
+    let mut answer = begin(&fleet.follower(), "/").await;
+    assert_eq!(frame(&mut answer).await.unwrap(), "one");
+    let before = commands(&fleet.redis, "xrange");
+    for number in 0..50 {
+        let word = number.to_string();
+        say(&fleet.control, "leader", &[&word]);
+        assert_eq!(frame(&mut answer).await.unwrap(), word);
+    }
+    let readings = commands(&fleet.redis, "xrange") - before;
+    assert!((1..75).contains(&readings), "{readings}");
 }
 
 #[tokio::test]
@@ -677,9 +785,9 @@ async fn published(store: &Redis, server: &Server, number: u64, parts: &[LivePar
 }
 
 async fn read(store: &Redis, key: &Key, token: Token, count: usize) -> Result<Vec<LivePart>, tower_response_cache::Error> {
-    let mut read = Vec::new();
+    let (mut read, mut said) = (Vec::new(), pin!(store.follow(*key, token)));
     while read.len() < count {
-        read.extend(store.follow(key, token, read.len() as u64).await?);
+        read.extend(said.next().await.expect("an end is an error")?);
     }
     Ok(read)
 }
@@ -757,6 +865,33 @@ async fn a_stream_is_appended_to_once_and_only_where_it_left_off() {
 }
 
 #[tokio::test]
+async fn who_follows_is_told_when_nothing_is_heard_for_long_and_then_that_it_is_over() {
+    let server = Server::start();
+    let store = patient(server.url()).lease(Some(Duration::from_secs(4))).build().unwrap();
+    let (token, _) = published(&store, &server, 1, &parts()[..2]).await;
+    let mut said = pin!(store.follow(key(1), token));
+    let mut count = 0;
+    while count < 2 {
+        count += said.next().await.unwrap().unwrap().len();
+    }
+    // As by one that lives and says nothing.
+    let mut publishing = pin!(async {
+        loop {
+            store.publish(&key(1), token, 2, &[]).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    });
+    let told = match futures_util::future::select(said.next(), publishing.as_mut()).await {
+        futures_util::future::Either::Left((told, _)) => told,
+        futures_util::future::Either::Right(_) => unreachable!(),
+    };
+    assert_eq!(told.unwrap().unwrap(), []);
+    // From now on it says nothing.
+    assert!(said.next().await.unwrap().unwrap_err().is_unavailable());
+    assert!(said.next().await.is_none());
+}
+
+#[tokio::test]
 async fn of_a_giant_part_and_of_a_long_stream_little_is_read_at_a_time() {
     let server = Server::start();
     let proxy = crate::proxy::Proxy::to(server.port()).await;
@@ -764,7 +899,7 @@ async fn of_a_giant_part_and_of_a_long_stream_little_is_read_at_a_time() {
     let long: Vec<_> = parts()[..1].iter().cloned().chain((0..40).map(|_| LivePart::Frames(vec![pattern(30_000)]))).collect();
     let (token, _) = published(&publisher, &server, 1, &long).await;
     let before = proxy.received();
-    let first = follower.follow(&key(1), token, 0).await.unwrap();
+    let first = pin!(follower.follow(key(1), token)).next().await.unwrap().unwrap();
     let received = proxy.received() - before;
     assert!(first.len() > 1 && received < 100_000, "{} parts, {received} bytes", first.len());
     assert!(read(&follower, &key(1), token, long.len()).await.unwrap()[1..] == long[1..]);

@@ -33,8 +33,8 @@
 //! |    102 |     8 | `cached_at`, a time; all ones: none |
 //! |    110 |     8 | `upstream_time`, microseconds |
 //! |    118 |     8 | `upstream_first_byte`, microseconds |
-//! |    126 |     1 | is there a usage: 0 or 1 |
-//! |    127 | 0, 48 | usage: six u64, as [`Usage`](crate::entry::Usage) lists them |
+//! |    126 |     1 | is there a usage: 0; 1 without audio, 2 with some |
+//! |    127 | 0, 48, 72 | usage: six u64, with audio nine, as [`Usage`](crate::entry::Usage) lists them |
 //! |        |     … | request id, provider, model, upstream request id, service tier: u16 length and UTF-8 each; length `ffff`: none |
 //! |        |     … | tags: u16 count; u16 length and UTF-8 each |
 //! |        |     … | labels: u16 count; name and value, u16 length and UTF-8 each |
@@ -196,6 +196,8 @@ const CHECKSUM: usize = 8;
 
 const NO_TIME: u64 = u64::MAX;
 const NO_TEXT: u16 = u16::MAX;
+const USAGE: u8 = 1;
+const USAGE_WITH_AUDIO: u8 = 2;
 const SENSITIVE: u32 = 1 << 31;
 
 /// Caps on counts: what a record takes in memory stays within a small multiple of its length, and within a few megabytes beyond it.

@@ -4,8 +4,8 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 use super::{
-    CHECKSUM, MAGIC, MAX_FIELDS, MAX_FRAMES, MAX_LISTED, NO_TEXT, NO_TIME, RESPONSE, SENSITIVE, SHARED, VARIANTS, VERSION, checksum,
-    cut_short, is_framing, is_measured,
+    CHECKSUM, MAGIC, MAX_FIELDS, MAX_FRAMES, MAX_LISTED, NO_TEXT, NO_TIME, RESPONSE, SENSITIVE, SHARED, USAGE, USAGE_WITH_AUDIO, VARIANTS,
+    VERSION, checksum, cut_short, is_framing, is_measured,
 };
 use crate::{
     clock::from_unix_millis,
@@ -190,17 +190,26 @@ impl<'a> Reader<'a> {
     }
 
     pub(super) fn usage(&mut self) -> Result<Option<Usage>, Error> {
-        Ok(match self.flag()? {
-            true => Some(Usage {
-                input_uncached: self.u64()?,
-                cache_read: self.u64()?,
-                cache_write_5m: self.u64()?,
-                cache_write_1h: self.u64()?,
-                output: self.u64()?,
-                reasoning: self.u64()?,
-            }),
-            false => None,
-        })
+        let form = self.u8()?;
+        if form == 0 {
+            return Ok(None);
+        }
+        if form != USAGE && form != USAGE_WITH_AUDIO {
+            return Err(Error::corrupt("the record has a usage in an unknown form"));
+        }
+        let mut usage = Usage {
+            input_uncached: self.u64()?,
+            cache_read: self.u64()?,
+            cache_write_5m: self.u64()?,
+            cache_write_1h: self.u64()?,
+            output: self.u64()?,
+            reasoning: self.u64()?,
+            ..Usage::default()
+        };
+        if form == USAGE_WITH_AUDIO {
+            (usage.audio_input, usage.audio_cache_read, usage.audio_output) = (self.u64()?, self.u64()?, self.u64()?);
+        }
+        Ok(Some(usage))
     }
 
     fn metadata(&mut self) -> Result<Metadata, Error> {

@@ -61,7 +61,15 @@ fn stream() -> Entry {
             cached_at: Some(at(1_700_000_001_000)),
             upstream_time: Duration::from_micros(1_234_567),
             upstream_first_byte: Duration::from_micros(210_000),
-            usage: Some(Usage { input_uncached: 1, cache_read: 2, cache_write_5m: 3, cache_write_1h: 4, output: 5, reasoning: 6 }),
+            usage: Some(Usage {
+                input_uncached: 1,
+                cache_read: 2,
+                cache_write_5m: 3,
+                cache_write_1h: 4,
+                output: 5,
+                reasoning: 6,
+                ..Usage::default()
+            }),
             service_tier: Some("flex".into()),
             tags: vec!["team:blue".into(), "é".into()],
             labels: vec![("model".into(), "gpt-4o-mini".into()), ("route".into(), "chat".into())],
@@ -150,6 +158,23 @@ fn golden_records_are_read_and_written_to_the_byte() {
         assert_eq!(&decode(golden).unwrap(), record);
         assert!(encode(record) == golden, "the form has changed: that takes a new version");
     }
+}
+
+#[test]
+fn usage_with_audio_takes_room_only_where_there_is_some() {
+    let mut entry = stream();
+    let usage = entry.metadata.usage.unwrap();
+    let without = encode_entry(entry.clone());
+    for (audio_input, audio_cache_read, audio_output) in [(7, 0, 0), (0, 8, 0), (0, 0, 9), (7, 8, 9)] {
+        entry.metadata.usage = Some(Usage { audio_input, audio_cache_read, audio_output, ..usage });
+        let bytes = encode_entry(entry.clone());
+        assert_eq!((bytes[126], bytes.len()), (2, without.len() + 24));
+        let golden: [&[u8]; 2] = [b"\x02\x01\0\0\0\0\0\0\0\x02\0\0\0\0\0\0\0", &without[127 + 16..127 + 48]];
+        assert_eq!(bytes[126..175], golden.concat());
+        assert_eq!(bytes[175..199], [audio_input, audio_cache_read, audio_output].map(u64::to_le_bytes).concat());
+        assert_eq!(decode(&bytes).unwrap(), Record::Response(Arc::new(entry.clone())));
+    }
+    assert_eq!(refusal(&overwritten(without, 126, &[3])), "the record has a usage in an unknown form");
 }
 
 #[test]
@@ -426,7 +451,6 @@ fn interim_statuses_are_neither_written_nor_read() {
 #[test]
 fn flags_and_texts_are_what_they_can_be() {
     let bytes = encode_entry(stream());
-    assert!(refusal(&overwritten(bytes.clone(), 126, &[2])).contains("flag"));
     let trailers = position(&bytes, b"[DONE]\n\n") + 8;
     assert!(refusal(&overwritten(bytes.clone(), trailers, &[2])).contains("flag"));
     assert!(refusal(&overwritten(bytes.clone(), trailers, &[0])).contains("more in it"));
@@ -522,13 +546,10 @@ fn any_lifetime() -> impl Strategy<Value = Lifetime> {
 }
 
 fn any_usage() -> impl Strategy<Value = Usage> {
-    any::<[u64; 6]>().prop_map(|[input_uncached, cache_read, cache_write_5m, cache_write_1h, output, reasoning]| Usage {
-        input_uncached,
-        cache_read,
-        cache_write_5m,
-        cache_write_1h,
-        output,
-        reasoning,
+    let audio = prop_oneof![Just([0; 3]), any::<[u64; 3]>()];
+    (any::<[u64; 6]>(), audio).prop_map(|(text, [audio_input, audio_cache_read, audio_output])| {
+        let [input_uncached, cache_read, cache_write_5m, cache_write_1h, output, reasoning] = text;
+        Usage { input_uncached, cache_read, cache_write_5m, cache_write_1h, output, reasoning, audio_input, audio_cache_read, audio_output }
     })
 }
 

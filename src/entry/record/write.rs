@@ -3,8 +3,8 @@ use std::{borrow::Cow, time::Duration};
 use http::{HeaderMap, HeaderName, header};
 
 use super::{
-    CHECKSUM, MAGIC, MAX_FIELDS, MAX_FRAMES, MAX_LISTED, NO_TEXT, NO_TIME, RESPONSE, SENSITIVE, SHARED, VARIANTS, VERSION, checksum,
-    is_framing, is_measured,
+    CHECKSUM, MAGIC, MAX_FIELDS, MAX_FRAMES, MAX_LISTED, NO_TEXT, NO_TIME, RESPONSE, SENSITIVE, SHARED, USAGE, USAGE_WITH_AUDIO, VARIANTS,
+    VERSION, checksum, is_framing, is_measured,
 };
 use crate::{
     clock::unix_millis,
@@ -120,13 +120,27 @@ impl Writer {
     }
 
     pub(super) fn usage(&mut self, usage: Option<&Usage>) {
-        self.u8(usage.is_some().into());
-        if let Some(usage) = usage {
-            for tokens in
-                [usage.input_uncached, usage.cache_read, usage.cache_write_5m, usage.cache_write_1h, usage.output, usage.reasoning]
-            {
-                self.u64(tokens);
-            }
+        let Some(usage) = usage else { return self.u8(0) };
+        let Usage {
+            input_uncached,
+            cache_read,
+            cache_write_5m,
+            cache_write_1h,
+            output,
+            reasoning,
+            audio_input,
+            audio_cache_read,
+            audio_output,
+        } = *usage;
+        let (text, audio) = (
+            [input_uncached, cache_read, cache_write_5m, cache_write_1h, output, reasoning],
+            [audio_input, audio_cache_read, audio_output],
+        );
+        // Audio was not there in the first records of this version, and is not where there is none.
+        let has_audio = audio != [0; 3];
+        self.u8(if has_audio { USAGE_WITH_AUDIO } else { USAGE });
+        for tokens in text.into_iter().chain(audio.into_iter().filter(|_| has_audio)) {
+            self.u64(tokens);
         }
     }
 

@@ -16,6 +16,7 @@ use crate::{
     cost::{Call, CostModel, NanoUsd},
     entry::Usage,
     error::Error,
+    options::label,
 };
 
 /// What LLM calls cost, by the tokens that their answers say they took.
@@ -36,19 +37,20 @@ use crate::{
 /// fetched at run time.
 ///
 /// Of that format (`model_prices_and_context_window.json`: an object by model, USD per token) these fields are heeded: `input_cost_per_token`, `output_cost_per_token`,
-/// `output_cost_per_reasoning_token`, `cache_read_input_token_cost`, `cache_creation_input_token_cost`; `_above_1hr` after the last, for the longer of Anthropic's two cache
+/// `output_cost_per_reasoning_token`, `cache_read_input_token_cost`, `cache_creation_input_token_cost`, and of audio `input_cost_per_audio_token`,
+/// `cache_read_input_audio_token_cost`, `output_cost_per_audio_token`; `_above_1hr` after the cost of a cache's creation, for the longer of Anthropic's two cache
 /// lifetimes; `_above_{n}k_tokens` after any, for calls with more prompt tokens than that, cached ones included; and then a service tier: `_priority`, `_flex`, `_batches`.
 /// A model without a price per input token is left out.
 ///
 /// - The service tier is what the response says. Where it is not priced apart, the standard price holds.
-/// - Answers of OpenAI that took audio have no cost: audio is billed apart, and not counted apart here.
+/// - Audio costs what is listed for it at the tier and length at which its text is priced. Where that is nothing, the call has no cost: it is never priced as text.
 /// - The length of the prompt selects a tier, which then holds for all tokens of the call, generated ones included.
 /// - Without a price of their own, tokens read from the provider's cache cost what input costs, as do those written; Anthropic's cost 0.1 of that when read, 1.25 when
 ///   written for five minutes, 2 when written for an hour.
 ///
 /// # Looking a model up
 ///
-/// By the id that the response names; then without a date at its end (`-20250929`, `-2024-07-18`, `@20250929`); then either without the provider before it (`openai/gpt-4o`), or
+/// By the id that the response names, or, where it names none, the `model` label of the request; then without a date at its end (`-20250929`, `-2024-07-18`, `@20250929`); then either without the provider before it (`openai/gpt-4o`), or
 /// with one (`gemini/gemini-2.5-pro`): that of the `provider` label if there are several; then as an [alias](Self::alias). What remains ambiguous has no price.
 ///
 /// A model that is not found is named once in the log, at `WARN`, with the feature `tracing`; see [`unknown`](Self::unknown) as well.
@@ -143,7 +145,9 @@ impl LlmPrices {
 
 impl CostModel for LlmPrices {
     fn cost(&self, call: &Call<'_>) -> Option<NanoUsd> {
-        self.price(call.model?, call.provider, call.service_tier, call.usage?)
+        // Some answers, transcriptions among them, do not say who gave them.
+        let model = call.model.or_else(|| label(call.labels, "model"))?;
+        self.price(model, call.provider, call.service_tier, call.usage?)
     }
 }
 

@@ -124,13 +124,19 @@ enum Class {
     CacheWrite1h,
     Output,
     Reasoning,
+    AudioInput,
+    AudioCacheRead,
+    AudioOutput,
 }
 
-const FIELDS: [(&str, Class); 5] = [
+const FIELDS: [(&str, Class); 8] = [
     ("input_cost_per_token", Class::Input),
+    ("input_cost_per_audio_token", Class::AudioInput),
     ("output_cost_per_token", Class::Output),
+    ("output_cost_per_audio_token", Class::AudioOutput),
     ("output_cost_per_reasoning_token", Class::Reasoning),
     ("cache_read_input_token_cost", Class::CacheRead),
+    ("cache_read_input_audio_token_cost", Class::AudioCacheRead),
     ("cache_creation_input_token_cost", Class::CacheWrite5m),
 ];
 
@@ -157,21 +163,29 @@ impl Price {
     }
 
     pub(super) fn cost(&self, service_tier: Option<&str>, usage: &Usage) -> Option<NanoUsd> {
-        let tier = match service_tier.unwrap_or_default() {
+        let tier = service_tier.unwrap_or_default().to_ascii_lowercase();
+        let tier = match tier.as_str() {
             "batch" => "batches",
             other => other,
         };
         let prompt = usage.input();
         let above = self.steps.iter().rev().find(|step| prompt > **step).copied().unwrap_or(0);
+        // What is said to be part of something is no more than that.
+        let audio_input = usage.audio_input.min(usage.input_uncached);
+        let audio_cache_read = usage.audio_cache_read.min(usage.cache_read);
         let reasoning = usage.reasoning.min(usage.output);
+        let audio_output = usage.audio_output.min(usage.output - reasoning);
         let mut sum = 0_u128;
         for (class, tokens) in [
-            (Class::Input, usage.input_uncached),
-            (Class::CacheRead, usage.cache_read),
+            (Class::Input, usage.input_uncached - audio_input),
+            (Class::AudioInput, audio_input),
+            (Class::CacheRead, usage.cache_read - audio_cache_read),
+            (Class::AudioCacheRead, audio_cache_read),
             (Class::CacheWrite5m, usage.cache_write_5m),
             (Class::CacheWrite1h, usage.cache_write_1h),
-            (Class::Output, usage.output - reasoning),
+            (Class::Output, usage.output - reasoning - audio_output),
             (Class::Reasoning, reasoning),
+            (Class::AudioOutput, audio_output),
         ] {
             if tokens > 0 {
                 sum = sum.checked_add(u128::from(tokens) * u128::from(self.rate(class, tier, above)?))?;
@@ -181,11 +195,22 @@ impl Price {
     }
 
     fn rate(&self, class: Class, tier: &str, above: u64) -> Option<u64> {
+        // Audio costs what is listed for it, where its text is priced: at another tier or length it would be a guess.
+        let beside = match class {
+            Class::AudioInput => Some(Class::Input),
+            Class::AudioCacheRead => Some(Class::CacheRead),
+            Class::AudioOutput => Some(Class::Output),
+            _ => None,
+        };
+        if let Some(text) = beside {
+            let text = self.find(text, tier, above)?;
+            return self.exactly(class, &text.tier, text.above).map(|rate| rate.femto_usd);
+        }
         let listed = self.listed(class, tier, above);
         listed.or_else(|| {
             let input = || self.listed(Class::Input, tier, above);
             match class {
-                Class::Input | Class::Output => None,
+                Class::Input | Class::Output | Class::AudioInput | Class::AudioCacheRead | Class::AudioOutput => None,
                 Class::Reasoning => self.listed(Class::Output, tier, above),
                 Class::CacheRead if self.is_anthropic => Some(input()? / 10),
                 Class::CacheWrite5m if self.is_anthropic => Some(input()?.saturating_mul(5) / 4),
@@ -196,12 +221,18 @@ impl Price {
         })
     }
 
-    /// The length of the prompt goes before the service tier: longer prompts cost more in any.
     fn listed(&self, class: Class, tier: &str, above: u64) -> Option<u64> {
-        let exactly = |tier: &str, above: u64| {
-            self.rates.iter().find(|rate| rate.class == class && rate.above == above && rate.tier == tier).map(|rate| rate.femto_usd)
-        };
+        self.find(class, tier, above).map(|rate| rate.femto_usd)
+    }
+
+    /// The length of the prompt goes before the service tier: longer prompts cost more in any.
+    fn find(&self, class: Class, tier: &str, above: u64) -> Option<&Rate> {
+        let exactly = |tier: &str, above: u64| self.exactly(class, tier, above);
         exactly(tier, above).or_else(|| exactly("", above)).or_else(|| exactly(tier, 0)).or_else(|| exactly("", 0))
+    }
+
+    fn exactly(&self, class: Class, tier: &str, above: u64) -> Option<&Rate> {
+        self.rates.iter().find(|rate| rate.class == class && rate.above == above && rate.tier == tier)
     }
 }
 
@@ -253,7 +284,10 @@ mod tests {
             ("cache_creation_input_token_cost_above_12hr", None),
             ("cache_read_input_token_cost_above_1hr", None),
             ("input_cost_per_token_cache_hit", None),
-            ("input_cost_per_audio_token", None),
+            ("input_cost_per_audio_token", Some((Class::AudioInput, "", 0))),
+            ("output_cost_per_audio_token_batches", Some((Class::AudioOutput, "batches", 0))),
+            ("cache_read_input_audio_token_cost_flex", Some((Class::AudioCacheRead, "flex", 0))),
+            ("input_cost_per_audio_per_second", None),
             ("max_input_tokens", None),
             ("input_cost_per_token_", None),
         ] {

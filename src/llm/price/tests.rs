@@ -43,7 +43,7 @@ fn anthropic_bills_reads_and_both_kinds_of_writes_beside_the_input() {
     assert_eq!(bill("claude-opus-4-6", "standard", usage(50_000, 0, 15_000)), usd(250_000 + 375_000));
     assert_eq!(bill("claude-opus-4-6", "standard", usage(10_000, 40_000, 15_000)), usd(50_000 + 20_000 + 375_000));
     // Sonnet 4.5: 3.00 in, 3.75 written for five minutes, 6.00 for an hour, 0.30 read, 15.00 out.
-    let all = Usage { input_uncached: M, cache_read: M, cache_write_5m: M, cache_write_1h: M, output: M, reasoning: 0 };
+    let all = Usage { input_uncached: M, cache_read: M, cache_write_5m: M, cache_write_1h: M, output: M, ..Usage::default() };
     assert_eq!(bill("claude-sonnet-4-5-20250929", "", all), usd(3_000_000 + 300_000 + 3_750_000 + 6_000_000 + 15_000_000));
     assert_eq!(bill("claude-sonnet-4-5", "batch", usage(M, 0, M)), usd(9_000_000));
 }
@@ -67,6 +67,79 @@ fn gemini_bills_all_tokens_of_a_long_prompt_at_the_higher_rates() {
     // Cached tokens count towards the length.
     assert_eq!(bill("models/gemini-2.5-pro", "", usage(100_000, 200_000, 10_000)), usd(250_000 + 50_000 + 150_000));
     assert_eq!(bill("gemini/gemini-2.5-pro", "priority", usage(300_000, 0, 0)), usd(1_350_000));
+}
+
+#[test]
+fn openai_bills_audio_apart_from_text() {
+    // GPT-4o Audio (developers.openai.com/api/docs/models/gpt-4o-audio-preview): text 2.50 in, 10.00 out; audio 40.00 in, 80.00 out.
+    let heard = Usage { audio_input: 66, audio_output: 187, ..usage(84, 0, 236) };
+    let nanos = 18 * 2500 + 66 * 40_000 + 49 * 10_000 + 187 * 80_000;
+    assert_eq!(bill("gpt-4o-audio-preview-2025-06-03", "default", heard), Some(NanoUsd(nanos)));
+    // GPT-Audio: 2.50 and 10.00; 32.00 and 64.00.
+    let all = Usage { audio_input: M, audio_output: M, ..usage(2 * M, 0, 2 * M) };
+    assert_eq!(bill("gpt-audio", "", all), usd(2_500_000 + 10_000_000 + 32_000_000 + 64_000_000));
+    // A model that has no price for audio.
+    assert_eq!(bill("gpt-4o", "", Usage { audio_input: 1, ..usage(84, 0, 236) }), None);
+    assert_eq!(bill("gpt-4o", "", Usage { audio_output: 1, ..usage(84, 0, 236) }), None);
+}
+
+#[test]
+fn gemini_bills_audio_that_it_hears_and_audio_that_it_reads_from_its_cache() {
+    // 2.5 Flash (ai.google.dev/gemini-api/docs/pricing): 0.30 in, audio 1.00; cached 0.03, audio 0.10; 2.50 out. Flex and batches: half of what is not cached; priority: 1.8 times all.
+    let heard = Usage { audio_input: M, audio_cache_read: M, ..usage(2 * M, 2 * M, M) };
+    assert_eq!(bill("gemini-2.5-flash", "", heard), usd(300_000 + 1_000_000 + 30_000 + 100_000 + 2_500_000));
+    assert_eq!(bill("gemini-2.5-flash", "FLEX", heard), usd(150_000 + 500_000 + 30_000 + 100_000 + 1_250_000));
+    assert_eq!(bill("gemini-2.5-flash", "priority", heard), usd(540_000 + 1_800_000 + 54_000 + 180_000 + 4_500_000));
+    // 2.5 Pro TTS: 1.00 in, audio 20.00 out.
+    assert_eq!(bill("gemini-2.5-pro-preview-tts", "", Usage { audio_output: M, ..usage(M, 0, M) }), usd(1_000_000 + 20_000_000));
+}
+
+#[test]
+fn audio_without_a_price_at_the_tier_and_length_of_its_text_has_none() {
+    let prices = small(
+        r#"{"m": {"input_cost_per_token": 1e-9, "input_cost_per_token_flex": 5e-10, "input_cost_per_token_above_200k_tokens": 2e-9, "cache_read_input_token_cost": 1e-10,
+            "output_cost_per_token": 3e-9, "input_cost_per_audio_token": 7e-9, "output_cost_per_audio_token": 9e-9}}"#,
+    );
+    let of = |tier: &str, usage| prices.price("m", None, Some(tier), &usage).map(|cost| cost.0);
+    let heard = |input, audio_input| Usage { audio_input, ..usage(input, 0, 0) };
+    assert_eq!(of("default", heard(1000, 100)), Some(900 + 700));
+    assert_eq!(of("flex", heard(1000, 100)), None, "its text is cheaper, and its audio may be");
+    assert_eq!(of("flex", heard(1000, 0)), Some(500));
+    assert_eq!(of("flex", Usage { audio_output: 100, ..usage(0, 0, 1000) }), Some(2700 + 900), "neither is priced apart");
+    assert_eq!(of("default", heard(200_001, 1)), None);
+    assert_eq!(of("default", Usage { audio_cache_read: 1, ..usage(0, 10, 0) }), None);
+    // No class is counted twice, nor more of it than there is.
+    let all = Usage { audio_input: 5000, audio_output: 5000, reasoning: 400, ..usage(1000, 0, 1000) };
+    assert_eq!(of("default", all), Some(7000 + 400 * 3 + 600 * 9));
+}
+
+#[test]
+fn a_transcription_is_priced_by_the_model_that_was_asked_for_with_a_file_that_knows_it() {
+    // GPT-4o Transcribe (developers.openai.com/api/docs/models/gpt-4o-transcribe), as LiteLLM has it: 2.50 in, audio 6.00, 10.00 out.
+    let prices = small(
+        r#"{"gpt-4o-transcribe": {"input_cost_per_audio_token": 6e-06, "input_cost_per_token": 2.5e-06, "litellm_provider": "openai", "mode": "audio_transcription",
+            "output_cost_per_token": 1e-05}}"#,
+    );
+    let request = http::Request::new(()).into_parts().0;
+    let headers = http::HeaderMap::new();
+    let labels = [("model".to_owned(), "gpt-4o-transcribe".to_owned())];
+    let heard = Usage { audio_input: 25, ..usage(33, 0, 12) };
+    let call = |labels, usage| Call {
+        request: &request,
+        status: http::StatusCode::OK,
+        headers: &headers,
+        usage,
+        model: None,
+        provider: None,
+        service_tier: None,
+        labels,
+        first_byte: std::time::Duration::ZERO,
+        last_byte: std::time::Duration::ZERO,
+    };
+    assert_eq!(prices.cost(&call(&labels, Some(&heard))), Some(NanoUsd(8 * 2500 + 25 * 6000 + 12 * 10_000)));
+    assert_eq!(prices.cost(&call(&[], Some(&heard))), None);
+    assert_eq!(prices.cost(&call(&labels, None)), None, "billed by its duration");
+    assert!(prices.unknown().is_empty());
 }
 
 #[test]

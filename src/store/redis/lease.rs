@@ -15,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-use redis::Value;
+use redis::{Cmd, Value};
 use tokio::{
     sync::Notify,
     time::{Instant, timeout_at},
@@ -25,6 +25,7 @@ use super::{
     Redis,
     fault::Fault,
     link::{Ask, Lane},
+    live::{Sign, Watched},
     millis,
     scripts::{CLAIM, SETTLE},
     servers::To,
@@ -43,11 +44,16 @@ const DECLINED: &[u8] = b"-";
 const DECLINED_FOR: Duration = Duration::from_secs(5);
 
 /// A holder that is busy is not to lose its lease before it can renew it.
-const LEAST_GRANT: Duration = Duration::from_secs(1);
+pub(super) const LEAST_GRANT: Duration = Duration::from_secs(1);
 
 /// How often those who wait ask, at first and at last.
 const POLL: Duration = Duration::from_millis(50);
 const LONGEST_POLL: Duration = Duration::from_secs(1);
+
+/// For how long one of these is granted at first: so long anyone who is well may take to be heard of.
+pub(super) fn granted_for(lasts: Duration) -> Duration {
+    lasts.min((lasts / 10).max(LEAST_GRANT))
+}
 
 impl Redis {
     pub(super) async fn claim_lease(&self, key: &Key, generation: Generation, patience: Duration) -> Result<Claim, Error> {
@@ -60,16 +66,18 @@ impl Redis {
         // Without an epoch it cannot be told what was invalidated since.
         let follows = inner.live.is_some() && !patience.is_zero() && epoch != 0;
         let names = [&*record, &lease, &wanted];
-        let granted_for = lasts.min((lasts / 10).max(LEAST_GRANT));
+        let granted_for = granted_for(lasts);
         let mut command = CLAIM.call(&names[..if follows { 3 } else { 2 }]);
         command.arg(&seen.to_be_bytes()[..]).arg(&token.0[..]).arg(millis(granted_for)).arg(DECLINED);
         // Given up in the middle, it may have been granted: then it expires. Waiting begins before the question, so that no word is missed.
         let waiter = Waiter::new(&inner.waiters, *key);
         let stage = self.stage(key, token);
-        let mut unfit = None;
+        let mut watched: Option<Watched> = None;
+        let mut in_place_of: Option<Cmd> = None;
         let mut poll = POLL;
         loop {
             let woken = waiter.notify.notified();
+            let command = in_place_of.take().unwrap_or_else(|| command.clone());
             let holder = match inner
                 .ask(To::Key(&record), Lane::Read, Instant::now() + inner.deadlines.read, 0, Ask::Script(&CLAIM, &command))
                 .await?
@@ -85,16 +93,25 @@ impl Redis {
                 Value::BulkString(holder) => holder.try_into().ok().map(Token),
                 _ => return Err(Fault::Garbled.into()),
             };
-            if let Some(holder) = holder.filter(|holder| follows && unfit != Some(*holder)) {
-                match self.is_fit(key, holder, generation).await {
-                    Some(true) => return Ok(Claim::Live(holder)),
-                    Some(false) => unfit = Some(holder),
-                    None => {}
+            if let Some(holder) = holder.filter(|_| follows) {
+                let seen = match &mut watched {
+                    Some(seen) if seen.holder == holder => seen,
+                    other => other.insert(Watched::new(holder)),
+                };
+                match seen.sign(self, key, generation).await {
+                    Sign::None => {}
+                    Sign::Life => return Ok(Claim::Live(holder)),
+                    // Of those who wait, one goes on in its place.
+                    Sign::Death => {
+                        in_place_of.insert(command).arg(&holder.0[..]);
+                        continue;
+                    }
                 }
             }
             self.hear();
             let pause = poll.mul_f64(fastrand::f64().mul_add(0.5, 0.5));
-            drop(timeout_at(until.min(Instant::now() + pause), woken).await);
+            let due = watched.as_ref().and_then(Watched::until).unwrap_or(until);
+            drop(timeout_at(until.min(due).min(Instant::now() + pause), woken).await);
             poll = (poll * 2).min(LONGEST_POLL);
         }
     }

@@ -5,20 +5,26 @@
 //! part is bound to its place there. Followers are woken by word of changes, and ask from time to time all the same. There are no connections on which
 //! anyone blocks: a follower is an operation like others, with a deadline, however many there are.
 //!
-//! The stream expires when its publisher says nothing for as long as a lease lasts: who is dead says nothing.
+//! # The dead
+//!
+//! A publisher that has nothing to say gives a sign of life: ten times in the time of a lease, and when somebody leaves word. A stream that may be a dead
+//! one's is joined by nobody: whoever comes waits for one part more than it found, which takes a living publisher a moment, and takes the lease
+//! over if there is none. Those who follow already are told when nothing was heard for a while, and let nobody join them here; the stream
+//! expires when its publisher said nothing for half the time of a lease.
 
 use std::{sync::Arc, time::Duration};
 
+use futures_util::{Stream, stream::try_unfold};
 use redis::Value;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use super::{
     Redis,
     fault::Fault,
-    lease::{Waiter, Waiters},
+    lease::{LEAST_GRANT, Waiter, Waiters, granted_for},
     link::{Ask, Lane},
     millis,
-    scripts::{APPEND, FOLLOW},
+    scripts::{APPEND, FOLLOW, LOOK, Script},
     servers::To,
 };
 use crate::{
@@ -37,12 +43,21 @@ const LONGEST: usize = (1 << 20) + 256;
 /// Parts that are read at a time.
 const COUNT: usize = 256;
 
-/// How often a follower asks, where word comes, and where it does not.
-const TOLD: Duration = Duration::from_secs(1);
+/// How often a follower asks where no word comes.
 const UNTOLD: Duration = Duration::from_millis(50);
 
 /// How long a follower waits before it asks again after an operation that failed.
 const FAILED: Duration = Duration::from_millis(50);
+
+/// How often a publisher says something, be it that it lives, under a lease that lasts so long.
+fn beat(lasts: Duration) -> Duration {
+    (lasts / 10).max(Duration::from_millis(100)).min(lasts / 3)
+}
+
+/// How long it may say nothing before its stream is gone.
+fn silence(lasts: Duration) -> Duration {
+    (lasts / 2).max(LEAST_GRANT).min(lasts)
+}
 
 impl Redis {
     pub(super) async fn await_audience(&self, key: &Key, token: Token) -> Option<Audience> {
@@ -51,7 +66,7 @@ impl Redis {
         let wanted = inner.waiters.stage(key, token)?;
         self.hear();
         wanted.notified().await;
-        Some(Audience { max_bytes, renew_in: lasts / 3 })
+        Some(Audience { max_bytes, renew_in: beat(lasts) })
     }
 
     pub(super) async fn publish_parts(&self, key: &Key, token: Token, from: u64, parts: &[LivePart]) -> Result<bool, Error> {
@@ -69,7 +84,7 @@ impl Redis {
         let encoded = (from..).zip(parts).map(encode).collect::<Option<Vec<_>>>();
         let encoded = encoded.ok_or(Fault::Spared("a part of a live stream is too long"))?;
         let mut command = APPEND.call(&[&name, &inner.names.wanted(key)]);
-        command.arg(&token.0[..]).arg(millis(lasts)).arg(from);
+        command.arg(&token.0[..]).arg(millis(silence(lasts))).arg(from);
         for part in &encoded {
             command.arg(&part[..]);
         }
@@ -79,71 +94,20 @@ impl Redis {
         }
     }
 
-    pub(super) async fn follow_parts(&self, key: &Key, token: Token, from: u64) -> Result<Vec<LivePart>, Error> {
-        let inner = &self.inner;
-        let lasts = inner.lease.ok_or(Fault::Spared("there are no leases"))?;
-        let waiter = Waiter::new(&inner.waiters, *key);
-        // What fails for longer than a publisher may be silent has failed.
-        let mut until = Instant::now() + lasts;
-        let mut says_so = Instant::now();
-        self.hear();
-        loop {
-            let woken = waiter.notify.notified();
-            let is_due = Instant::now() >= says_so;
-            let pause = match self.parts(key, token, from, is_due.then_some(lasts)).await {
-                Ok(None) => return Err(Error::unavailable("a live stream ended before what it carries did")),
-                Ok(Some(parts)) if !parts.is_empty() => return Ok(parts),
-                Ok(Some(_)) => {
-                    until = Instant::now() + lasts;
-                    if inner.waiters.are_told() { TOLD.min(lasts / 3) } else { UNTOLD }
-                }
-                Err(error) if error.is_corrupt() || Instant::now() >= until => return Err(error),
-                // It is as well or as ill in a moment, whatever word comes.
-                Err(_) => {
-                    sleep(FAILED).await;
-                    continue;
-                }
-            };
-            if is_due {
-                says_so = Instant::now() + lasts / 3;
-            }
-            drop(timeout(pause, woken).await);
-        }
-    }
-
-    /// Does the stream of a holder answer one who saw this generation? `None` if there is none yet.
-    ///
-    /// What began before an invalidation is no answer to one who came after it (an invalidation of this key ends the lease, one of many changes the epoch).
-    pub(super) async fn is_fit(&self, key: &Key, holder: Token, generation: Generation) -> Option<bool> {
-        match self.parts(key, holder, 0, None).await {
-            Ok(parts) => match parts?.first()? {
-                LivePart::Head(head) => Some(head.generation.0[0] == generation.0[0]),
-                _ => Some(false),
-            },
-            Err(error) => error.is_corrupt().then_some(false),
-        }
-    }
-
-    /// The parts that are there now; `None` if there is no such stream. Perhaps says that it is wanted for so long.
-    async fn parts(&self, key: &Key, token: Token, from: u64, wanted_for: Option<Duration>) -> Result<Option<Vec<LivePart>>, Error> {
-        let inner = &self.inner;
-        let name = inner.names.live(key, token);
-        let mut command = FOLLOW.call(&[&name, &inner.names.wanted(key)]);
-        command.arg(from).arg(COUNT).arg(READ).arg(LONGEST);
-        if let Some(lasts) = wanted_for {
-            command.arg(&token.0[..]).arg(millis(lasts));
-        }
-        let parts =
-            match inner.ask(To::Key(&name), Lane::Read, Instant::now() + inner.deadlines.read, 0, Ask::Script(&FOLLOW, &command)).await? {
-                Value::Array(parts) => parts,
-                Value::Int(0) => return Ok(None),
-                _ => return Err(Error::corrupt("a part of a live stream is longer than allowed")),
-            };
-        let decode = |(number, part): (u64, Value)| match part {
-            Value::BulkString(part) => inner.codec.decode_part(Place { key, token, number }, &part),
-            _ => Err(Fault::Garbled.into()),
+    pub(super) fn follow_parts(&self, key: Key, token: Token) -> impl Stream<Item = Result<Vec<LivePart>, Error>> + Send {
+        let follower = Follower {
+            redis: self,
+            waiter: Waiter::new(&self.inner.waiters, key),
+            key,
+            token,
+            next: 0,
+            is_behind: true,
+            // Whoever found that there is something to follow has just said that it wants to.
+            says_so: Instant::now() + self.inner.lease.unwrap_or_default() / 3,
+            heard: Instant::now(),
+            is_told: false,
         };
-        (from..).zip(parts).map(decode).collect::<Result<_, _>>().map(Some)
+        try_unfold(follower, |mut follower| async move { Ok(Some((follower.read().await?, follower))) })
     }
 
     /// The place of one who asks for a lease, where it is told if it has an audience. Entered before the question, so that no word is missed.
@@ -153,6 +117,202 @@ impl Redis {
             waiters.enter_stage(*key, token);
         }
         Stage { waiters, key: *key, token }
+    }
+}
+
+/// One who reads a stream, part by part.
+struct Follower<'a> {
+    redis: &'a Redis,
+    /// Word that comes between two readings is not lost.
+    waiter: Waiter<'a>,
+    key: Key,
+    token: Token,
+    /// The number of the next part to ask for.
+    next: u64,
+    /// There may be more than was read.
+    is_behind: bool,
+    /// When to say again that the stream is wanted.
+    says_so: Instant,
+    /// When something was read last.
+    heard: Instant,
+    /// Whether it was told that nothing is.
+    is_told: bool,
+}
+
+impl Follower<'_> {
+    /// What was not read yet, as soon as there is any; nothing, once, if nothing comes for long.
+    async fn read(&mut self) -> Result<Vec<LivePart>, Error> {
+        let inner = &self.redis.inner;
+        let lasts = inner.lease.ok_or(Fault::Spared("there are no leases"))?;
+        self.redis.hear();
+        loop {
+            if !std::mem::take(&mut self.is_behind) {
+                // A publisher that lives says something sooner.
+                let pause = if inner.waiters.are_told() { beat(lasts) * 3 / 2 } else { UNTOLD };
+                drop(timeout_at(Instant::now() + pause, self.waiter.notify.notified()).await);
+            }
+            let is_due = Instant::now() >= self.says_so;
+            match self.look(is_due.then_some(lasts)).await {
+                Ok(None) => return Err(Error::unavailable("a live stream ended before what it carries did")),
+                Ok(Some(parts)) if !parts.is_empty() => {
+                    (self.heard, self.is_told) = (Instant::now(), false);
+                    self.next += parts.len() as u64;
+                    return Ok(parts);
+                }
+                Ok(Some(_)) => {}
+                // What fails for longer than a publisher may be silent has failed.
+                Err(error) if error.is_corrupt() || self.heard.elapsed() >= lasts => return Err(error),
+                // It is as well or as ill in a moment, whatever word comes.
+                Err(_) => {
+                    self.is_behind = true;
+                    sleep(FAILED).await;
+                }
+            }
+            if !self.is_told && self.heard.elapsed() >= silence(lasts) / 2 {
+                self.is_told = true;
+                return Ok(Vec::new());
+            }
+        }
+    }
+
+    /// The parts that are there now; `None` if there is no such stream. Perhaps says that it is wanted for so long.
+    async fn look(&mut self, wanted_for: Option<Duration>) -> Result<Option<Vec<LivePart>>, Error> {
+        let mut command = self.redis.about(&FOLLOW, &self.key, self.token);
+        command.arg(LONGEST).arg(self.next).arg(COUNT).arg(READ);
+        if let Some(lasts) = wanted_for {
+            command.arg(&self.token.0[..]).arg(millis(lasts));
+        }
+        let Some(told) = self.redis.told(&FOLLOW, &self.key, self.token, &command).await? else { return Ok(None) };
+        if let Some(lasts) = wanted_for {
+            self.says_so = Instant::now() + lasts / 3;
+        }
+        let Some((Value::Int(count), parts)) = told.split_first() else { return Err(Fault::Garbled.into()) };
+        self.is_behind = u64::try_from(*count).is_ok_and(|count| count > self.next + parts.len() as u64);
+        let parts = (self.next..).zip(parts).map(|(number, part)| self.redis.part(&self.key, self.token, number, part));
+        parts.collect::<Result<_, _>>().map(Some)
+    }
+}
+
+/// What one who wants a lease sees of one who has it.
+pub(super) struct Watched {
+    pub(super) holder: Token,
+    /// There was nothing to be followed when it was first looked at.
+    is_new: bool,
+    /// What it makes is no answer to one who asks now.
+    is_unfit: bool,
+    /// How many parts there were when it was asked for a sign of life, and until when it has time to give one.
+    asked: Option<(u64, Instant)>,
+    /// When to say again that the stream is wanted.
+    says_so: Instant,
+}
+
+/// What to think of the holder of a lease.
+pub(super) enum Sign {
+    /// Nothing yet.
+    None,
+    /// It lives, and can be followed.
+    Life,
+    /// It can be taken for dead.
+    Death,
+}
+
+impl Watched {
+    pub(super) fn new(holder: Token) -> Self {
+        Self { holder, is_new: false, is_unfit: false, asked: None, says_so: Instant::now() }
+    }
+
+    /// When its time to give a sign of life is over.
+    pub(super) fn until(&self) -> Option<Instant> {
+        self.asked.map(|(_, until)| until).filter(|until| Instant::now() < *until)
+    }
+
+    /// Looks at its stream, for one who saw this generation.
+    ///
+    /// What began before an invalidation is no answer to one who came after it (an invalidation of this key ends the lease, one of many changes the epoch).
+    pub(super) async fn sign(&mut self, redis: &Redis, key: &Key, generation: Generation) -> Sign {
+        let lasts = redis.inner.lease.unwrap_or_default();
+        if self.is_unfit {
+            return Sign::None;
+        }
+        let now = Instant::now();
+        let is_due = now >= self.says_so;
+        let seen = match redis.look(key, self.holder, is_due.then_some(lasts)).await {
+            Ok(Some(seen)) => seen,
+            Ok(None) => {
+                (self.is_new, self.asked) = (true, None);
+                return Sign::None;
+            }
+            Err(error) => {
+                self.is_unfit = error.is_corrupt();
+                return Sign::None;
+            }
+        };
+        if is_due {
+            self.says_so = now + lasts / 3;
+        }
+        if !matches!(&seen.first, LivePart::Head(head) if head.generation.0[0] == generation.0[0]) {
+            self.is_unfit = true;
+            return Sign::None;
+        }
+        // Of one that is all there, nothing more is needed.
+        if self.is_new || matches!(seen.last, LivePart::End(_) | LivePart::Settled) {
+            return Sign::Life;
+        }
+        match self.asked {
+            None => {
+                let unheard = if redis.inner.waiters.are_told() { Duration::ZERO } else { beat(lasts) };
+                self.asked = Some((seen.count, now + granted_for(lasts) + unheard));
+                Sign::None
+            }
+            Some((count, _)) if seen.count > count => Sign::Life,
+            Some((_, until)) if now >= until => Sign::Death,
+            Some(_) => Sign::None,
+        }
+    }
+}
+
+/// What there is of a stream.
+struct Seen {
+    count: u64,
+    first: LivePart,
+    last: LivePart,
+}
+
+impl Redis {
+    /// How a stream begins and ends at the moment; `None` if there is none. Perhaps says that it is wanted for so long.
+    async fn look(&self, key: &Key, token: Token, wanted_for: Option<Duration>) -> Result<Option<Seen>, Error> {
+        let mut command = self.about(&LOOK, key, token);
+        command.arg(LONGEST);
+        if let Some(lasts) = wanted_for {
+            command.arg(&token.0[..]).arg(millis(lasts));
+        }
+        let Some(told) = self.told(&LOOK, key, token, &command).await? else { return Ok(None) };
+        let [Value::Int(count), first, last] = &told[..] else { return Err(Fault::Garbled.into()) };
+        let count = u64::try_from(*count).ok().filter(|count| *count > 0).ok_or(Fault::Garbled)?;
+        Ok(Some(Seen { count, first: self.part(key, token, 0, first)?, last: self.part(key, token, count - 1, last)? }))
+    }
+
+    /// A script about a stream, and about the wish to follow it.
+    fn about(&self, script: &Script, key: &Key, token: Token) -> redis::Cmd {
+        script.call(&[&self.inner.names.live(key, token), &self.inner.names.wanted(key)])
+    }
+
+    /// What such a script answers; `None` if there is no such stream.
+    async fn told(&self, script: &Script, key: &Key, token: Token, command: &redis::Cmd) -> Result<Option<Vec<Value>>, Error> {
+        let inner = &self.inner;
+        let until = Instant::now() + inner.deadlines.read;
+        match inner.ask(To::Key(&inner.names.live(key, token)), Lane::Read, until, 0, Ask::Script(script, command)).await? {
+            Value::Array(told) => Ok(Some(told)),
+            Value::Int(0) => Ok(None),
+            _ => Err(Error::corrupt("a part of a live stream is missing, or longer than allowed")),
+        }
+    }
+
+    fn part(&self, key: &Key, token: Token, number: u64, part: &Value) -> Result<LivePart, Error> {
+        match part {
+            Value::BulkString(part) => self.inner.codec.decode_part(Place { key, token, number }, part),
+            _ => Err(Fault::Garbled.into()),
+        }
     }
 }
 

@@ -69,7 +69,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures_util::future::try_join_all;
+use futures_util::{Stream, future::try_join_all};
 use redis::{Cmd, Pipeline, Value};
 use tokio::time::Instant;
 
@@ -318,8 +318,8 @@ impl Store for Redis {
         self.publish_parts(key, token, from, parts).await
     }
 
-    async fn follow(&self, key: &Key, token: Token, from: u64) -> Result<Vec<LivePart>, Error> {
-        self.follow_parts(key, token, from).await
+    fn follow(&self, key: Key, token: Token) -> impl Stream<Item = Result<Vec<LivePart>, Error>> + Send {
+        self.follow_parts(key, token)
     }
 
     async fn remove(&self, key: &Key) -> Result<bool, Error> {

@@ -176,18 +176,19 @@ return told",
 });
 
 /// Grants the lease of a key (1), unless what is under the key is not what was seen there (2), it was declined a moment ago (3), or another has
-/// it: then it answers with the token of that one. Called twice with the same token, it answers twice the same.
+/// it, who is not one to be taken for dead: then it answers with the token of that one. Called twice with the same token, it answers twice the same.
 ///
 /// Whoever does not get it may want to follow what is made under it, and leaves word of that for as long as a lease lasts.
 ///
-/// Keys: record, lease; perhaps where to leave word. Arguments: number of the value seen, token, lifetime in milliseconds, what stands for declined.
+/// Keys: record, lease; perhaps where to leave word. Arguments: number of the value seen, token, lifetime in milliseconds, what stands for declined; perhaps
+/// the token of one that gives no sign of life.
 pub(super) static CLAIM: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         "local there = redis.pcall('GETRANGE', KEYS[1], 4, 11)
 if type(there) == 'string' and there ~= '' and there ~= ARGV[1] then return 2 end
 local holder = redis.call('GET', KEYS[2])
 if holder == ARGV[4] then return 3 end
-if holder and holder ~= ARGV[2] then
+if holder and holder ~= ARGV[2] and holder ~= ARGV[5] then
   if KEYS[3] and redis.call('GET', KEYS[3]) ~= holder then redis.call('SET', KEYS[3], holder, 'PX', ARGV[3]) end
   return holder
 end
@@ -227,27 +228,45 @@ return 1",
     )
 });
 
-/// Parts of a live stream from a number on: as many as fit into a length, at least one; -1, if one is longer than a part may be. Says 0 if there is no
-/// such stream. Who follows says so, for as long as a lease lasts. Looks at few at a time, for a script copies what it looks at.
+/// How many parts a live stream has, and the first and the last; -1, if one is missing, or longer than a part may be. Says 0 if there is no such stream.
+/// Whoever wants to follow may say so, for as long as a lease lasts.
 ///
-/// Keys: stream, where to leave word that it is wanted. Arguments: number of the first part, at most how many, their length, the length of the longest there may
-/// be; perhaps token and lifetime in milliseconds.
+/// Keys: stream, where to leave word that it is wanted. Arguments: the length of the longest part there may be; perhaps token and lifetime in milliseconds.
+pub(super) static LOOK: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        "if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
+if ARGV[2] then redis.call('SET', KEYS[2], ARGV[2], 'PX', ARGV[3]) end
+local told = {redis.call('XLEN', KEYS[1])}
+for _, at in ipairs({'1-1', '1-' .. told[1]}) do
+  local found = redis.call('XRANGE', KEYS[1], at, at)[1]
+  if not found or #found[2][2] > tonumber(ARGV[1]) then return -1 end
+  told[#told + 1] = found[2][2]
+end
+return told",
+    )
+});
+
+/// How many parts a live stream has, and those from a number on: as many as fit into a length, at least one; -1, if one is longer than a part may be. Says 0 if
+/// there is no such stream. Who follows says so, for as long as a lease lasts. Looks at few at a time, for a script copies what it looks at.
+///
+/// Keys: stream, where to leave word that it is wanted. Arguments: the length of the longest part there may be, number of the first part, at most how many, their
+/// length; perhaps token and lifetime in milliseconds.
 pub(super) static FOLLOW: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         "if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
 if ARGV[5] then redis.call('SET', KEYS[2], ARGV[5], 'PX', ARGV[6]) end
-local told, left, from = {}, tonumber(ARGV[3]), '1-' .. (ARGV[1] + 1)
+local told, left, from = {redis.call('XLEN', KEYS[1])}, tonumber(ARGV[4]), '1-' .. (ARGV[2] + 1)
 repeat
   local found = redis.call('XRANGE', KEYS[1], from, '+', 'COUNT', 8)
   for _, entry in ipairs(found) do
     local part = entry[2][2]
-    if #part > tonumber(ARGV[4]) then return -1 end
+    if #part > tonumber(ARGV[1]) then return -1 end
     left = left - #part
-    if #told > 0 and left < 0 then return told end
+    if #told > 1 and left < 0 then return told end
     told[#told + 1] = part
     from = '(' .. entry[1]
   end
-until #found < 8 or #told >= tonumber(ARGV[2])
+until #found < 8 or #told > tonumber(ARGV[3])
 return told",
     )
 });

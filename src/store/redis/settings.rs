@@ -203,7 +203,7 @@ impl RedisBuilder {
     }
 
     /// Lets one process at a time make the answer to a request, whichever of all that share this Redis is asked first. It takes a lease, which
-    /// it renews until it is done, and has for a tenth of the time at first; if it dies, another goes on after this time at the latest. Costs one more round trip per miss. `None` turns it
+    /// it renews until it is done, and has for a tenth of the time at first; if it dies, another goes on after this time at the latest, and a second after it is found silent (a tenth of the time, if that is more). Costs one more round trip per miss. `None` turns it
     /// off: then each process makes its own. Default: 10 s.
     pub fn lease(mut self, lasts: Option<Duration>) -> Self {
         self.lease = lasts.map(|lasts| lasts.max(Duration::from_millis(10)));
@@ -212,7 +212,7 @@ impl RedisBuilder {
 
     /// Lets callers in other processes, who wait for an answer that is made under a [lease](Self::lease), receive it as it is made: as soon as someone waits, what
     /// comes from upstream is appended to a stream in Redis. So many bytes of a body may be there; of a longer one no more is said, and those who have a part of it
-    /// are given an error. A stream expires when nothing was said for as long as a lease lasts. A miss for which nobody else waits costs nothing more. `None` turns it off:
+    /// are given an error. A stream expires when its maker gave no sign of life for half the time of a lease. A miss for which nobody else waits costs nothing more. `None` turns it off:
     /// then others wait for the whole answer. Default: 4 MiB.
     pub fn live(mut self, max_bytes: Option<usize>) -> Self {
         self.live = max_bytes;
