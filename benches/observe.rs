@@ -27,6 +27,7 @@ use tower_response_cache::{
     entry::Usage,
     llm::{Dialects, LlmPrices},
     observe::{Event, MetricsObserver, Observer, RequestRecord, analytics::Analytics},
+    status::{Miss, Outcome},
     store::{Memory, Redis},
 };
 
@@ -99,6 +100,23 @@ fn hooks(criterion: &mut Criterion) {
     });
 }
 
+/// Makes a record one of many: of four models, two thirds hits, spread as answers are that take a tenth of a millisecond to two, or half a second to eight.
+fn vary(record: &mut RequestRecord, number: u64) {
+    let chance = number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40;
+    let factor = 2f64.powf((chance & 0xffff) as f64 / 65_536.0 * 4.0);
+    let (outcome, least) = if number.is_multiple_of(3) { (Outcome::Miss(Miss::Absent), 500_000.0) } else { (Outcome::Hit, 120.0) };
+    record.outcome = outcome;
+    record.timings.total = Duration::from_micros((least * factor) as u64);
+    record.model = Some(["gpt-4o", "gpt-4o-mini", "claude-sonnet-4-5", "gemini-2.5-pro"][(chance >> 16) as usize % 4].to_owned());
+}
+
+/// Of this process, in memory.
+fn resident() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let kilobytes = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+    kilobytes.unwrap_or_default() * 1024
+}
+
 /// Ten million requests over a day, and what asking for it takes.
 fn periods(criterion: &mut Criterion) {
     const REQUESTS: u64 = 10_000_000;
@@ -108,22 +126,26 @@ fn periods(criterion: &mut Criterion) {
     let mut record = record();
     let now = SystemTime::now();
     let start = now - Duration::from_secs(86_400);
-    let began = std::time::Instant::now();
+    let (began, mut before) = (std::time::Instant::now(), 0);
     for number in 0..REQUESTS {
         record.at = start + Duration::from_millis(number * 86_400_000 / REQUESTS);
-        record.model = Some(["gpt-4o", "gpt-4o-mini", "claude-sonnet-4-5", "gemini-2.5-pro"][number as usize % 4].to_owned());
-        record.timings.total = Duration::from_micros(100 + number % 5000);
+        vary(&mut record, number);
         analytics.on_event(&Event::Request(&record));
         if number % 50_000 == 0 {
             runtime.block_on(analytics.flush());
+        }
+        if number == 50_000 {
+            // The queue has been as long as it gets.
+            before = resident();
         }
     }
     let day = runtime.block_on(analytics.period(start..now));
     assert_eq!((day.totals.requests, analytics.dropped()), (REQUESTS, 0));
     println!(
-        "ten million records summed up in {:.1} s: {:.0} ns each",
+        "ten million records summed up in {:.1} s: {:.0} ns each; their sums take {:.1} MB",
         began.elapsed().as_secs_f64(),
-        began.elapsed().as_nanos() as f64 / REQUESTS as f64
+        began.elapsed().as_nanos() as f64 / REQUESTS as f64,
+        resident().saturating_sub(before) as f64 / 1e6
     );
     let mut group = criterion.benchmark_group("ten million records of a day");
     group.warm_up_time(Duration::from_millis(500)).measurement_time(Duration::from_secs(2));
@@ -134,10 +156,24 @@ fn periods(criterion: &mut Criterion) {
     });
 }
 
-/// What a day at a hundred requests a second takes in Redis, and what asking for it takes there.
+/// Adds so many requests a minute up in Redis, from a time on.
+fn fill(runtime: &Runtime, analytics: &Analytics, start: SystemTime, minutes: u64, requests: u64) {
+    let mut record = record();
+    for number in 0..minutes * requests {
+        record.at = start + Duration::from_millis(number * 60_000 / requests);
+        vary(&mut record, number);
+        analytics.on_event(&Event::Request(&record));
+        if number % 1000 == 999 {
+            runtime.block_on(analytics.flush());
+        }
+    }
+    runtime.block_on(analytics.flush());
+}
+
+/// What a day takes in Redis, and an hour at a hundred requests a second, and what asking for the day takes there.
 fn redis(criterion: &mut Criterion) {
     const MINUTES: u64 = 24 * 60;
-    /// Per minute. More only make the numbers in the same fields larger.
+    /// Per minute.
     const REQUESTS: u64 = 200;
     let runtime = Runtime::new().unwrap();
     let _in = runtime.enter();
@@ -146,31 +182,33 @@ fn redis(criterion: &mut Criterion) {
         let info: String = server.run(&["INFO", "memory"]);
         info.lines().find_map(|line| line.strip_prefix("used_memory:")?.trim().parse().ok()).unwrap()
     };
-    let before = used();
     let long = Duration::from_secs(10);
-    let store = Redis::builder(server.url()).read_deadline(long).write_deadline(long).build().unwrap();
-    let analytics = Analytics::builder().recent(0).redis(store, 100_000, Duration::from_secs(86_400)).spawn();
-    let mut record = record();
+    let analytics = |records| {
+        let store = Redis::builder(server.url()).read_deadline(long).write_deadline(long).build().unwrap();
+        Analytics::builder().recent(0).redis(store, records, Duration::from_secs(86_400)).spawn()
+    };
     let now = SystemTime::now();
     let start = now - Duration::from_secs(86_400);
-    for minute in 0..MINUTES {
-        for number in 0..REQUESTS {
-            record.at = start + Duration::from_millis(minute * 60_000 + number * 60_000 / REQUESTS);
-            record.model = Some(["gpt-4o", "gpt-4o-mini", "claude-sonnet-4-5", "gemini-2.5-pro"][number as usize % 4].to_owned());
-            // Spread as answers are that take from a tenth of a millisecond to some seconds.
-            record.timings.total = Duration::from_micros(100 + number * number * number / 4);
-            analytics.on_event(&Event::Request(&record));
-        }
-        if minute % 5 == 4 {
-            runtime.block_on(analytics.flush());
-        }
-    }
+
+    let busy = analytics(0);
+    runtime.block_on(busy.last(long));
+    let before = used();
+    fill(&runtime, &busy, start, 60, 6000);
+    println!("the sums of an hour at a hundred requests a second in redis: {:.1} MB", (used() - before) as f64 / 1e6);
+    let () = server.run(&["FLUSHALL"]);
+
+    let analytics = analytics(100_000);
+    runtime.block_on(analytics.last(long));
+    let before = used();
+    fill(&runtime, &analytics, start, MINUTES, REQUESTS);
     let day = runtime.block_on(analytics.period(start..now));
     assert!(day.shared && day.totals.requests >= MINUTES * REQUESTS - REQUESTS && analytics.dropped() == 0);
     let records: u64 = server.run(&["XLEN", "trc:{sums}:records"]);
     let stream: u64 = server.run(&["MEMORY", "USAGE", "trc:{sums}:records", "SAMPLES", "0"]);
     let all = used() - before;
     println!("a day in redis: {:.1} MB, of which {records} records {:.1} MB", all as f64 / 1e6, stream as f64 / 1e6);
+    let stats: String = server.run(&["INFO", "commandstats"]);
+    println!("{}", stats.lines().find(|line| line.starts_with("cmdstat_evalsha")).unwrap_or_default());
     let mut group = criterion.benchmark_group("a day, from redis");
     group.sample_size(20).warm_up_time(Duration::from_millis(500)).measurement_time(Duration::from_secs(3));
     group.bench_function("period", |bencher| bencher.to_async(&runtime).iter(|| analytics.period(start..now)));

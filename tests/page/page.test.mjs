@@ -4,6 +4,7 @@ import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { createRequire } from "node:module";
+import { createServer } from "node:net";
 import path from "node:path";
 import { createInterface } from "node:readline";
 import { after, before, test } from "node:test";
@@ -17,7 +18,9 @@ after(() => browser?.close());
 
 /** A router with a simulated upstream, on free ports. */
 async function router(t, ...options) {
-  const fixed = ["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--redis-url", "", "--simulator-pace", "instant"];
+  const fixed = ["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--simulator-pace", "instant"];
+  // An empty URL of a Redis is none, whatever the environment says.
+  if (!options.includes("--redis-url")) fixed.push("--redis-url", "");
   const child = spawn(ROUTER, [...fixed, ...options], { stdio: ["ignore", "pipe", "ignore"], env: { RUST_LOG: "off" } });
   t.after(async () => {
     child.kill();
@@ -148,7 +151,7 @@ test("numbers on the page are those of the API, and what comes from callers is s
     assert.equal(await page.locator("#entries b").count(), 0);
     const overflow = await page.evaluate(() => document.documentElement.scrollWidth - window.innerWidth);
     assert.ok(overflow <= 0, `${name}: ${overflow} pixels too wide`);
-    for (const table of await page.locator("#groups table").all()) {
+    for (const table of await page.locator("#groups table, #records").all()) {
       const hidden = await table.evaluate((it) => it.scrollWidth - it.parentElement.clientWidth);
       assert.ok(hidden <= 0, `${name}: ${hidden} pixels of a table out of sight`);
     }
@@ -167,6 +170,46 @@ test("what is long in one row hides nothing of the others", async (t) => {
     const hidden = await page.locator(`#${table}`).evaluate((it) => it.scrollWidth - it.parentElement.clientWidth);
     assert.ok(hidden <= 0, `${table}: ${hidden} pixels out of sight`);
   }
+  assert.deepEqual(wrong, []);
+});
+
+test("what went wrong is said, and how much of it came without a whole answer", async (t) => {
+  const it = await router(t, "--upstream", "http://127.0.0.1:1");
+  await chat(it, "gpt-4o", "a", {}, 502);
+  await recorded(it, 1);
+  const { page, wrong } = await open(t, it, { viewport: { width: 390, height: 844 } });
+  await page.locator("#link.up").waitFor();
+  const metrics = await api(it, "metrics?hours=1");
+  assert.deepEqual([metrics.requests, metrics.errors, metrics.failed], [1, 1, 1]);
+  assert.match(await page.locator(".figure", { hasText: "Requests" }).innerText(), /\b1 went wrong, 1 of them without a whole answer/);
+  await sameGroups(page, page.locator("#by-provider"), metrics.by_provider);
+  assert.deepEqual(wrong, []);
+});
+
+test("with Redis the page says how the link is and whose figures they are", async (t) => {
+  const port = await new Promise((found) => {
+    const server = createServer().listen(0, "127.0.0.1", () => {
+      const { port } = server.address();
+      server.close(() => found(port));
+    });
+  });
+  const redis = spawn("redis-server", ["--port", port, "--bind", "127.0.0.1", "--save", "", "--dir", PAGE], { stdio: "ignore" });
+  t.after(() => redis.kill("SIGKILL"));
+  const it = await router(t, "--redis-url", `redis://127.0.0.1:${port}/0`);
+  while ((await api(it, "stats")).redis.link !== "closed" || !(await api(it, "stats")).store_answers);
+  await chat(it, "gpt-4o", "a");
+  await stored(it, 1);
+  await recorded(it, 1);
+  const { page, wrong } = await open(t, it, { viewport: { width: 390, height: 844 } });
+  const said = (name, value) => page.locator("#store div", { has: page.locator("dt", { hasText: name }) }).locator("dd", { hasText: value }).waitFor();
+  await said("Link to Redis", /^up/);
+  await said("Figures are of", /^all who share this Redis$/);
+  await sameGroups(page, page.locator("#by-model"), (await api(it, "metrics?hours=1")).by_model);
+  redis.kill("SIGKILL");
+  await page.locator("#link.down", { hasText: "the store does not answer: requests go upstream" }).waitFor();
+  await said("Link to Redis", /^down/);
+  await said("Figures are of", /^this process alone$/);
+  assert.equal(await text(page, "requests"), "1");
   assert.deepEqual(wrong, []);
 });
 

@@ -203,7 +203,7 @@ async fn what_other_versions_write_is_no_trouble_and_what_is_written_is_none_to_
         for (field, value) in [
             ("later\0model\0m", "12:5"),
             ("h\0model\0m", "later"),
-            ("h", "12:5"),
+            ("x", "12:5"),
             ("", ""),
             ("m\0model\0m", &format!("later {there} 12;5")),
         ] {
@@ -364,7 +364,7 @@ async fn sums_that_have_not_changed_are_not_read_again() {
     let monitor = server.monitor();
     assert_eq!(one.last(HOUR).await.totals.requests, 2);
     let read = monitor.finish().matches("HGETALL").count();
-    assert!((1..=2).contains(&read), "{read}: a minute, or an hour, or two where one has just begun");
+    assert!([2, 4].contains(&read), "{read}: numbers and histograms of a minute, or an hour, or two where one has just begun");
 }
 
 /// Each call costs 100; without the cache each request that was answered would have been a call.

@@ -11,6 +11,8 @@ const OUTCOMES = [
   ["unanswered", "other", "Other"],
 ];
 const COLOURS = { hit: "hit", revalidated: "hit", collapsed: "coalesced", stale: "stale", miss: "miss", bypass: "bypassed" };
+/** What a breaker says, in the words of a link: closed is not what is closed to us. */
+const LINK = { closed: "up", open: "down", probing: "down, being tried" };
 const PERIOD = 5000;
 
 let hours = 1;
@@ -81,7 +83,7 @@ const HIGH = 190, LEFT = 52, BOTTOM = 20, TOP = 6;
 function ceiling(most) {
   if (most <= 0) return 1;
   const unit = 10 ** Math.floor(Math.log10(most));
-  return [1, 2, 2.5, 5, 10].map((step) => step * unit).find((step) => step >= most);
+  return [1, 2, 3, 4, 5, 6, 8, 10].map((step) => step * unit).find((step) => step >= most);
 }
 
 function frame(id, title, keys, slices, show, top, log) {
@@ -220,7 +222,7 @@ function labels(by) {
       $("groups").append(card);
     }
     known.delete(label);
-    groups(card.querySelector("table"), label, values);
+    groups(card.querySelector("table"), label.slice(0, 1).toUpperCase() + label.slice(1), values);
   }
   for (const card of known.values()) card.remove();
 }
@@ -288,7 +290,8 @@ function show(metrics, series, newest, stats) {
     $("store"),
     [
       ["Store", stats.store_answers ? "answers" : "does not answer"],
-      ...(stats.redis ? [["Link to Redis", [stats.redis.link, stats.redis.last_error && `last error: ${stats.redis.last_error}`].filter(Boolean).join(", ")]] : []),
+      ...(stats.redis ? [["Link to Redis", [LINK[stats.redis.link] ?? stats.redis.link, stats.redis.last_error && `last error: ${stats.redis.last_error}`].filter(Boolean).join(", ")]] : []),
+      ["Figures are of", metrics.of_all_processes ? "all who share this Redis" : "this process alone"],
       ["Memory", stats.memory_human],
       ["Stored answers", stats.cached_responses],
       ["Keys", stats.total_keys],

@@ -1,9 +1,9 @@
 //! How long requests took, as counts of buckets: they add up exactly, over processes and periods.
 //!
 //! There are two widths. All requests of a sum share fine buckets, those of `hdrhistogram` at two digits. Of each value of each dimension there are coarse ones, eight per doubling, for there
-//! are many: a used bucket takes eight bytes in memory, and all of a value are one field in Redis. Each fine bucket is within one coarse bucket.
+//! are many. In Redis all of a kind are one field. Each fine bucket is within one coarse bucket.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
@@ -12,163 +12,212 @@ use hdrhistogram::Histogram;
 /// Counts are exact. Times are those of buckets: of a [`Period`](super::Period) within 1 % of what it was, of a [`Group`](super::Group) within a sixteenth, 6.25 %.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Latency {
-    /// Counts by the least microsecond of a bucket of `hdrhistogram`: few are in use, and they add up.
-    buckets: BTreeMap<u32, u64>,
+    buckets: Counts,
 }
 
 /// Two significant digits: what is within 1 % is the same.
 const DIGITS: u8 = 2;
 
 /// Longer requests count as this long, in microseconds: an hour.
-const LONGEST: u64 = 3_600_000_000;
+const LONGEST: u32 = 3_600_000_000;
 
 impl Latency {
     /// How many requests there were.
     pub fn count(&self) -> u64 {
-        self.buckets.values().sum()
+        self.buckets.iter().map(|(_, count)| count).sum()
     }
 
     /// The time within which this share of requests ended, 0 to 1; `None` if there were none.
     pub fn quantile(&self, share: f64) -> Option<Duration> {
-        let mut histogram = Histogram::<u64>::new_with_max(LONGEST, DIGITS).ok()?;
-        for (micros, count) in &self.buckets {
-            histogram.saturating_record_n(u64::from(*micros), *count);
+        let mut histogram = Histogram::<u64>::new_with_max(u64::from(LONGEST), DIGITS).ok()?;
+        for (place, count) in self.buckets.iter() {
+            histogram.saturating_record_n(FINE.least(place), count);
         }
         (!histogram.is_empty()).then(|| Duration::from_micros(histogram.value_at_quantile(share)))
     }
 
-    /// Adds requests of one [`bucket`].
-    pub(super) fn note(&mut self, bucket: u32, count: u64) {
-        let sum = self.buckets.entry(bucket).or_default();
-        *sum = sum.saturating_add(count);
+    pub(super) fn note(&mut self, micros: u32, count: u64) {
+        self.buckets.note(FINE.place(micros), count);
     }
 
     pub(super) fn add(&mut self, other: &Self) {
-        other.buckets.iter().for_each(|(bucket, count)| self.note(*bucket, *count));
+        self.buckets.add(&other.buckets);
     }
 
     #[cfg(feature = "redis")]
-    pub(super) fn buckets(&self) -> impl Iterator<Item = (u32, u64)> {
-        self.buckets.iter().map(|(bucket, count)| (*bucket, *count))
-    }
-}
-
-/// The bucket of a request that took so long: the least of the values that `hdrhistogram` takes for the same, at two digits. The upper eight bits count.
-pub(super) fn bucket(micros: u64) -> u32 {
-    let micros = micros.min(LONGEST);
-    let dropped = (64 - micros.leading_zeros()).saturating_sub(8);
-    u32::try_from(micros >> dropped << dropped).unwrap_or(u32::MAX)
-}
-
-/// The same in coarse buckets, of which the upper four bits count: sixteen of a microsecond each, then eight per doubling up to an hour.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Coarse {
-    /// In order, those in use: the upper eight bits say which bucket, the others how many are in it.
-    buckets: Vec<u64>,
-}
-
-/// How many bits say how many are in a bucket.
-const COUNT_BITS: u32 = 56;
-
-const MOST: u64 = (1 << COUNT_BITS) - 1;
-
-impl Coarse {
-    /// Adds requests of one [`bucket`].
-    pub(super) fn note(&mut self, bucket: u32, count: u64) {
-        let place = place(bucket);
-        let at = self.buckets.partition_point(|known| known >> COUNT_BITS < place);
-        self.add_at(at, place, count);
-    }
-
-    pub(super) fn add(&mut self, other: &Self) {
-        let mut at = 0;
-        for theirs in &other.buckets {
-            let place = theirs >> COUNT_BITS;
-            at += self.buckets[at..].iter().take_while(|known| *known >> COUNT_BITS < place).count();
-            self.add_at(at, place, theirs & MOST);
-        }
-    }
-
-    fn add_at(&mut self, at: usize, place: u64, count: u64) {
-        match self.buckets.get_mut(at) {
-            Some(known) if *known >> COUNT_BITS == place => *known = place << COUNT_BITS | (*known & MOST).saturating_add(count).min(MOST),
-            _ => self.buckets.insert(at, place << COUNT_BITS | count.min(MOST)),
-        }
-    }
-
-    /// Each bucket stands for the time in its middle.
-    pub(super) fn latency(&self) -> Latency {
-        Latency { buckets: self.buckets.iter().map(|known| (middle(known >> COUNT_BITS), known & MOST)).collect() }
+    pub(super) fn is_empty(&self) -> bool {
+        self.buckets.0.is_empty()
     }
 
     /// As text, for a store that adds up: `12:5 13:9` are five in bucket 12 and nine in bucket 13.
     #[cfg(feature = "redis")]
     pub(super) fn text(&self) -> String {
-        let pairs: Vec<String> = self.buckets.iter().map(|known| format!("{}:{}", known >> COUNT_BITS, known & MOST)).collect();
+        self.buckets.text()
+    }
+
+    #[cfg(feature = "redis")]
+    pub(super) fn add_text(&mut self, text: &str) {
+        self.buckets.add_text(text, FINE.place(LONGEST));
+    }
+}
+
+/// In whole microseconds, up to an hour.
+pub(super) fn micros(time: Duration) -> u32 {
+    u32::try_from(time.as_micros()).unwrap_or(LONGEST).min(LONGEST)
+}
+
+/// How long requests of one value took, in coarse buckets.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Coarse {
+    buckets: Counts,
+}
+
+impl Coarse {
+    pub(super) fn note(&mut self, micros: u32, count: u64) {
+        self.buckets.note(COARSE.place(micros), count);
+    }
+
+    pub(super) fn add(&mut self, other: &Self) {
+        self.buckets.add(&other.buckets);
+    }
+
+    #[cfg(feature = "redis")]
+    pub(super) fn is_empty(&self) -> bool {
+        self.buckets.0.is_empty()
+    }
+
+    /// Each bucket stands for the time in its middle: that is the last microsecond of a fine one, and what quantiles tell.
+    pub(super) fn latency(&self) -> Latency {
+        let middle = |place| COARSE.least(place).midpoint(COARSE.least(place + 1) - 1);
+        let fine = |place| FINE.place(u32::try_from(middle(place)).unwrap_or(LONGEST));
+        Latency { buckets: Counts(self.buckets.iter().map(|(place, count)| Counts::packed(fine(place), count)).collect()) }
+    }
+
+    #[cfg(feature = "redis")]
+    pub(super) fn text(&self) -> String {
+        self.buckets.text()
+    }
+
+    #[cfg(feature = "redis")]
+    pub(super) fn add_text(&mut self, text: &str) {
+        self.buckets.add_text(text, COARSE.place(LONGEST));
+    }
+}
+
+/// How wide buckets are: times are in one if they begin with the same bits, so many of them. Short times are told apart to the microsecond.
+#[derive(Clone, Copy)]
+struct Width {
+    bits: u32,
+}
+
+const FINE: Width = Width { bits: 8 };
+
+const COARSE: Width = Width { bits: 4 };
+
+impl Width {
+    /// Which bucket a time is in, counted from the shortest.
+    fn place(self, micros: u32) -> u64 {
+        let dropped = (32 - micros.leading_zeros()).saturating_sub(self.bits);
+        u64::from((dropped << (self.bits - 1)) + (micros >> dropped))
+    }
+
+    /// The shortest time in a bucket.
+    fn least(self, place: u64) -> u64 {
+        let half = 1 << (self.bits - 1);
+        let dropped = (place / half).saturating_sub(1);
+        (place - dropped * half) << dropped
+    }
+}
+
+/// Buckets in use, in order, each in eight bytes: the upper twelve bits say which it is, the others how many are in it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Counts(Vec<u64>);
+
+/// How many bits say how many there are.
+const COUNT_BITS: u32 = 52;
+
+const MOST: u64 = (1 << COUNT_BITS) - 1;
+
+impl Counts {
+    fn packed(place: u64, count: u64) -> u64 {
+        place << COUNT_BITS | count.min(MOST)
+    }
+
+    fn iter(&self) -> impl Iterator<Item = (u64, u64)> {
+        self.0.iter().map(|known| (known >> COUNT_BITS, known & MOST))
+    }
+
+    fn note(&mut self, place: u64, count: u64) {
+        let at = self.0.partition_point(|known| known >> COUNT_BITS < place);
+        self.add_at(at, place, count);
+    }
+
+    fn add(&mut self, other: &Self) {
+        if self.0.is_empty() {
+            return self.0.clone_from(&other.0);
+        }
+        let mut at = 0;
+        for (place, count) in other.iter() {
+            while self.0.get(at).is_some_and(|known| known >> COUNT_BITS < place) {
+                at += 1;
+            }
+            self.add_at(at, place, count);
+        }
+    }
+
+    #[cfg(feature = "redis")]
+    fn text(&self) -> String {
+        let pairs: Vec<String> = self.iter().map(|(place, count)| format!("{place}:{count}")).collect();
         pairs.join(" ")
     }
 
-    /// Adds what a text says; parts that say nothing add nothing.
+    /// Adds what a text says, of buckets up to the last there is; parts that say nothing add nothing.
     #[cfg(feature = "redis")]
-    pub(super) fn add_text(&mut self, text: &str) {
+    fn add_text(&mut self, text: &str, last: u64) {
         for (place, count) in text.split_ascii_whitespace().filter_map(|pair| pair.split_once(':')) {
-            if let (Ok(place), Ok(count)) = (place.parse::<u64>(), count.parse::<u64>())
-                && place <= self::place(bucket(LONGEST))
+            if let (Ok(place), Ok(count)) = (place.parse(), count.parse())
+                && place <= last
                 && count > 0
             {
-                self.note(u32::try_from(least(place)).unwrap_or(u32::MAX), count);
+                self.note(place, count);
             }
         }
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.buckets.is_empty()
+    fn add_at(&mut self, at: usize, place: u64, count: u64) {
+        match self.0.get_mut(at) {
+            Some(known) if *known >> COUNT_BITS == place => *known = Self::packed(place, (*known & MOST).saturating_add(count)),
+            _ => self.0.insert(at, Self::packed(place, count)),
+        }
     }
-}
-
-/// Which coarse bucket a fine one is in.
-fn place(bucket: u32) -> u64 {
-    let dropped = (32 - bucket.leading_zeros()).saturating_sub(4);
-    u64::from(dropped * 8 + (bucket >> dropped))
-}
-
-/// The least microsecond in a coarse bucket.
-fn least(place: u64) -> u64 {
-    let dropped = (place / 8).saturating_sub(1);
-    (place - dropped * 8) << dropped
-}
-
-/// The fine bucket whose last microsecond is in the middle of a coarse one: that is what quantiles tell.
-fn middle(place: u64) -> u32 {
-    bucket(least(place) + (least(place + 1) - least(place) - 1) / 2)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn times() -> impl Iterator<Item = u64> {
-        let powers = (0..32).flat_map(|bit| [(1u64 << bit) - 1, 1 << bit, (1 << bit) + 1]);
+    fn times() -> impl Iterator<Item = u32> {
+        let powers = (0..32).flat_map(|bit| [(1u32 << bit) - 1, 1 << bit, (1 << bit) + 1]);
         (0..10_000).chain(powers).chain((1..1000).map(|n| n * 3_599_999)).filter(|n| *n <= LONGEST)
     }
 
-    fn fine(micros: u64) -> Latency {
+    fn fine(micros: u32) -> Latency {
         let mut latency = Latency::default();
-        latency.note(bucket(micros), 1);
+        latency.note(micros, 1);
         latency
     }
 
-    fn coarse(micros: u64) -> Coarse {
+    fn coarse(micros: u32) -> Coarse {
         let mut coarse = Coarse::default();
-        coarse.note(bucket(micros), 1);
+        coarse.note(micros, 1);
         coarse
     }
 
     #[test]
-    fn a_bucket_is_one_of_the_histograms() {
-        let histogram = Histogram::<u64>::new_with_max(LONGEST, DIGITS).unwrap();
+    fn a_fine_bucket_is_one_of_the_histograms() {
+        let histogram = Histogram::<u64>::new_with_max(u64::from(LONGEST), DIGITS).unwrap();
         for micros in times() {
-            assert_eq!(u64::from(bucket(micros)), histogram.lowest_equivalent(micros), "{micros}");
+            assert_eq!(FINE.least(FINE.place(micros)), histogram.lowest_equivalent(u64::from(micros)), "{micros}");
         }
     }
 
@@ -187,7 +236,7 @@ mod tests {
             }
         }
         assert_eq!((Latency::default().quantile(0.5), Coarse::default().latency().quantile(0.5)), (None, None));
-        assert_eq!(fine(u64::MAX).quantile(1.0), fine(LONGEST).quantile(1.0));
+        assert_eq!([Duration::MAX, Duration::from_secs(3600), Duration::from_nanos(1999)].map(micros), [LONGEST, LONGEST, 1]);
     }
 
     #[test]
@@ -195,44 +244,51 @@ mod tests {
         for micros in times().filter(|micros| *micros < 1000 || micros % 7 == 0) {
             for (latency, bound) in [(fine(micros), 0.01), (coarse(micros).latency(), 0.0625)] {
                 let found = latency.quantile(0.5).unwrap().as_micros() as f64;
-                assert!((found - micros as f64).abs() <= micros as f64 * bound, "{micros}: {found}");
+                assert!((found - f64::from(micros)).abs() <= f64::from(micros) * bound, "{micros}: {found}");
             }
         }
     }
 
     #[test]
-    fn coarse_buckets_are_in_order_next_to_one_another_and_few() {
-        for micros in times() {
-            let place = place(bucket(micros));
-            assert!(least(place) <= micros && micros < least(place + 1), "{micros} in {place}");
+    fn buckets_are_in_order_next_to_one_another_and_few() {
+        for (width, most) in [(FINE, 1 << 12), (COARSE, 240)] {
+            for micros in times() {
+                let place = width.place(micros);
+                assert!(width.least(place) <= u64::from(micros) && u64::from(micros) < width.least(place + 1), "{micros} in {place}");
+            }
+            let last = width.place(LONGEST);
+            for place in 0..last {
+                let ends = [width.least(place), width.least(place + 1) - 1];
+                assert_eq!(ends.map(|micros| width.place(u32::try_from(micros).unwrap())), [place; 2]);
+            }
+            assert!(last < most, "{last}");
         }
-        let last = place(bucket(LONGEST));
-        for known in 0..=last {
-            assert_eq!((place(bucket(least(known))), place(bucket(least(known + 1) - 1))), (known, known));
-        }
-        assert!(last < 240, "{last}");
     }
 
     #[test]
     fn counts_saturate_and_stay_in_their_bucket() {
         let mut sum = coarse(100);
-        let place = sum.buckets[0] >> COUNT_BITS;
         sum.note(100, u64::MAX);
         sum.add(&sum.clone());
-        assert_eq!(sum.buckets, [place << COUNT_BITS | MOST]);
         sum.note(1, 1);
         sum.note(1_000_000, 2);
-        assert_eq!(sum.latency().buckets.values().copied().collect::<Vec<_>>(), [1, MOST, 2]);
+        let place = |micros| COARSE.place(micros);
+        assert_eq!(sum.buckets.iter().collect::<Vec<_>>(), [(place(1), 1), (place(100), MOST), (place(1_000_000), 2)]);
     }
 
     #[cfg(feature = "redis")]
     #[test]
     fn a_text_adds_up_to_what_it_was_made_of_and_nonsense_to_nothing() {
         let mut sum = Coarse::default();
-        times().for_each(|micros| sum.note(bucket(micros), micros + 1));
+        times().for_each(|micros| sum.note(micros, u64::from(micros) + 1));
         let mut back = Coarse::default();
         back.add_text(&sum.text());
         assert_eq!(back, sum);
+        let (mut fine_sum, mut fine_back) = (Latency::default(), Latency::default());
+        times().for_each(|micros| fine_sum.note(micros, 3));
+        fine_back.add_text(&fine_sum.text());
+        fine_back.add_text("4095:1");
+        assert_eq!(fine_back, fine_sum);
         for nonsense in
             ["", " ", ":", "1", "1:", ":1", "1:x", "x:1", "-1:1", "1:-1", "1:0", "240:1", "255:1", "99999999999999999999:1", "\0:\0", "1;1"]
         {
@@ -241,6 +297,6 @@ mod tests {
         assert_eq!(back, sum);
         back.add_text("12:2 later 13:1");
         assert_eq!(back.latency().count(), sum.latency().count() + 3, "what is understood counts");
-        assert_eq!(coarse(1000).text(), format!("{}:1", place(1000)));
+        assert_eq!(coarse(1000).text(), format!("{}:1", COARSE.place(1000)));
     }
 }

@@ -6,7 +6,7 @@ use std::{
 
 use super::{
     FillRecord, Group, Period, RequestRecord,
-    latency::{Coarse, Latency, bucket},
+    latency::{self, Coarse, Latency},
 };
 use crate::{cost::NanoUsd, entry::Usage, observe::Ending, options::label, status::Outcome};
 
@@ -190,7 +190,7 @@ pub(super) struct Noted<'a> {
     values: Vec<(&'a str, &'a str)>,
 }
 
-/// Who answered, and within how many microseconds, as a bucket.
+/// Who answered, and within how many microseconds.
 #[derive(Clone, Copy)]
 enum Answered {
     Cache(u32),
@@ -201,7 +201,7 @@ impl<'a> Noted<'a> {
     pub(super) fn request(record: &'a RequestRecord, labels: &'a [String]) -> Self {
         let mut totals = Totals { requests: 1, bytes: record.bytes, ..Totals::default() };
         let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
-        let took = bucket(micros(record.timings.total));
+        let took = latency::micros(record.timings.total);
         let (count, latency) = match record.outcome {
             Outcome::Hit | Outcome::Revalidated => (&mut totals.hits, Some(Answered::Cache(took))),
             Outcome::Stale(_) => (&mut totals.stale, Some(Answered::Cache(took))),
@@ -270,8 +270,8 @@ impl Rollup {
     pub(super) fn note(&mut self, noted: &Noted<'_>) {
         self.totals.add(&noted.totals);
         match noted.latency {
-            Some(Answered::Cache(bucket)) => self.hit_latency.note(bucket, 1),
-            Some(Answered::Upstream(bucket)) => self.miss_latency.note(bucket, 1),
+            Some(Answered::Cache(took)) => self.hit_latency.note(took, 1),
+            Some(Answered::Upstream(took)) => self.miss_latency.note(took, 1),
             None => {}
         }
         if let Some((outcome, reason)) = noted.outcome {
@@ -281,8 +281,8 @@ impl Rollup {
             self.add_to(dimension, value, |tally| {
                 tally.totals.add(&noted.totals);
                 match noted.latency {
-                    Some(Answered::Cache(bucket)) => tally.hit_latency.note(bucket, 1),
-                    Some(Answered::Upstream(bucket)) => tally.miss_latency.note(bucket, 1),
+                    Some(Answered::Cache(took)) => tally.hit_latency.note(took, 1),
+                    Some(Answered::Upstream(took)) => tally.miss_latency.note(took, 1),
                     None => {}
                 }
             });
@@ -322,9 +322,6 @@ impl Rollup {
             numbered.map(|(place, sum)| (format!("{before}{}", NAMES[place]), *sum)).collect()
         };
         let mut fields = totals(&self.totals, "t\0");
-        for (kind, latency) in [("h", &self.hit_latency), ("m", &self.miss_latency)] {
-            fields.extend(latency.buckets().map(|(bucket, count)| (format!("{kind}\0{bucket}"), count)));
-        }
         fields.extend(self.outcomes.iter().map(|((outcome, reason), count)| (format!("o\0{outcome}\0{reason}"), *count)));
         for (dimension, values) in &self.groups {
             for (value, tally) in values {
@@ -334,15 +331,18 @@ impl Rollup {
         fields
     }
 
-    /// How long requests of each value took, as names and texts; the way back is [`add_histogram`](Self::add_histogram).
+    /// How long requests took, all and those of each value, as names and texts; the way back is [`add_histogram`](Self::add_histogram).
     #[cfg(feature = "redis")]
     pub(super) fn histograms(&self) -> Vec<(String, String)> {
+        let all = [("h", &self.hit_latency), ("m", &self.miss_latency)].into_iter().filter(|(_, latency)| !latency.is_empty());
+        let all = all.map(|(kind, latency)| (kind.to_owned(), latency.text()));
         let values = self.groups.iter().flat_map(|(dimension, values)| values.iter().map(move |(value, tally)| (dimension, value, tally)));
         let both = values.flat_map(|(dimension, value, tally)| {
             [("h", &tally.hit_latency), ("m", &tally.miss_latency)]
                 .map(|(kind, latency)| (format!("{kind}\0{dimension}\0{value}"), latency))
         });
-        both.filter(|(_, latency)| !latency.is_empty()).map(|(field, latency)| (field, latency.text())).collect()
+        let both = both.filter(|(_, latency)| !latency.is_empty()).map(|(field, latency)| (field, latency.text()));
+        all.chain(both).collect()
     }
 
     /// Adds what a field of another says; one that says nothing adds nothing.
@@ -351,10 +351,11 @@ impl Rollup {
         let Some((kind, rest)) = field.split_once('\0') else { return };
         match kind {
             "t" => self.totals.add_named(rest, by),
+            // So they were before they were histograms: the least microsecond of each bucket.
             "h" | "m" => {
                 let latency = if kind == "h" { &mut self.hit_latency } else { &mut self.miss_latency };
-                if let Ok(bucket) = rest.parse() {
-                    latency.note(bucket, by);
+                if let Ok(micros) = rest.parse() {
+                    latency.note(micros, by);
                 }
             }
             "o" => {
@@ -375,15 +376,20 @@ impl Rollup {
         }
     }
 
-    /// Adds what a histogram of another says, if its value is known by its fields.
+    /// Adds what a histogram of another says; that of a value, if it is known by its fields.
     #[cfg(feature = "redis")]
     pub(super) fn add_histogram(&mut self, field: &str, text: &str) {
-        let mut parts = field.splitn(3, '\0');
-        let (Some(kind), Some(dimension), Some(value)) = (parts.next(), parts.next(), parts.next()) else { return };
-        let Some(tally) = self.groups.get_mut(dimension).and_then(|group| group.get_mut(value)) else { return };
-        match kind {
-            "h" => tally.hit_latency.add_text(text),
-            "m" => tally.miss_latency.add_text(text),
+        let Some((kind, of)) = field.split_once('\0') else {
+            return match field {
+                "h" => self.hit_latency.add_text(text),
+                "m" => self.miss_latency.add_text(text),
+                _ => {}
+            };
+        };
+        let tally = of.split_once('\0').and_then(|(dimension, value)| self.groups.get_mut(dimension)?.get_mut(value));
+        match (kind, tally) {
+            ("h", Some(tally)) => tally.hit_latency.add_text(text),
+            ("m", Some(tally)) => tally.miss_latency.add_text(text),
             _ => {}
         }
     }
@@ -424,16 +430,16 @@ mod tests {
         for (dimension, value) in [("model", "a\0b"), ("route", ""), ("tenant", "h\0model\0m")] {
             sum.add_to(dimension, value, |tally| {
                 tally.totals.add(&totals);
-                tally.hit_latency.note(bucket(3000), 2);
-                tally.hit_latency.note(bucket(10), 1);
-                tally.miss_latency.note(bucket(u64::MAX), 7);
+                tally.hit_latency.note(3000, 2);
+                tally.hit_latency.note(10, 1);
+                tally.miss_latency.note(latency::micros(Duration::MAX), 7);
             });
         }
         sum.add_to("model", "never answered", |tally| tally.totals.add(&totals));
         sum.outcomes.insert(("bypass".into(), "range".into()), 2);
         sum.outcomes.insert(("hit".into(), "".into()), 1);
-        sum.hit_latency.note(bucket(3000), 1);
-        sum.miss_latency.note(bucket(9_000_000), 1);
+        sum.hit_latency.note(3000, 1);
+        sum.miss_latency.note(9_000_000, 1);
         let mut back = Rollup::default();
         for (field, by) in sum.fields() {
             back.add_field(&field, by);
@@ -444,7 +450,7 @@ mod tests {
         for nonsense in ["", "t", "t\0x", "h\0x", "o\0x", "g\0x", "g\0x\0y", "z\0y"] {
             back.add_field(nonsense, 7);
         }
-        for nonsense in ["", "h", "h\0model", "h\0model\0x", "h\0x\0y", "z\0route\0", "\0route\0"] {
+        for nonsense in ["", "x", "h\0model", "h\0model\0x", "h\0x\0y", "z\0route\0", "\0route\0"] {
             back.add_histogram(nonsense, "12:1");
         }
         assert_eq!(back.totals, sum.totals);
@@ -452,6 +458,17 @@ mod tests {
             (back.hit_latency, back.miss_latency, back.outcomes, back.groups),
             (sum.hit_latency, sum.miss_latency, sum.outcomes, sum.groups)
         );
+        let mut before = Rollup::default();
+        before.add_field("h\x002992", 1);
+        before.add_field("m\x008978432", 1);
+        assert_eq!((before.hit_latency, before.miss_latency), (sum_of_one(3000), sum_of_one(9_000_000)), "as it was written before");
+    }
+
+    #[cfg(feature = "redis")]
+    fn sum_of_one(micros: u32) -> Latency {
+        let mut latency = Latency::default();
+        latency.note(micros, 1);
+        latency
     }
 
     #[test]

@@ -69,7 +69,7 @@ const ASKED_AT_ONCE: usize = 512;
 /// The field that holds the number of the last addition. Each is told from all others, those before the server lost its memory included.
 const VERSION: &str = "v";
 
-/// After the name of a hash, that of the one with its histograms. There is one of its own, since processes of before there were any take every value for a number.
+/// After the name of a hash, that of the one with its histograms. They are in one of their own, since processes of before take every value for a number.
 const HISTOGRAMS: &str = ":l";
 
 impl Redis {
