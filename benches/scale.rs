@@ -2,7 +2,10 @@
 //!
 //! ```sh
 //! cargo bench --all-features --bench scale
+//! cargo bench --all-features --bench scale -- removals
 //! ```
+//!
+//! With names (`entries`, `memory`, `redis`, `removals`), those parts alone.
 //!
 //! Not by criterion: filling a store takes longer than all measurements. Look-ups are the best tenth of many short rounds, for the machine may have others to
 //! serve; removals the median of a few.
@@ -43,11 +46,21 @@ const SIZES: [u64; 4] = [10, 1000, 100_000, 1_000_000];
 
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
 async fn main() {
+    let named: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
+    let is_wanted = |name: &str| named.is_empty() || named.iter().any(|named| named == name);
     // First, while what is resident says something.
-    memory_per_entry().await;
-    growth_of_memory().await;
-    growth_of_redis().await;
-    removals().await;
+    if is_wanted("entries") {
+        memory_per_entry().await;
+    }
+    if is_wanted("memory") {
+        growth_of_memory().await;
+    }
+    if is_wanted("redis") {
+        growth_of_redis().await;
+    }
+    if is_wanted("removals") {
+        removals().await;
+    }
 }
 
 /// Spread over all buckets and shards, as digests are.
@@ -182,32 +195,46 @@ fn name(key: &Key) -> String {
 
 async fn removals() {
     println!(
-        "\nremovals from Redis\n\n| removed | among other keys | by tag, ms | by pattern, ms | longest look-up beside it, ms |\n|---|---|---|---|---|"
+        "\nremovals from Redis\n\n| removed | among other keys | by tag, ms | by pattern, ms | longest look-up beside it, ms | long commands, us, by tag | by pattern |\n|---|---|---|---|---|---|---|"
     );
     for others in [0, 100_000, 1_000_000] {
         let server = Server::start();
         let store = store(&server, Compression::Off);
         populate(&server, others);
+        let () = server.run(&["CONFIG", "SET", "slowlog-log-slower-than", "100", "slowlog-max-len", "100000"]);
         for count in if others == 1_000_000 { &[1000, 100_000][..] } else { &[1000] } {
             let rounds = if *count > 1000 { 1 } else { 5 };
             let mut longest = Duration::ZERO;
+            let mut commands = [0, 0];
             let mut remove = async |selection: Selection| {
                 fill(&store, 0..*count, |_| tagged("tag", "gpt-4o")).await;
                 let done = Arc::new(AtomicBool::new(false));
                 let beside = tokio::spawn(beside(store.clone(), Arc::clone(&done)));
+                let () = server.run(&["SLOWLOG", "RESET"]);
                 let start = Instant::now();
                 assert_eq!(store.remove_where(&selection).await.unwrap(), *count);
                 let time = start.elapsed();
                 done.store(true, Ordering::SeqCst);
                 longest = longest.max(beside.await.unwrap());
+                let long = &mut commands[usize::from(!matches!(selection, Selection::Tag(_)))];
+                *long = long_command(&server).max(*long);
                 time
             };
             let by_tag = at(0.5, rounds, async || remove(Selection::Tag("tag".to_owned())).await).await;
             let by_pattern = at(0.5, rounds, async || remove(Selection::Pattern("model=gpt-4*".to_owned())).await).await;
             let ms = |time: Duration| time.as_secs_f64() * 1e3;
-            println!("| {count} | {others} | {:.1} | {:.1} | {:.1} |", ms(by_tag), ms(by_pattern), ms(longest));
+            let [tag, pattern] = commands;
+            println!("| {count} | {others} | {:.1} | {:.1} | {:.1} | {tag} | {pattern} |", ms(by_tag), ms(by_pattern), ms(longest));
         }
     }
+}
+
+/// What the server itself took for all but a hundredth of the longer commands of late, in microseconds. The longest of all says more of what else the machine did.
+fn long_command(server: &Server) -> u64 {
+    let entries: Vec<Vec<redis::Value>> = server.run(&["SLOWLOG", "GET", "-1"]);
+    let mut times: Vec<u64> = entries.into_iter().map(|entry| redis::from_redis_value(entry[2].clone()).unwrap()).collect();
+    times.sort_unstable();
+    times.get(times.len() * 99 / 100).copied().unwrap_or_default()
 }
 
 /// Looks up until it is told to stop, and says what took longest.

@@ -38,6 +38,9 @@ const SIGN_PACE: Duration = Duration::from_millis(50);
 /// What a sign of life takes of the room there is, in bytes.
 const SIGN: u64 = 128;
 
+/// How many signs of life may fail in a row: after more, the stream has expired.
+const FAILURES: u32 = 3;
+
 /// Tells those in other processes who wait for an answer what is said while it is made.
 ///
 /// It reads the tape as any caller does, from frame 0, so it may begin late. Nobody waits for it: where the tape becomes a window, it is cut off.
@@ -94,17 +97,20 @@ where
         let mut ticket = Some(Ticket::new(&self.flight));
         let mut next = self.tell(0, &[self.head(&live)?]).await.map(|_| 1)?;
         let (mut length, mut signs, mut sum) = (0, 0, XxHash3_64::with_seed(0));
+        let (mut unheard, mut failures) = (Vec::new(), 0);
         loop {
             let told_at = Instant::now();
             let page = Page::read(&mut reader, self.silence(told_at, audience.renew_in)).await?;
             length += page.len as u64;
             page.parts.iter().flatten().for_each(|frame| sum.write(frame));
-            let mut parts: Vec<_> = page.parts.into_iter().map(LivePart::Frames).collect();
             let is_over = page.end.is_some();
-            if parts.is_empty() && !is_over {
+            let is_sign = page.parts.is_empty() && !is_over;
+            let mut parts: Vec<_> = std::mem::take(&mut unheard);
+            if is_sign && parts.is_empty() {
                 parts.push(LivePart::SIGN);
                 signs += SIGN;
             }
+            parts.extend(page.parts.into_iter().map(LivePart::Frames));
             if length + signs > audience.max_bytes as u64 {
                 return Err(Withdrawn);
             }
@@ -112,7 +118,17 @@ where
                 let Bill { model, provider, usage, cost, .. } = live.tab.bill().await;
                 parts.push(LivePart::End(Box::new(LiveEnd { trailers, length, checksum: sum.finish(), model, provider, usage, cost })));
             }
-            let is_wanted = self.tell(next, &parts).await?;
+            let is_wanted = match self.tell(next, &parts).await {
+                Ok(is_wanted) => is_wanted,
+                // Nothing of the body is lost with it. It may be there all the same, so it is said again before anything else.
+                Err(Withdrawn) if is_sign && failures < FAILURES => {
+                    failures += 1;
+                    unheard = parts;
+                    continue;
+                }
+                Err(withdrawn) => return Err(withdrawn),
+            };
+            failures = 0;
             next += parts.len() as u64;
             if is_over {
                 break;

@@ -2,7 +2,7 @@ use super::{Event, Observer, RequestRecord, genai};
 use crate::{NanoUsd, entry::Usage, options::label};
 
 /// Writes one `tracing` event per request (target `tower_response_cache`, level `INFO`), per fill (`DEBUG`), and per trouble with the
-/// store (`WARN`; `DEBUG` where it is out of reach, which holds of every request until it is back), and per change of the way there (`DEBUG`, message `link`, fields
+/// store (`WARN`; `DEBUG` where it is out of reach or refuses, which holds of every request until that is over: the Redis store says so once in a while by itself), and per change of the way there (`DEBUG`, message `link`, fields
 /// `state` and `last_error`; the Redis store says `WARN` when it is lost and `INFO` when it is back, by itself).
 ///
 /// Fields that [OpenTelemetry](super#opentelemetry) knows have its names. `gen_ai.provider.name`, `gen_ai.request.model` and `gen_ai.response.model` are told of every answer that has them;
@@ -83,8 +83,8 @@ impl Observer for TracingObserver {
                 refresh = fill.refresh,
                 "fill"
             ),
-            // While a breaker is open this is so of every request, and the store has said so once.
-            Event::Trouble(trouble) if trouble.error.is_unavailable() => told!(debug, trouble),
+            // While a breaker is open, or a server is full, this is so of every request, and the store has said so once.
+            Event::Trouble(trouble) if trouble.error.is_unavailable() || trouble.error.is_refused() => told!(debug, trouble),
             Event::Trouble(trouble) => told!(warn, trouble),
             // The store itself says so at a level that nobody turns off.
             Event::Link(link) => {

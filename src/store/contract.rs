@@ -16,6 +16,8 @@
 //!
 //! Tasks are spawned on the current tokio runtime; one with several threads shows more races.
 
+mod live;
+
 use std::{
     future::Future,
     pin::{Pin, pin},
@@ -27,6 +29,11 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
+pub use self::live::{
+    a_live_stream_carries_as_much_as_there_is_room_for, a_live_stream_ends_with_its_publisher_and_is_not_wanted_for_ever,
+    a_live_stream_has_no_gap_and_one_name, a_live_stream_is_followed_from_its_first_part_to_its_end,
+    a_live_stream_that_is_withdrawn_is_over,
+};
 use super::{Cursor, Generation, Listing, Lookup, Selection, Store};
 use crate::{
     clock::{Clock, from_unix_millis, unix_millis},
@@ -42,13 +49,14 @@ pub struct Subject<St> {
     clock: Option<Clock>,
     selections: bool,
     lists: bool,
+    live: bool,
     large: usize,
 }
 
 impl<St> Subject<St> {
     /// A store that holds nothing yet and that nobody else uses while it is checked.
     pub fn new(store: St) -> Self {
-        Self { store: Arc::new(store), clock: None, selections: true, lists: true, large: 1 << 20 }
+        Self { store: Arc::new(store), clock: None, selections: true, lists: true, live: false, large: 1 << 20 }
     }
 
     /// The movable clock that the store reads. Default: none; then expiry is waited for, in real time.
@@ -69,6 +77,13 @@ impl<St> Subject<St> {
     #[must_use]
     pub fn without_listing(mut self) -> Self {
         self.lists = false;
+        self
+    }
+
+    /// The store has leases, and carries live streams under them. Default: it does not; that it says so is checked instead. Where a lease lasts for seconds, so do the checks.
+    #[must_use]
+    pub fn with_live_streams(mut self) -> Self {
+        self.live = true;
         self
     }
 
@@ -119,6 +134,11 @@ where
     a_look_up_that_saw_what_was_removed_is_void(&make().await).await;
     cancelled_operations_cross_no_answers(&make().await).await;
     large_entries_come_back_whole(&make().await).await;
+    a_live_stream_is_followed_from_its_first_part_to_its_end(&make().await).await;
+    a_live_stream_has_no_gap_and_one_name(&make().await).await;
+    a_live_stream_carries_as_much_as_there_is_room_for(&make().await).await;
+    a_live_stream_that_is_withdrawn_is_over(&make().await).await;
+    a_live_stream_ends_with_its_publisher_and_is_not_wanted_for_ever(&make().await).await;
 }
 
 /// Whatever is put comes back as it was: frames, header fields, trailers, lifetimes and metadata; and variants.

@@ -36,7 +36,7 @@ async fn the_store_keeps_the_contract_in_a_cluster() {
     let made = AtomicUsize::new(0);
     contract::run(async || {
         let prefix = format!("contract-{}", made.fetch_add(1, Ordering::SeqCst));
-        Subject::new(patient(cluster.url()).prefix(prefix).build().unwrap())
+        Subject::new(patient(cluster.url()).prefix(prefix).lease(Some(crate::contract::LEASE)).build().unwrap()).with_live_streams()
     })
     .await;
     assert!(made.into_inner() > 10 && cluster.primaries.iter().all(|primary| !primary.keys().is_empty()));
@@ -48,10 +48,10 @@ async fn memory_in_front_of_a_cluster_keeps_the_contract() {
     let made = AtomicUsize::new(0);
     contract::run(async || {
         let prefix = format!("contract-{}", made.fetch_add(1, Ordering::SeqCst));
-        let store = Tiered::new(patient(cluster.url()).prefix(prefix).build().unwrap(), 64 << 20);
+        let store = Tiered::new(patient(cluster.url()).prefix(prefix).lease(Some(crate::contract::LEASE)).build().unwrap(), 64 << 20);
         store.get(&key(0)).await.unwrap();
         crate::until(async || store.status().tracked).await;
-        Subject::new(store)
+        Subject::new(store).with_live_streams()
     })
     .await;
 }

@@ -351,6 +351,33 @@ async fn who_leads_gives_a_sign_of_life_to_whoever_comes_while_there_is_nothing_
 }
 
 #[tokio::test]
+async fn a_sign_of_life_that_fails_ends_no_stream_and_displaces_nothing_that_is_said_after_it() {
+    let fleet = Fleet::start();
+    // It gives one every two seconds, and has a second for it.
+    let builder = patient(fleet.redis.url()).lease(Some(Duration::from_secs(20))).write_deadline(Duration::from_secs(1));
+    let layer = layer(builder.build().unwrap());
+    let leading = tokio::spawn(layer.layer(told(&fleet.control.url(), "leader")).oneshot(post("/")));
+    fleet.until_called(1).await;
+    say(&fleet.control, "leader", &["!head 200", "one"]);
+    let mut answer = begin(&fleet.follower(), "/").await;
+    assert_eq!(frame(&mut answer).await.unwrap(), "one");
+    // Its lease is not to be renewed meanwhile, and the sign is due in two seconds from now.
+    let lease = fleet.redis.run::<Vec<String>>(&["KEYS", "t:*:lease"]).remove(0);
+    until(async || fleet.redis.run::<u64>(&["PTTL", &lease]) > 10_000).await;
+    say(&fleet.control, "leader", &["two"]);
+    assert_eq!(frame(&mut answer).await.unwrap(), "two");
+    // What is written meanwhile is done afterwards.
+    let () = fleet.redis.run(&["CLIENT", "PAUSE", "4000", "WRITE"]);
+    let handle = layer.handle();
+    until(async || handle.stats().await.store_errors > 0).await;
+    let () = fleet.redis.run(&["SET", "over", "1"]);
+    say(&fleet.control, "leader", &["three", "four", "!end"]);
+    assert_eq!(rest(answer).await.unwrap(), "threefour");
+    assert_eq!(rest(leading.await.unwrap().unwrap()).await.unwrap(), "onetwothreefour");
+    assert_eq!(calls(&fleet.control)["/"], 1);
+}
+
+#[tokio::test]
 async fn signs_of_life_are_bounded_with_what_is_said() {
     let fleet = Fleet::start();
     let _leader = fleet.leader(LONG, "1000").await;

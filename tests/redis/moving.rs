@@ -10,7 +10,7 @@ use std::{
 
 use tower_response_cache::{
     key::Key,
-    store::{LinkState, Selection, Store, Tiered},
+    store::{Claim, LinkState, Selection, Store, Tiered},
 };
 
 use crate::{
@@ -105,6 +105,24 @@ async fn a_record_is_found_before_while_and_after_its_slot_moves_and_what_is_new
     assert_eq!(stored(&store, &new).await.as_deref(), Some("new"));
     assert!(store.remove(&one).await.unwrap());
     assert_eq!(store.status().state, LinkState::Closed);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_misses_while_a_slot_moves_is_not_held_up_for_a_lease_of_it() {
+    let cluster = Cluster::start();
+    let store = patient(cluster.url()).build().unwrap();
+    let new = key(1);
+    let seen = store.get(&new).await.unwrap().generation;
+    let (slot, from, to) = whose(&cluster, &new);
+    clusters::begin_to_move(slot, from, to);
+    for number in 1..=3 {
+        assert!(store.claim(&new, seen, Duration::from_secs(60)).await.unwrap_err().is_refused());
+        // It is not tried again.
+        assert_eq!(errors(from, "TRYAGAIN") + errors(to, "TRYAGAIN"), number);
+    }
+    clusters::move_keys(slot, from, to);
+    clusters::end_to_move(slot, from, to);
+    assert!(matches!(store.claim(&new, seen, Duration::ZERO).await.unwrap(), Claim::Granted(..)));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,10 +1,16 @@
 //! What the server says decides what is done about it.
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
-use tower_response_cache::store::{LinkState, Redis, Store};
+use tower_response_cache::{
+    observe::TracingObserver,
+    store::{LinkState, Redis, Store},
+};
 
-use crate::{ask, fill, key, layer, origin::Origin, patient, post, record, resp::Resp, server::Server, stored};
+use crate::{ask, fill, key, layer, origin::Origin, patient, post, record, resp::Resp, server::Server, stored, until};
 
 /// Asks as often as would open any breaker that counts.
 async fn ask_often(store: &Redis) {
@@ -126,6 +132,59 @@ async fn a_user_who_may_not_write_reads_and_tries_to_write_only_seldom() {
     assert_eq!(reader.refused_writes(), 1, "the others were not tried");
     assert_eq!(stored(&reader, &key(1)).await.as_deref(), Some("there"));
     assert_eq!(reader.status().state, LinkState::Closed);
+}
+
+/// What a subscriber writes.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn what_is_refused_is_said_once_and_counted_each_time() {
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+    let _default = tracing::subscriber::set_default(subscriber);
+    let said = || {
+        let log = String::from_utf8(std::mem::take(&mut *log.0.lock().unwrap())).unwrap();
+        log.lines().filter(|line| line.contains(" WARN ") || line.contains("ERROR ")).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let server = Server::start();
+    let () = server.run(&["ACL", "SETUSER", "reader", "on", ">secret", "~t:*", "+get", "+getrange"]);
+    let full = patient(server.url()).build().unwrap();
+    let barred = patient(format!("redis://reader:secret@127.0.0.1:{}/0", server.port())).build().unwrap();
+    // Epochs cannot be made where nothing can be written, and nothing is tried without.
+    for number in 0..20 {
+        let handle = layer(full.clone()).handle();
+        handle.get(&post(&format!("/{number}")).map(|_| bytes::Bytes::new())).await.unwrap();
+    }
+    let () = server.run(&["CONFIG", "SET", "maxmemory", "1"]);
+    for (store, expected) in [
+        (full, &["redis refuses operations reason=\"OOM\""][..]),
+        (barred, &["redis refuses operations reason=\"NOPERM\"", "redis does not permit writes"]),
+    ] {
+        let layer = layer(store).observer(TracingObserver);
+        let cache = tower::Layer::layer(&layer, Origin::signed());
+        for number in 0..20 {
+            ask(&cache, post(&format!("/{number}"))).await;
+        }
+        let handle = layer.handle();
+        // Neither a lease nor a record is had.
+        until(async || handle.stats().await.store_errors == 40).await;
+        let said = said();
+        let is_expected = said.iter().zip(expected).all(|(line, expected)| line.contains(expected));
+        assert!(said.len() == expected.len() && is_expected, "{said:?}");
+    }
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use tower_response_cache::{
     Clock,
+    key::Key,
     store::{Redis, Selection, Store},
 };
 
@@ -39,6 +40,39 @@ async fn removal_by_tag_looks_at_nothing_that_does_not_carry_it() {
     assert_eq!(looked_at, 3, "{told}");
     assert_eq!(store.remove_where(&tag("many")).await.unwrap(), 197);
     assert_eq!(members(&server), 0);
+}
+
+#[tokio::test]
+async fn no_command_has_much_to_do_though_all_that_is_removed_be_in_one_bucket() {
+    let server = Server::start();
+    let store = patient(server.url()).build().unwrap();
+    let key = |number: u64| {
+        let mut bytes = [0x5a; 32];
+        bytes[24..].copy_from_slice(&number.to_le_bytes());
+        Key::from_bytes(bytes)
+    };
+    let () = server.run(&["CONFIG", "SET", "slowlog-log-slower-than", "0", "slowlog-max-len", "10000"]);
+    for selection in [tag("tag"), Selection::Pattern("model=m*".into()), Selection::All] {
+        for number in 0..1200 {
+            assert!(fill(&store, &key(number), tagged("x", &["tag"], &[("model", "m")])).await);
+        }
+        let () = server.run(&["SLOWLOG", "RESET"]);
+        assert_eq!(store.remove_where(&selection).await.unwrap(), 1200);
+        let told: Vec<Vec<redis::Value>> = server.run(&["SLOWLOG", "GET", "-1"]);
+        let words = |name: &str| -> Vec<Vec<String>> {
+            let words = |entry: &Vec<redis::Value>| redis::from_redis_value::<Vec<Vec<u8>>>(entry[3].clone()).unwrap();
+            let text = |words: Vec<Vec<u8>>| words.iter().map(|word| String::from_utf8_lossy(word).into_owned()).collect();
+            told.iter().map(words).map(text).filter(|words: &Vec<String>| words[0] == name).collect()
+        };
+        let keys: Vec<usize> = words("EVALSHA").iter().map(|words| words[2].parse().unwrap()).collect();
+        assert!(keys.iter().sum::<usize>() >= 1200 && keys.iter().all(|keys| *keys <= 251), "{selection:?}: {keys:?}");
+        for words in words("ZREM") {
+            // After thirty, it says how many more there were.
+            let more = words.last().and_then(|last| last.strip_prefix("... (")?.split(' ').next()?.parse::<usize>().ok());
+            let members = words.len() - 2 + more.map_or(0, |more| more - 1);
+            assert!(members <= 250, "{selection:?}: {members}");
+        }
+    }
 }
 
 #[tokio::test]

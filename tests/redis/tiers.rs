@@ -52,10 +52,10 @@ async fn the_tiered_store_keeps_the_contract() {
     let made = AtomicUsize::new(0);
     contract::run(async || {
         let prefix = format!("contract-{}", made.fetch_add(1, Ordering::SeqCst));
-        let store = Tiered::new(patient(server.url()).prefix(prefix).build().unwrap(), 64 << 20);
+        let store = Tiered::new(patient(server.url()).prefix(prefix).lease(Some(crate::contract::LEASE)).build().unwrap(), 64 << 20);
         store.get(&key(0)).await.unwrap();
         crate::until(async || store.status().tracked).await;
-        Subject::new(store)
+        Subject::new(store).with_live_streams()
     })
     .await;
 }

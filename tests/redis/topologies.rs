@@ -204,6 +204,25 @@ async fn sentinels_over_tls_with_credentials_of_their_own_lead_to_a_primary_over
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn when_a_primary_over_tls_is_killed_under_load_no_request_fails_and_hits_come_from_the_next() {
+    let ours = Authority::new();
+    let files = Files::of(&ours);
+    let mut fleet = Fleet::over_tls(&files.and(&[]), &files.lines());
+    let (certificate, proof) = ours.issue();
+    let store = impatient(fleet.url()).tls_root(ours.pem.clone()).tls_identity(certificate, proof).build().unwrap();
+    let load = Load::on(&cache(&store));
+    load.hits(500).await;
+    fleet.primary.kill();
+    crate::until(async || store.status().state != LinkState::Closed).await;
+    load.answers(500).await;
+    crate::until(async || store.status().state == LinkState::Closed).await;
+    load.hits(500).await;
+    load.end().await;
+    assert!(fleet.replica.run::<String>(&["INFO", "replication"]).contains("role:master"));
+    assert!(!fleet.replica.records("t").is_empty());
+}
+
 #[tokio::test]
 async fn a_cluster_over_tls_is_spoken_to_over_tls_on_every_server() {
     let (ours, theirs) = (Authority::new(), Authority::new());

@@ -1,13 +1,13 @@
 //! Stores that break one promise each: the suite finds it.
 
-use std::{collections::HashMap, sync::Mutex};
+use std::{collections::HashMap, sync::Mutex, time::Duration};
 
 use tower_response_cache::{
     Clock, Error,
     entry::Record,
     key::Key,
     store::{
-        Cursor, Generation, Lookup, Memory, Page, Selection, Store,
+        Audience, Cursor, Generation, Lookup, Memory, Page, Selection, Store, Token,
         contract::{self, Subject},
     },
 };
@@ -37,6 +37,10 @@ impl Store for Broken {
 
     async fn remove_where(&self, _: &Selection) -> Result<u64, Error> {
         if self.claims { Ok(0) } else { Err(Error::unsupported("not here")) }
+    }
+
+    async fn audience(&self, _: &Key, _: Token) -> Option<Audience> {
+        self.claims.then_some(Audience { max_bytes: 1, renew_in: Duration::from_secs(1) })
     }
 
     async fn list(&self, _: Option<&Cursor>, _: usize) -> Result<Page, Error> {
@@ -150,6 +154,18 @@ async fn a_store_whose_pages_leave_entries_out_is_found_out() {
 #[should_panic(expected = "cannot list does not say so")]
 async fn a_store_that_is_said_not_to_list_has_to_say_so_itself() {
     contract::pages_name_all_that_lives(&Subject::new(claiming()).without_listing()).await;
+}
+
+#[tokio::test]
+#[should_panic(expected = "a store without live streams has an audience")]
+async fn a_store_that_is_not_said_to_carry_live_streams_has_to_say_so_itself() {
+    contract::a_live_stream_has_no_gap_and_one_name(&Subject::new(claiming())).await;
+}
+
+#[tokio::test]
+#[should_panic(expected = "a lease that nobody has is not granted")]
+async fn live_streams_are_not_skipped_in_silence() {
+    contract::a_live_stream_has_no_gap_and_one_name(&Subject::new(Memory::default()).with_live_streams()).await;
 }
 
 #[tokio::test]

@@ -40,6 +40,11 @@ macro_rules! contract {
             a_look_up_that_saw_what_was_removed_is_void
             cancelled_operations_cross_no_answers
             large_entries_come_back_whole
+            a_live_stream_is_followed_from_its_first_part_to_its_end
+            a_live_stream_has_no_gap_and_one_name
+            a_live_stream_carries_as_much_as_there_is_room_for
+            a_live_stream_that_is_withdrawn_is_over
+            a_live_stream_ends_with_its_publisher_and_is_not_wanted_for_ever
         }
     };
     ($make:expr => $($check:ident)*) => {

@@ -149,6 +149,8 @@ pub struct Fleet {
     pub primary: Server,
     pub replica: Server,
     sentinels: Vec<Sentinel>,
+    /// Where the sentinels speak TLS, if all speak that.
+    tls_ports: Vec<u16>,
 }
 
 /// One who watches a primary under the name `main`.
@@ -163,7 +165,28 @@ impl Fleet {
         let primary = Server::start();
         let replica = Server::start_with(&["--replicaof", "127.0.0.1", &primary.port().to_string(), "--repl-diskless-sync-delay", "0"]);
         let sentinels = (0..3).map(|_| Sentinel::start(primary.port(), 2, "")).collect();
-        let fleet = Self { primary, replica, sentinels };
+        Self { primary, replica, sentinels, tls_ports: Vec::new() }.formed()
+    }
+
+    /// All of them speak TLS to one another, and to others, with these certificates: as arguments, and as lines of a file.
+    pub fn over_tls(arguments: &[&str], lines: &str) -> Self {
+        let [of_primary, of_replica] = [free_port(), free_port()].map(|port| port.to_string());
+        let primary = Server::start_with(&[arguments, &["--tls-port", &of_primary, "--tls-replication", "yes"]].concat());
+        let follows = ["--replicaof", "127.0.0.1", &of_primary, "--repl-diskless-sync-delay", "0"];
+        let replica = Server::start_with(&[arguments, &["--tls-port", &of_replica, "--tls-replication", "yes"], &follows].concat());
+        let watched = of_primary.parse().unwrap();
+        let (sentinels, tls_ports) = (0..3)
+            .map(|_| {
+                let port = free_port();
+                (Sentinel::start(watched, 2, &format!("tls-port {port}\ntls-replication yes\n{lines}")), port)
+            })
+            .unzip();
+        Self { primary, replica, sentinels, tls_ports }.formed()
+    }
+
+    /// Once all know of each other.
+    fn formed(self) -> Self {
+        let fleet = self;
         let is_watched = |sentinel: &Sentinel| {
             let know = |what: &str| -> usize {
                 let mut command = redis::cmd("SENTINEL");
@@ -181,8 +204,11 @@ impl Fleet {
     }
 
     pub fn url(&self) -> String {
-        let at: Vec<String> = self.sentinels.iter().map(|sentinel| format!("127.0.0.1:{}", sentinel.port)).collect();
-        format!("redis-sentinel://{}/main/0", at.join(","))
+        let plain = self.sentinels.iter().map(|sentinel| sentinel.port);
+        let (scheme, ports): (_, Vec<u16>) =
+            if self.tls_ports.is_empty() { ("redis-sentinel", plain.collect()) } else { ("rediss-sentinel", self.tls_ports.clone()) };
+        let at: Vec<String> = ports.iter().map(|port| format!("127.0.0.1:{port}")).collect();
+        format!("{scheme}://{}/main/0", at.join(","))
     }
 
     /// Makes the replica the primary, while both are well. A sentinel that knows no fit replica yet refuses.

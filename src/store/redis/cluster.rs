@@ -32,6 +32,7 @@ use super::{
     fault::Fault,
     link::{Ask, Lane, Limits, Link, LinkStatus},
     names::Names,
+    refusals::Refusals,
     scripts::Script,
     slots::{Address, Claim, Owners, Redirect, SLOTS, claim, owners, redirect, slot_of},
 };
@@ -290,6 +291,10 @@ impl Shared {
     }
 
     /// What is known may be wrong.
+    pub(super) fn refusals(&self) -> &Refusals {
+        &self.limits.refusals
+    }
+
     pub(super) fn doubt(&self) {
         self.doubt.notify_one();
     }
@@ -637,8 +642,8 @@ impl Mail<'_> {
                 Some(Errand { node, asking: false, load: false, early: false, ..errand })
             }
             Some(Redirect::Ask(at)) => Some(Errand { node: self.shared.asked(&at)?, asking: true, load: false, early: false, ..errand }),
-            // Once all of them have moved, it is sent on from there.
-            Some(Redirect::Again) => Some(Errand { early: true, ..errand }),
+            // Once all of them have moved, it is sent on from there; what a request waits for does not wait for that, for a slot may take minutes.
+            Some(Redirect::Again) => (self.lane == Lane::Bulk).then_some(Errand { early: true, ..errand }),
             None => {
                 let is_forgotten = self.script.is_some() && Fault::of_value(reply) == Some(Fault::NoScript);
                 (is_forgotten && !errand.load).then_some(Errand { load: true, early: false, ..errand })

@@ -25,6 +25,7 @@ use super::{
     breaker::{Breaker, LinkState},
     endpoint::Endpoint,
     fault::Fault,
+    refusals::Refusals,
     scripts::Script,
 };
 use crate::store::{LinkChange, LinkListener};
@@ -64,6 +65,8 @@ pub(super) struct Limits {
     pub(super) bytes: Arc<Budget>,
     /// Who is told when a breaker opens or closes; of all links.
     pub(super) listeners: Listeners,
+    /// What was refused; by all links.
+    pub(super) refusals: Refusals,
     /// How long making a connection may take.
     pub(super) dial: Duration,
     /// What a probe writes to, unless [another](Link::set_probe) is named.
@@ -273,6 +276,10 @@ impl Link {
                 Ok(replies)
             }
         }
+    }
+
+    pub(super) fn refusals(&self) -> &Refusals {
+        &self.shared.limits.refusals
     }
 
     pub(super) fn endpoint(&self) -> &Endpoint {

@@ -145,6 +145,8 @@ impl Follower<'_> {
         let inner = &self.redis.inner;
         let lasts = inner.lease.ok_or(Fault::Spared("there are no leases"))?;
         self.redis.hear();
+        // Whoever reads may have been long about what it was told.
+        let mut until = Instant::now() + lasts;
         loop {
             if !std::mem::take(&mut self.is_behind) {
                 // A publisher that lives says something sooner.
@@ -159,9 +161,9 @@ impl Follower<'_> {
                     self.next += parts.len() as u64;
                     return Ok(parts);
                 }
-                Ok(Some(_)) => {}
+                Ok(Some(_)) => until = Instant::now() + lasts,
                 // What fails for longer than a publisher may be silent has failed.
-                Err(error) if error.is_corrupt() || self.heard.elapsed() >= lasts => return Err(error),
+                Err(error) if error.is_corrupt() || Instant::now() >= until => return Err(error),
                 // It is as well or as ill in a moment, whatever word comes.
                 Err(_) => {
                     self.is_behind = true;

@@ -49,6 +49,7 @@ mod link;
 mod listing;
 mod live;
 mod names;
+mod refusals;
 mod scripts;
 mod servers;
 mod settings;
@@ -491,9 +492,13 @@ impl Writes {
         if let Fault::Refused(code) = fault {
             self.count.fetch_add(1, Ordering::Relaxed);
             if code == "NOPERM" {
-                *self.barred.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now() + BARRED);
-                #[cfg(feature = "tracing")]
-                tracing::error!(target: "tower_response_cache::redis", "redis does not permit writes: nothing is stored");
+                let now = Instant::now();
+                let before = self.barred.lock().unwrap_or_else(PoisonError::into_inner).replace(now + BARRED);
+                // Many may be told at once.
+                if before.is_none_or(|until| until <= now) {
+                    #[cfg(feature = "tracing")]
+                    tracing::error!(target: "tower_response_cache::redis", "redis does not permit writes: nothing is stored");
+                }
             }
         }
         fault.into()

@@ -15,6 +15,7 @@ use super::{
     fault::Fault,
     link::{Ask, Lane, Limits, Link, LinkStatus},
     names::Names,
+    refusals::Refusals,
     scripts::Script,
     slots::Claim,
 };
@@ -50,7 +51,7 @@ impl Servers {
     ///
     /// Replies that refuse one operation are handed over as they are; what says something of the server is an error.
     pub(super) async fn call(&self, to: To<'_>, lane: Lane, until: Instant, bytes: usize, ask: Ask<'_>) -> Result<Vec<Value>, Fault> {
-        match self {
+        let replies = match self {
             Self::One(link) => alone(link, lane, until, bytes, ask).await,
             Self::Cluster(cluster) => match to {
                 To::Key(name) => cluster.call(name, lane, until, bytes, ask).await,
@@ -59,6 +60,15 @@ impl Servers {
                     None => Err(Fault::Spared("of another store")),
                 },
             },
+        }?;
+        self.refusals().heed(&replies);
+        Ok(replies)
+    }
+
+    fn refusals(&self) -> &Refusals {
+        match self {
+            Self::One(link) => link.refusals(),
+            Self::Cluster(cluster) => cluster.shared().refusals(),
         }
     }
 
@@ -74,30 +84,12 @@ impl Servers {
         if commands.is_empty() {
             return Ok(Vec::new());
         }
-        match self {
-            Self::One(link) => {
-                let mut pipeline = Pipeline::with_capacity(commands.len());
-                for (_, command) in commands {
-                    pipeline.add_command(command);
-                }
-                let mut replies = link.call(lane, until, 0, Ask::All(&pipeline)).await?;
-                let Some(script) = script else { return Ok(replies) };
-                let forgotten: Vec<usize> = (0..replies.len()).filter(|place| is_forgotten(&replies[*place])).collect();
-                if !forgotten.is_empty() {
-                    let mut again = Pipeline::with_capacity(1 + forgotten.len());
-                    again.add_command(script.load());
-                    for command in forgotten.iter().filter_map(|place| pipeline.cmd_iter().nth(*place)) {
-                        again.add_command(command.clone());
-                    }
-                    let answers = link.call(lane, until, 0, Ask::All(&again)).await?;
-                    for (place, answer) in forgotten.into_iter().zip(answers.into_iter().skip(1)) {
-                        replies[place] = answer;
-                    }
-                }
-                Ok(replies)
-            }
+        let replies = match self {
+            Self::One(link) => spread_alone(link, lane, until, script, commands).await,
             Self::Cluster(cluster) => cluster.spread(lane, until, script, &commands).await,
-        }
+        }?;
+        self.refusals().heed(&replies);
+        Ok(replies)
     }
 
     /// All servers that have keys, as they are now.
@@ -165,6 +157,34 @@ async fn alone(link: &Link, lane: Lane, until: Instant, bytes: usize, ask: Ask<'
         }
         _ => Ok(replies),
     }
+}
+
+async fn spread_alone(
+    link: &Link,
+    lane: Lane,
+    until: Instant,
+    script: Option<&Script>,
+    commands: Vec<(String, Cmd)>,
+) -> Result<Vec<Value>, Fault> {
+    let mut pipeline = Pipeline::with_capacity(commands.len());
+    for (_, command) in commands {
+        pipeline.add_command(command);
+    }
+    let mut replies = link.call(lane, until, 0, Ask::All(&pipeline)).await?;
+    let Some(script) = script else { return Ok(replies) };
+    let forgotten: Vec<usize> = (0..replies.len()).filter(|place| is_forgotten(&replies[*place])).collect();
+    if !forgotten.is_empty() {
+        let mut again = Pipeline::with_capacity(1 + forgotten.len());
+        again.add_command(script.load());
+        for command in forgotten.iter().filter_map(|place| pipeline.cmd_iter().nth(*place)) {
+            again.add_command(command.clone());
+        }
+        let answers = link.call(lane, until, 0, Ask::All(&again)).await?;
+        for (place, answer) in forgotten.into_iter().zip(answers.into_iter().skip(1)) {
+            replies[place] = answer;
+        }
+    }
+    Ok(replies)
 }
 
 fn is_forgotten(reply: &Value) -> bool {

@@ -5,6 +5,7 @@ use super::{
     endpoint::Place,
     link::{Budget, COPIES, Limits, Listeners},
     names::Names,
+    refusals::Refusals,
     servers::Servers,
 };
 #[cfg(feature = "seal")]
@@ -270,6 +271,7 @@ impl RedisBuilder {
             operations: max_operations,
             bytes: Arc::new(Budget::new(max_in_flight.max(COPIES * (max_record + 4096)).min(u32::MAX as usize))),
             listeners: listeners.clone(),
+            refusals: Refusals::default(),
             dial: deadlines.connect,
             probe: names.probe("00"),
         };

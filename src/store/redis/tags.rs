@@ -21,7 +21,7 @@ use super::{
     millis,
     scripts::{ADD_TAG, UNTAG},
     servers::{Primary, To},
-    sweep::{STEP, step},
+    sweep::{PART, STEP, step},
 };
 use crate::{clock::unix_millis, error::Error, key::Key};
 
@@ -123,7 +123,7 @@ async fn drop_expired(store: &Redis, set: &str, dead: u64, until: Instant) -> Re
     let mut dropped = 0;
     loop {
         let mut range = redis::cmd("ZRANGE");
-        range.arg(set).arg("-inf").arg(format!("({dead}")).arg("BYSCORE").arg("LIMIT").arg(0).arg(STEP);
+        range.arg(set).arg("-inf").arg(format!("({dead}")).arg("BYSCORE").arg("LIMIT").arg(0).arg(PART);
         let Value::Array(members) = store.inner.one(To::Key(set), Lane::Bulk, step(until), 0, &range).await? else {
             return Err(Fault::Garbled.into());
         };
@@ -153,7 +153,7 @@ async fn go_through(store: &Redis, set: &str, remove: bool, until: Instant) -> R
     let (mut cursor, mut members, mut passed) = (Vec::from(b"0"), Vec::new(), Passed::default());
     loop {
         let mut scan = redis::cmd("ZSCAN");
-        scan.arg(set).arg(cursor.as_slice()).arg("COUNT").arg(STEP);
+        scan.arg(set).arg(cursor.as_slice()).arg("COUNT").arg(PART);
         // Whatever is in the set all the time is seen, and perhaps twice.
         let (next, found) = scanned(inner.one(To::Key(set), Lane::Bulk, step(until), 0, &scan).await?)?;
         members.extend(found.iter().step_by(2).filter_map(|member| Member::parse(member)));
@@ -174,12 +174,30 @@ async fn go_through(store: &Redis, set: &str, remove: bool, until: Instant) -> R
     }
 }
 
+/// So many scripts are sent together: what is on its way is bounded, and others have their turn in between, at both ends.
+const SENT: usize = 32;
+
 /// Removes the values that members name, if told to, and says which members name nothing any more.
 async fn settle(store: &Redis, members: &[Member], remove: bool, until: Instant, passed: &mut Passed) -> Result<Vec<Vec<u8>>, Error> {
-    let inner = &store.inner;
     let same_bucket = |one: &Member, other: &Member| one.key.as_bytes()[0] == other.key.as_bytes()[0];
-    // Whoever chooses what is asked can choose a bucket: no script has more to do than a step.
-    let buckets: Vec<&[Member]> = members.chunk_by(same_bucket).flat_map(|bucket| bucket.chunks(STEP)).collect();
+    // Whoever chooses what is asked can choose a bucket: no script has more to do than a part.
+    let buckets: Vec<&[Member]> = members.chunk_by(same_bucket).flat_map(|bucket| bucket.chunks(PART)).collect();
+    let mut dead = Vec::new();
+    for buckets in buckets.chunks(SENT) {
+        settle_some(store, buckets, remove, until, passed, &mut dead).await?;
+    }
+    Ok(dead)
+}
+
+async fn settle_some(
+    store: &Redis,
+    buckets: &[&[Member]],
+    remove: bool,
+    until: Instant,
+    passed: &mut Passed,
+    dead: &mut Vec<Vec<u8>>,
+) -> Result<(), Error> {
+    let inner = &store.inner;
     let calls = buckets.iter().map(|bucket| {
         let names: Vec<String> =
             [inner.names.epoch_of(&bucket[0].key)].into_iter().chain(bucket.iter().map(|member| inner.names.record(&member.key))).collect();
@@ -194,7 +212,6 @@ async fn settle(store: &Redis, members: &[Member], remove: bool, until: Instant,
         (inner.names.epoch_of(&bucket[0].key), command)
     });
     let replies = inner.servers.spread(Lane::Bulk, step(until), Some(&UNTAG), calls.collect()).await?;
-    let mut dead = Vec::new();
     for (bucket, reply) in buckets.iter().zip(&replies) {
         match Fault::of_value(reply) {
             // The epoch is on one server, and what it is of on another.
@@ -215,12 +232,12 @@ async fn settle(store: &Redis, members: &[Member], remove: bool, until: Instant,
             dead.push(member.bytes().to_vec());
         }
     }
-    Ok(dead)
+    Ok(())
 }
 
 async fn drop_members(store: &Redis, set: &str, members: &[Vec<u8>], until: Instant) -> Result<u64, Error> {
     let mut dropped = 0;
-    for members in members.chunks(STEP) {
+    for members in members.chunks(PART) {
         let mut command = redis::cmd("ZREM");
         command.arg(set).arg(members);
         match store.inner.one(To::Key(set), Lane::Bulk, step(until), 0, &command).await? {
