@@ -1,6 +1,6 @@
 //! Responses as callers get them: with what the cache has to say of each.
 
-use std::{future::Future, sync::Arc};
+use std::{future::Future, pin::Pin, sync::Arc};
 
 use http::{HeaderMap, HeaderName, HeaderValue, Response, request};
 use http_body::Body;
@@ -11,6 +11,7 @@ use crate::{
     cost::NanoUsd,
     error::BoxError,
     flight::Head,
+    flow::Step,
     observe::{Ending, Recorder},
     policy::{Bypass, Deadline},
     shared::Settings,
@@ -50,12 +51,22 @@ pub(crate) fn tell<RB>(settings: &Settings, status: CacheStatus, response: &mut 
 }
 
 /// Waits for an answer no longer than the caller does. A call that was made for it goes on, as for any caller that leaves.
-pub(crate) async fn within<RB, E>(deadline: Deadline, settings: Arc<Settings>, run: impl Future<Output = Answer<RB, E>>) -> Answer<RB, E>
+pub(crate) async fn within<RB, E>(
+    deadline: Deadline,
+    settings: Arc<Settings>,
+    mut run: Pin<Box<impl Future<Output = Step<RB, E>>>>,
+) -> Answer<RB, E>
 where
     RB: Body,
     RB::Error: Into<BoxError>,
 {
-    match timeout(deadline.within, run).await {
+    let whole = async {
+        match run.as_mut().await {
+            Step::Done(answer) => answer,
+            Step::On(rest) => rest.await,
+        }
+    };
+    match timeout(deadline.within, whole).await {
         Ok(answer) => answer,
         Err(_) => {
             let mut response = (deadline.answer)().map(|()| ResponseBody::default());

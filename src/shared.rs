@@ -91,7 +91,7 @@ impl LinkListener for Teller {
             counters: Arc::clone(&self.counters),
             settings,
             #[cfg(feature = "tracing")]
-            span: tracing::Span::none(),
+            span: None,
         }
         .tell(&Event::Link(&change));
     }
@@ -223,7 +223,11 @@ impl<St, P> Shared<St, P> {
             counters: Arc::clone(&self.core.counters),
             settings: Arc::clone(&self.settings),
             #[cfg(feature = "tracing")]
-            span: if self.settings.observers.is_empty() { tracing::Span::none() } else { tracing::Span::current() },
+            span: if self.settings.observers.is_empty() {
+                None
+            } else {
+                Some(tracing::Span::current()).filter(|span| !span.is_none()).map(Box::new)
+            },
         }
     }
 }

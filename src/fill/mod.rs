@@ -14,7 +14,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bytes::Bytes;
 use futures_util::FutureExt as _;
 use http::{HeaderMap, Method, Request, Response, StatusCode, header, request, response};
 use http_body::{Body, SizeHint};
@@ -28,12 +27,12 @@ use self::{
     vigil::{Unwanted, Vigil},
 };
 use crate::{
-    body::{RequestBody, tape::Tape},
+    body::{RequestBody, Whole, tape::Tape},
     cost,
     entry::{Entry, Frames},
     error::BoxError,
     flight::{Ended, Head, Lead, Live, State},
-    key::{Identity, Key},
+    key::{Digest, Identity, Key},
     lookup::Found,
     observe::{Bill, Event, FillRecord, Tab},
     options::{self, CacheOptions, Mode, label},
@@ -56,12 +55,12 @@ pub(crate) struct Fill<St, P> {
     pub(crate) request: request::Parts,
     /// What the policy is shown, once that is gone.
     pub(crate) asked: Arc<request::Parts>,
-    pub(crate) body: (Bytes, Option<HeaderMap>),
+    pub(crate) body: Whole,
     pub(crate) options: CacheOptions,
-    pub(crate) identity: Identity,
+    pub(crate) identity: Question,
     pub(crate) found: Found,
     /// Fields that make the request conditional on the entry that was found.
-    pub(crate) conditions: Option<HeaderMap>,
+    pub(crate) conditions: Option<Box<HeaderMap>>,
     /// A stale answer stands in for a response that is a failure.
     pub(crate) withhold_failure: bool,
     /// How long the upstream took to answer.
@@ -69,6 +68,20 @@ pub(crate) struct Fill<St, P> {
     /// The lease under which the answer is made.
     pub(crate) lease: Option<Arc<Lease>>,
     pub(crate) tab: Settling,
+}
+
+/// What a call answers.
+#[derive(Clone, Copy)]
+pub(crate) struct Question {
+    /// The primary key.
+    pub(crate) key: Key,
+    pub(crate) digest: Digest,
+}
+
+impl From<&Identity> for Question {
+    fn from(identity: &Identity) -> Self {
+        Self { key: identity.key, digest: identity.digest() }
+    }
 }
 
 /// The tab of a call. However that ends, those who wait for what it cost are told.
@@ -392,14 +405,13 @@ where
             Some(conditions) => {
                 let mut parts = self.request.clone();
                 strip_conditions(&mut parts.headers);
-                for (name, value) in conditions {
+                for (name, value) in conditions.iter() {
                     parts.headers.insert(name, value.clone());
                 }
                 parts
             }
         };
-        let (bytes, trailers) = self.body.clone();
-        Request::from_parts(parts, RequestBody::buffered(bytes, trailers))
+        Request::from_parts(parts, RequestBody::buffered(self.body.clone()))
     }
 
     /// May the response be stored, going by its head?

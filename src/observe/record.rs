@@ -9,7 +9,7 @@ use super::{Bill, Counters, Event, Tab, tab::Waiting};
 use crate::{
     cost::{Call, NanoUsd},
     entry::{Entry, Usage},
-    key::Digest,
+    key::{Digest, Identity},
     options::label,
     shared::Settings,
     status::Outcome,
@@ -145,9 +145,9 @@ pub(super) enum Part {
 pub(crate) struct Sink {
     pub(crate) counters: Arc<Counters>,
     pub(crate) settings: Arc<Settings>,
-    /// The span in which the request came.
+    /// The span in which the request came, if there is one.
     #[cfg(feature = "tracing")]
-    pub(crate) span: tracing::Span,
+    pub(crate) span: Option<Box<tracing::Span>>,
 }
 
 impl Sink {
@@ -167,7 +167,7 @@ impl Sink {
         record.provider = record.provider.take().or_else(|| asked(record, "provider"));
         // The body may be read, and the upstream call end, elsewhere.
         #[cfg(feature = "tracing")]
-        let _in = self.span.enter();
+        let _in = self.span.as_deref().map(tracing::Span::enter);
         self.tell(&Event::Request(record));
     }
 
@@ -197,6 +197,12 @@ impl Recorder {
         }
     }
 
+    /// Hands on the recording to another; this one has nothing left to tell.
+    pub(crate) fn take(&mut self) -> Self {
+        let Self { outcome, status, bytes, saved_time, start, first_byte, .. } = *self;
+        Self { outcome, status, bytes, saved_time, start, first_byte, rest: self.rest.take(), sink: self.sink.take(), tab: self.tab.take() }
+    }
+
     /// The time, if anyone will ask how long something took.
     pub(crate) fn now(&self) -> Option<Instant> {
         self.start.map(|_| Instant::now())
@@ -220,10 +226,10 @@ impl Recorder {
     }
 
     /// There is a key.
-    pub(crate) fn keyed(&mut self, digest: Digest) {
+    pub(crate) fn keyed(&mut self, identity: &Identity) {
         let took = elapsed(self.start);
         self.add(|record| {
-            record.digest = Some(digest);
+            record.digest = Some(identity.digest());
             record.timings.key = took;
         });
     }
