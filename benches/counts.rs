@@ -7,7 +7,7 @@
 
 mod subjects;
 
-use std::{convert::Infallible, env, fs, hint::black_box, path::Path, process::Command};
+use std::{convert::Infallible, env, fs, hint::black_box, path::Path, process::Command, time::Instant};
 
 use bytes::Bytes;
 use futures_util::future::join_all;
@@ -17,7 +17,7 @@ use tokio::{runtime::Runtime, sync::watch};
 use tower::{Layer, Service, ServiceExt, service_fn};
 use tower_response_cache::{ApiPolicy, CacheLayer, RequestBody, ResponseBody, Sharing, store::Memory};
 
-use crate::subjects::ANSWER;
+use crate::subjects::{ANSWER, Subject};
 
 /// Instructions are those of so many requests, less those of none.
 const REQUESTS: u32 = 1000;
@@ -31,11 +31,13 @@ fn main() {
         return repeat(&runtime, name, times.parse().unwrap());
     }
 
-    println!("| 8 KB | instructions | of that, hashing | allocations | bytes allocated |\n|---|---|---|---|---|");
-    for subject in subjects::all(&runtime) {
+    let subjects = subjects::all(&runtime);
+    let times = times(&runtime, &subjects);
+    println!("| 8 KB | us | instructions | of that, hashing | allocations | bytes allocated |\n|---|---|---|---|---|---|");
+    for (subject, time) in subjects.iter().zip(times) {
         let allocated = allocation_counter::measure(|| runtime.block_on(async { (subject.once)().await }));
         let [all, hashing] = instructions(subject.name).map_or(["".into(), "".into()], |counts| counts.map(|count| count.to_string()));
-        println!("| {} | {all} | {hashing} | {} | {} |", subject.name, allocated.count_total, allocated.bytes_total);
+        println!("| {} | {time:.2} | {all} | {hashing} | {} | {} |", subject.name, allocated.count_total, allocated.bytes_total);
     }
 
     println!("\n| waiters on one call | bytes at the peak, each |\n|---|---|");
@@ -49,7 +51,26 @@ fn main() {
     sizes(&runtime);
 }
 
-#[inline(never)]
+/// Microseconds per request: the best tenth of many short rounds, which take turns.
+fn times(runtime: &Runtime, subjects: &[Subject]) -> Vec<f64> {
+    const ROUNDS: usize = 500;
+    const REQUESTS: u32 = 50;
+    let mut times = vec![Vec::with_capacity(ROUNDS); subjects.len()];
+    for _ in 0..ROUNDS {
+        for (subject, times) in subjects.iter().zip(&mut times) {
+            let start = Instant::now();
+            runtime.block_on(async {
+                for _ in 0..REQUESTS {
+                    black_box((subject.once)()).await;
+                }
+            });
+            times.push(start.elapsed().as_secs_f64() * 1e6 / f64::from(REQUESTS));
+        }
+    }
+    times.iter_mut().for_each(|times| times.sort_by(f64::total_cmp));
+    times.iter().map(|times| times[ROUNDS / 10]).collect()
+}
+
 fn repeat(runtime: &Runtime, name: &str, times: u32) {
     let subject = subjects::all(runtime).into_iter().find(|subject| subject.name == name).unwrap();
     runtime.block_on(async {

@@ -2,7 +2,7 @@
 
 use std::{future::Future, pin::Pin, sync::Arc};
 
-use http::{HeaderMap, HeaderName, HeaderValue, Response, request};
+use http::{Extensions, HeaderMap, HeaderName, HeaderValue, Response, request};
 use http_body::Body;
 use tokio::time::timeout;
 
@@ -34,11 +34,18 @@ pub(crate) fn tell_cost(saved: Option<NanoUsd>, headers: &mut HeaderMap) {
 static X_CACHE_COST_USD: HeaderName = HeaderName::from_static("x-cache-cost-usd");
 static X_CACHE_SAVED_USD: HeaderName = HeaderName::from_static("x-cache-saved-usd");
 
-pub(crate) fn respond<RB>(settings: &Settings, head: Head, status: CacheStatus, body: ResponseBody<RB>) -> Response<ResponseBody<RB>> {
+pub(crate) fn respond<RB>(
+    settings: &Settings,
+    head: Head,
+    room: Extensions,
+    status: CacheStatus,
+    body: ResponseBody<RB>,
+) -> Response<ResponseBody<RB>> {
     let mut response = Response::new(body);
     *response.status_mut() = head.status;
     *response.version_mut() = head.version;
     *response.headers_mut() = head.headers;
+    *response.extensions_mut() = room;
     tell(settings, status, &mut response);
     response
 }

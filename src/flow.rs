@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use http::{HeaderMap, Request, Response, StatusCode, request, response};
+use http::{Extensions, HeaderMap, Request, Response, StatusCode, request, response};
 use http_body::Body;
 use tokio::{sync::oneshot, task::JoinHandle, time::timeout};
 use tower::ServiceExt as _;
@@ -175,30 +175,13 @@ impl<S, St, P> Flow<S, St, P> {
                     Role::LookAgain => continue,
                     Role::Lead(lead) => lead,
                     Role::Alone => self.shared.core.flights.alone(&missed.found.key),
-                    Role::Follow(ticket) => {
-                        let start = self.recorder.now();
-                        let outcome = timeout(self.shared.settings.patience, ticket.outcome()).await;
-                        self.recorder.waited(start);
-                        match outcome {
-                            Ok(State::Streaming(live)) => match self.board(&live, &question.key) {
-                                Some(reader) => return Ok(self.collapsed(&live, reader, ticket, &question.key)),
-                                None => attempt = ALONE,
-                            },
-                            Ok(State::Freshened(entry)) => match entry.lifetime.ttl(self.shared.settings.clock.now()) {
-                                Some(_) => return Ok(self.stored_after_wait(entry, &question.key, Outcome::Collapsed)),
-                                // What has to be validated for each request was not validated for this one.
-                                None => attempt = ALONE,
-                            },
-                            Ok(State::Ended(Ended::Failed)) => match fallback.filter(|entry| self.stands_in(entry)) {
-                                Some(entry) => return Ok(self.stored_after_wait(entry, &question.key, Outcome::Stale(Stale::IfError))),
-                                // One of those who waited takes over. If that fails too, the rest go upstream on their own.
-                                None => attempt += 1,
-                            },
-                            Ok(State::Ended(Ended::Elsewhere)) if looks < LOOKS => {}
-                            Ok(State::Pending | State::Ended(Ended::NotShared | Ended::Elsewhere)) | Err(_) => attempt = ALONE,
+                    Role::Follow(ticket) => match self.follow(ticket, &question.key, fallback, attempt, looks < LOOKS).await {
+                        Ok(answer) => return Ok(answer),
+                        Err(next) => {
+                            attempt = next;
+                            continue;
                         }
-                        continue;
-                    }
+                    },
                 };
 
                 // The upstream, in a task of its own: whoever asked first is a reader like all others.
@@ -395,6 +378,42 @@ where
         self.shared.core.flights.join(&found.key, may_look.then_some(*mark), attempt > 0, found.generation)
     }
 
+    /// Waits for another's call, and takes part in what it brings; or says which attempt comes next.
+    async fn follow<RB>(
+        &mut self,
+        ticket: Ticket,
+        key: &Key,
+        fallback: Option<Arc<Entry>>,
+        attempt: u32,
+        may_look: bool,
+    ) -> Result<Response<ResponseBody<RB>>, u32>
+    where
+        RB: Body,
+        RB::Error: Into<BoxError>,
+    {
+        let start = self.recorder.now();
+        let outcome = timeout(self.shared.settings.patience, ticket.outcome()).await;
+        self.recorder.waited(start);
+        match outcome {
+            Ok(State::Streaming(live)) => match self.board(&live, key) {
+                Some(reader) => Ok(self.collapsed(&live, reader, ticket, key)),
+                None => Err(ALONE),
+            },
+            Ok(State::Freshened(entry)) => match entry.lifetime.ttl(self.shared.settings.clock.now()) {
+                Some(_) => Ok(self.stored_after_wait(entry, key, Outcome::Collapsed)),
+                // What has to be validated for each request was not validated for this one.
+                None => Err(ALONE),
+            },
+            Ok(State::Ended(Ended::Failed)) => match fallback.filter(|entry| self.stands_in(entry)) {
+                Some(entry) => Ok(self.stored_after_wait(entry, key, Outcome::Stale(Stale::IfError))),
+                // One of those who waited takes over. If that fails too, the rest go upstream on their own.
+                None => Err(attempt + 1),
+            },
+            Ok(State::Ended(Ended::Elsewhere)) if may_look => Err(attempt),
+            Ok(State::Pending | State::Ended(Ended::NotShared | Ended::Elsewhere)) | Err(_) => Err(ALONE),
+        }
+    }
+
     /// Starts a refresh in the background, unless one runs or one has just failed.
     fn refresh<B>(&self, question: Question, found: Found, entry: Arc<Entry>, body: Whole)
     where
@@ -493,7 +512,8 @@ where
             None => ResponseBody::stored(entry, recorder),
             Some(part) => ResponseBody::part(part, entry.lifetime, recorder),
         };
-        respond(&self.shared.settings, head, status, body)
+        let room = self.room();
+        respond(&self.shared.settings, head, room, status, body)
     }
 
     /// The answer from the store, when time has passed since the look-up.
@@ -544,7 +564,8 @@ where
         if self.shared.settings.cost_headers {
             tell_cost(None, &mut head.headers);
         }
-        respond(&self.shared.settings, head, status, ResponseBody::reading(reader, ticket, recorder))
+        let room = self.room();
+        respond(&self.shared.settings, head, room, status, ResponseBody::reading(reader, ticket, recorder))
     }
 
     /// A 504: there is no stored answer for one who wanted one (RFC 9111 section 5.2.1.7), or none that may be served without an upstream that
@@ -556,7 +577,15 @@ where
     {
         let head = Head { status: StatusCode::GATEWAY_TIMEOUT, version: self.request.version, headers: HeaderMap::new() };
         let recorder = self.answered(outcome, head.status);
-        respond(&self.shared.settings, head, CacheStatus::of(outcome), ResponseBody::empty(recorder))
+        let room = self.room();
+        respond(&self.shared.settings, head, room, CacheStatus::of(outcome), ResponseBody::empty(recorder))
+    }
+
+    /// Room for the extensions of the answer: that of the request's, which nobody needs any more.
+    fn room(&mut self) -> Extensions {
+        let mut room = std::mem::take(&mut self.request.extensions);
+        room.clear();
+        room
     }
 
     /// The head of the answer is there; the record of the request goes on with the body.

@@ -5,7 +5,7 @@ use std::{
 
 use http::{Response, StatusCode, request};
 
-use super::{Bill, Counters, Event, Tab, tab::Waiting};
+use super::{Bill, Event, Tab, tab::Waiting};
 use crate::{
     cost::{Call, NanoUsd},
     entry::{Entry, Usage},
@@ -143,7 +143,6 @@ pub(super) enum Part {
 /// Who is told.
 #[derive(Clone)]
 pub(crate) struct Sink {
-    pub(crate) counters: Arc<Counters>,
     pub(crate) settings: Arc<Settings>,
     /// The span in which the request came, if there is one.
     #[cfg(feature = "tracing")]
@@ -176,7 +175,7 @@ impl Sink {
         for observer in self.settings.observers.iter() {
             let told = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| observer.on_event(event)));
             if told.is_err() {
-                self.counters.panics.add(1);
+                self.settings.counters.panics.add(1);
             }
         }
     }
@@ -284,8 +283,8 @@ impl Recorder {
             first_byte: metadata.upstream_first_byte,
             last_byte: metadata.upstream_time,
         };
-        record.saved = sink.settings.price(&sink.counters, &call);
-        sink.counters.saved_nanos.add(record.saved.unwrap_or_default().0);
+        record.saved = sink.settings.price(&sink.settings.counters, &call);
+        sink.settings.counters.saved_nanos.add(record.saved.unwrap_or_default().0);
         record.billed = Some(NanoUsd::ZERO);
         record.saved_usage = metadata.usage;
         record.cached_since = metadata.cached_at;
@@ -314,8 +313,8 @@ impl Recorder {
             first_byte: elapsed(self.start),
             last_byte: Duration::ZERO,
         };
-        record.billed = sink.settings.price(&sink.counters, &call);
-        sink.counters.billed_nanos.add(record.billed.unwrap_or_default().0);
+        record.billed = sink.settings.price(&sink.settings.counters, &call);
+        sink.settings.counters.billed_nanos.add(record.billed.unwrap_or_default().0);
     }
 
     /// The response head is there.
@@ -331,7 +330,7 @@ impl Recorder {
     /// Nothing more will happen: hands the record over now rather than at the drop.
     pub(crate) fn end(&mut self, ending: Ending) {
         let Some(sink) = self.sink.take() else { return };
-        sink.counters.count(self.outcome, self.bytes, self.saved_time);
+        sink.settings.counters.count(self.outcome, self.bytes, self.saved_time);
         if !sink.is_watched() {
             return;
         }
@@ -363,7 +362,7 @@ impl Waiting {
             Part::Joined => {
                 (record.saved_usage, record.saved) = (*usage, *cost);
                 record.billed = Some(NanoUsd::ZERO);
-                sink.counters.saved_nanos.add(cost.unwrap_or_default().0);
+                sink.settings.counters.saved_nanos.add(cost.unwrap_or_default().0);
             }
         }
         sink.hand_over(&mut record);
