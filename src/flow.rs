@@ -156,7 +156,7 @@ impl<S, St, P> Flow<S, St, P> {
                     };
                 }
                 looks += 1;
-                let (why, on_failure) = (missed.why, missed.on_failure);
+                let on_failure = missed.on_failure;
                 let fallback =
                     missed.found.entry.clone().filter(|_| matches!(on_failure, OnFailure::Stale | OnFailure::StaleIfUnreachable));
                 if looks < LOOKS
@@ -184,58 +184,75 @@ impl<S, St, P> Flow<S, St, P> {
                     },
                 };
 
-                // The upstream, in a task of its own: whoever asked first is a reader like all others.
-                self.recorder.outcome(Outcome::Unanswered);
-                let asked = Arc::new(head_of(&self.request));
-                let request = std::mem::replace(&mut self.request, head_of(&asked));
-                let ticket = lead.ticket();
-                let tab = Arc::<Tab>::default();
-                self.recorder.lead(&tab);
-                let start = self.recorder.now();
-                let (answer, opening) = oneshot::channel();
-                let (sent, found, conditions) = (std::mem::take(&mut body), missed.found.clone(), missed.conditions.take());
-                self.fill(lead, request, asked, sent, question, found, conditions, on_failure == OnFailure::Stale, tab)
-                    .spawn(self.inner.clone(), Some(answer));
-                let opening = opening.await;
-                self.recorder.waited(start);
-                return match opening {
-                    Ok(Opening::LookAgain { request, body: sent }) => {
-                        self.recorder.leave();
-                        (self.request, body) = (*request, sent);
-                        attempt = if looks < LOOKS { attempt } else { ALONE };
-                        continue;
-                    }
-                    Ok(Opening::Live { head, upstream, reader, storing }) => {
-                        Ok(self.live(head, upstream, reader, ticket, &question.key, why, storing))
-                    }
-                    Ok(Opening::Joined { live, reader }) => Ok(self.collapsed(&live, reader, ticket, &question.key)),
-                    Ok(Opening::Freshened(entry)) => Ok(self.stored_after_wait(entry, &question.key, Outcome::Revalidated)),
-                    // A response is withheld where a stale one stood in for it a moment ago.
-                    Ok(Opening::Failed(failure)) => {
-                        match (fallback.filter(|entry| failure.is_response() || self.stands_in(entry)), failure) {
-                            (Some(entry), _) => Ok(self.stored_after_wait(entry, &question.key, Outcome::Stale(Stale::IfError))),
-                            (None, Failure::Error(_)) if on_failure == OnFailure::Timeout => Ok(self.timed_out(Outcome::Unreachable)),
-                            (None, Failure::Error(error)) => {
-                                self.recorder.outcome(Outcome::Miss(why));
-                                self.recorder.end(Ending::Failed);
-                                Err(error)
-                            }
-                            (None, Failure::Panic(panic)) => std::panic::resume_unwind(panic),
-                            (None, Failure::Response) => unreachable!("a response is only withheld where a stale one stands in"),
-                        }
-                    }
-                    Ok(Opening::Yours(call)) => match call.await {
-                        Ok(answer) => answer.map(|response| {
-                            self.recorder.leave();
-                            passed(&self.shared.settings, Some(&self.request), response, Bypass::Shutdown, self.recorder.take())
-                        }),
-                        Err(panic) => std::panic::resume_unwind(panic),
-                    },
-                    // The runtime is going down, and this future with it.
-                    Err(_) => std::future::pending().await,
-                };
+                match self.lead(lead, question, &mut body, &mut missed, fallback).await {
+                    Some(answer) => return answer,
+                    None if looks < LOOKS => {}
+                    None => attempt = ALONE,
+                }
             }
         }
+    }
+
+    /// The upstream, in a task of its own: whoever asked first is a reader like all others. `None` if another process made the answer meanwhile.
+    async fn lead<B>(
+        &mut self,
+        lead: Lead,
+        question: Question,
+        body: &mut Whole,
+        missed: &mut Missed,
+        fallback: Option<Arc<Entry>>,
+    ) -> Option<Answer<S::ResponseBody, S::Error>>
+    where
+        S: Upstream<B>,
+        St: Store,
+        P: Policy,
+        B: Upload,
+    {
+        self.recorder.outcome(Outcome::Unanswered);
+        let (key, why, on_failure) = (&question.key, missed.why, missed.on_failure);
+        let asked = Arc::new(head_of(&self.request));
+        let request = std::mem::replace(&mut self.request, head_of(&asked));
+        let ticket = lead.ticket();
+        let tab = Arc::<Tab>::default();
+        self.recorder.lead(&tab);
+        let start = self.recorder.now();
+        let (answer, opening) = oneshot::channel();
+        let (sent, found, conditions) = (std::mem::take(body), missed.found.clone(), missed.conditions.take());
+        self.fill(lead, request, asked, sent, question, found, conditions, on_failure == OnFailure::Stale, tab)
+            .spawn(self.inner.clone(), Some(answer));
+        let opening = opening.await;
+        self.recorder.waited(start);
+        Some(match opening {
+            Ok(Opening::LookAgain { request, body: sent }) => {
+                self.recorder.leave();
+                (self.request, *body) = (*request, sent);
+                return None;
+            }
+            Ok(Opening::Live { head, upstream, reader, storing }) => Ok(self.live(head, upstream, reader, ticket, key, why, storing)),
+            Ok(Opening::Joined { live, reader }) => Ok(self.collapsed(&live, reader, ticket, key)),
+            Ok(Opening::Freshened(entry)) => Ok(self.stored_after_wait(entry, key, Outcome::Revalidated)),
+            // A response is withheld where a stale one stood in for it a moment ago.
+            Ok(Opening::Failed(failure)) => match (fallback.filter(|entry| failure.is_response() || self.stands_in(entry)), failure) {
+                (Some(entry), _) => Ok(self.stored_after_wait(entry, key, Outcome::Stale(Stale::IfError))),
+                (None, Failure::Error(_)) if on_failure == OnFailure::Timeout => Ok(self.timed_out(Outcome::Unreachable)),
+                (None, Failure::Error(error)) => {
+                    self.recorder.outcome(Outcome::Miss(why));
+                    self.recorder.end(Ending::Failed);
+                    Err(error)
+                }
+                (None, Failure::Panic(panic)) => std::panic::resume_unwind(panic),
+                (None, Failure::Response) => unreachable!("a response is only withheld where a stale one stands in"),
+            },
+            Ok(Opening::Yours(call)) => match call.await {
+                Ok(answer) => answer.map(|response| {
+                    self.recorder.leave();
+                    passed(&self.shared.settings, Some(&self.request), response, Bypass::Shutdown, self.recorder.take())
+                }),
+                Err(panic) => std::panic::resume_unwind(panic),
+            },
+            // The runtime is going down, and this future with it.
+            Err(_) => std::future::pending().await,
+        })
     }
 
     /// Passes a request on, and heeds what its response says of what is stored.

@@ -124,13 +124,16 @@ where
                 Err(_) => return,
             },
         };
-        core.tasks.spawn(async move {
-            self.run(inner, caller).await;
+        // In a box, which is what the stages below hand on: an `async fn` keeps what it takes by value twice.
+        let fill = Box::new(self);
+        // And the whole in another: a runtime moves what it is given several times.
+        core.tasks.spawn(Box::pin(async move {
+            fill.run(inner, caller).await;
             drop(permit);
-        });
+        }));
     }
 
-    async fn run<S, B>(self, inner: S, mut caller: Option<Caller<S::ResponseBody, S::Error>>)
+    async fn run<S, B>(self: Box<Self>, inner: S, mut caller: Option<Caller<S::ResponseBody, S::Error>>)
     where
         S: Upstream<B>,
         B: Upload,
@@ -146,22 +149,23 @@ where
         RB: Body<Error: Into<BoxError>> + Send + 'static,
         E: Send + 'static,
     {
-        let tasks = self.shared.core.tasks.clone();
+        let fill = Box::new(self);
+        let tasks = fill.shared.core.tasks.clone();
         drop_overridden_length(response.headers_mut());
-        let mut ending = Ending::of(&self, false);
+        let mut ending = Ending::of(&fill, false);
         ending.record.status = Some(response.status());
-        ending.record.first_byte = Some(self.waited);
+        ending.record.first_byte = Some(fill.waited);
         tasks.spawn(async move {
             let mut caller = Some(caller);
-            let vigil = Vigil::begin(&self.shared.core, self.lead.flight(), false, self.abandoned());
-            let landed = self.land(response.into_parts(), None, vigil, &mut caller, ending.start, &mut ending.record);
+            let vigil = Vigil::begin(&fill.shared.core, fill.lead.flight(), false, fill.abandoned());
+            let landed = fill.land(response.into_parts(), None, vigil, &mut caller, ending.start, &mut ending.record);
             let landed = AssertUnwindSafe(landed).catch_unwind().await;
             ending.tell(landed, &mut caller);
         });
     }
 
     async fn fly<S, B>(
-        mut self,
+        mut self: Box<Self>,
         inner: S,
         caller: &mut Option<Caller<S::ResponseBody, S::Error>>,
         start: Instant,
@@ -179,7 +183,7 @@ where
         let lease = loop {
             match self.turn(&mut vigil, record.refresh).await {
                 Ok(Turn::Ours(lease)) => break lease,
-                Ok(Turn::Theirs(token)) => match self.follow(token, caller).await {
+                Ok(Turn::Theirs(token)) => match Box::pin(self.follow(token, caller)).await {
                     Followed::Shown => return Err(NotStored::Elsewhere),
                     Followed::Gone if tries < FOLLOWS => tries += 1,
                     Followed::Gone | Followed::Unfit => break None,
@@ -204,7 +208,7 @@ where
     }
 
     async fn call<S, B>(
-        mut self,
+        mut self: Box<Self>,
         inner: S,
         caller: &mut Option<Caller<S::ResponseBody, S::Error>>,
         mut vigil: Vigil,
@@ -278,7 +282,7 @@ where
 
     /// From the head of the response to the store.
     async fn land<RB, E>(
-        mut self,
+        mut self: Box<Self>,
         (mut head, body): (response::Parts, RB),
         splice: Option<Splice>,
         mut vigil: Vigil,
