@@ -1,8 +1,8 @@
 //! Responses as callers get them: with what the cache has to say of each.
 
-use std::{future::Future, sync::Arc};
+use std::{future::Future, pin::Pin, sync::Arc};
 
-use http::{HeaderMap, HeaderName, HeaderValue, Response, request};
+use http::{Extensions, HeaderMap, HeaderName, HeaderValue, Response, request};
 use http_body::Body;
 use tokio::time::timeout;
 
@@ -11,6 +11,7 @@ use crate::{
     cost::NanoUsd,
     error::BoxError,
     flight::Head,
+    flow::Step,
     observe::{Ending, Recorder},
     policy::{Bypass, Deadline},
     shared::Settings,
@@ -33,11 +34,18 @@ pub(crate) fn tell_cost(saved: Option<NanoUsd>, headers: &mut HeaderMap) {
 static X_CACHE_COST_USD: HeaderName = HeaderName::from_static("x-cache-cost-usd");
 static X_CACHE_SAVED_USD: HeaderName = HeaderName::from_static("x-cache-saved-usd");
 
-pub(crate) fn respond<RB>(settings: &Settings, head: Head, status: CacheStatus, body: ResponseBody<RB>) -> Response<ResponseBody<RB>> {
+pub(crate) fn respond<RB>(
+    settings: &Settings,
+    head: Head,
+    room: Extensions,
+    status: CacheStatus,
+    body: ResponseBody<RB>,
+) -> Response<ResponseBody<RB>> {
     let mut response = Response::new(body);
     *response.status_mut() = head.status;
     *response.version_mut() = head.version;
     *response.headers_mut() = head.headers;
+    *response.extensions_mut() = room;
     tell(settings, status, &mut response);
     response
 }
@@ -50,12 +58,22 @@ pub(crate) fn tell<RB>(settings: &Settings, status: CacheStatus, response: &mut 
 }
 
 /// Waits for an answer no longer than the caller does. A call that was made for it goes on, as for any caller that leaves.
-pub(crate) async fn within<RB, E>(deadline: Deadline, settings: Arc<Settings>, run: impl Future<Output = Answer<RB, E>>) -> Answer<RB, E>
+pub(crate) async fn within<RB, E>(
+    deadline: Deadline,
+    settings: Arc<Settings>,
+    mut run: Pin<Box<impl Future<Output = Step<RB, E>>>>,
+) -> Answer<RB, E>
 where
     RB: Body,
     RB::Error: Into<BoxError>,
 {
-    match timeout(deadline.within, run).await {
+    let whole = async {
+        match run.as_mut().await {
+            Step::Done(answer) => answer,
+            Step::On(rest) => rest.await,
+        }
+    };
+    match timeout(deadline.within, whole).await {
         Ok(answer) => answer,
         Err(_) => {
             let mut response = (deadline.answer)().map(|()| ResponseBody::default());

@@ -114,7 +114,7 @@ impl Explanation {
         names.sort_unstable();
         names.dedup();
         names.retain(|name| lines(self, name) != lines(other, name));
-        if names.is_empty() && self.identity.map(|identity| identity.key) != other.identity.map(|identity| identity.key) {
+        if names.is_empty() && self.identity != other.identity {
             names.push("scope".to_owned());
         }
         names

@@ -1,7 +1,5 @@
 //! One cached request, from its body to its answer. The only place that knows the order of things.
 
-#![allow(clippy::boxed_local, reason = "the state of a request is boxed once, and stays there")]
-
 use std::{
     future::Future,
     pin::Pin,
@@ -9,18 +7,17 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use bytes::Bytes;
-use http::{HeaderMap, Request, Response, StatusCode, request, response};
+use http::{Extensions, HeaderMap, Request, Response, StatusCode, request, response};
 use http_body::Body;
 use tokio::{sync::oneshot, task::JoinHandle, time::timeout};
 use tower::ServiceExt as _;
 
 use crate::{
     answer::{Answer, pass, passed, respond, tell, tell_cost},
-    body::{Buffered, RequestBody, ResponseBody, buffer, tape::Reader},
+    body::{Buffered, RequestBody, ResponseBody, Whole, buffer, tape::Reader},
     entry::Entry,
     error::BoxError,
-    fill::{Fill, Settling},
+    fill::{Fill, Question, Settling},
     flight::{Ended, Head, Lead, Live, Mark, Role, SETTLE, State, Ticket},
     key::{Identity, Key},
     lookup::{Found, look_up},
@@ -45,154 +42,217 @@ pub(crate) struct Flow<S, St, P> {
     recorder: Recorder,
 }
 
-type Pending<RB, E> = Pin<Box<dyn Future<Output = Answer<RB, E>> + Send>>;
+/// What a request has come to: an answer, or the rest of a longer way to one. The rest is a future of its own, so that a hit does not carry the room for
+/// it, and one who waits for an upstream call does not keep the room for the look-up.
+pub(crate) enum Step<RB, E> {
+    Done(Answer<RB, E>),
+    On(Rest<RB, E>),
+}
+
+pub(crate) type Rest<RB, E> = Pin<Box<dyn Future<Output = Answer<RB, E>> + Send>>;
+
+/// Why the store has no answer, and what it has.
+struct Missed {
+    /// Taken before the look-up.
+    mark: Mark,
+    found: Found,
+    why: Miss,
+    /// Fields that make the request conditional on the entry that was found.
+    conditions: Option<Box<HeaderMap>>,
+    on_failure: OnFailure,
+}
 
 impl<S, St, P> Flow<S, St, P> {
     pub(crate) fn new(shared: Shared<St, P>, inner: S, request: request::Parts, options: CacheOptions, recorder: Recorder) -> Self {
         Self { shared, inner, request, options, recorder }
     }
 
-    /// Boxed, because an `async fn` keeps what it takes by value twice, and moves it as often as it is moved itself.
-    pub(crate) async fn run<B>(mut self: Box<Self>, body: B) -> Answer<S::ResponseBody, S::Error>
+    /// The body, the key, and the store.
+    #[allow(clippy::manual_async_fn, reason = "an `async fn` keeps what it takes by value twice")]
+    pub(crate) fn run<B>(mut self, body: B) -> impl Future<Output = Step<S::ResponseBody, S::Error>> + Send
     where
         S: Upstream<B>,
         St: Store,
         P: Policy,
         B: Upload,
     {
-        // The body, and with it the key.
-        let Some(limit) = contain(&self.shared.core.counters, || self.shared.core.policy.body_limit()) else {
-            return self.pass(RequestBody::untouched(body), Bypass::Panic).await;
-        };
-        let (mut bytes, mut trailers) = match buffer(body, limit).await {
-            Buffered::Whole(bytes, trailers) => (bytes, trailers),
-            Buffered::Over(body) => return self.pass(body, Bypass::TooLarge).await,
-            Buffered::Broken(body) => return self.pass(body, Bypass::BrokenBody).await,
-        };
-        let identity = match self.identify(&bytes) {
-            Ok(identity) => identity,
-            Err(reason) => return self.pass(RequestBody::buffered(bytes, trailers), reason).await,
-        };
-        self.recorder.keyed(identity.digest);
-
-        let mut looks = 0;
-        let mut attempt = 0;
-        loop {
-            // The store.
-            let mark = self.shared.core.flights.mark(&identity.key);
-            let mut found = self.look_up(&identity.key).await;
-            looks += 1;
-            let moment = self.shared.settings.moment();
-            let (why, conditions, on_failure) = match self.reuse(&found, moment) {
-                Reuse::Fresh { refresh } => {
-                    let Some(entry) = found.entry.take() else { unreachable!("what is fresh is there") };
-                    if refresh {
-                        self.refresh(&identity, found, Arc::clone(&entry), (bytes, trailers));
-                    }
-                    return Ok(self.stored(&entry, &identity.key, Outcome::Hit, moment.now));
-                }
-                Reuse::StaleWhileRevalidate => {
-                    let Some(entry) = found.entry.take() else { unreachable!("what is stale is there") };
-                    self.refresh(&identity, found, Arc::clone(&entry), (bytes, trailers));
-                    return Ok(self.stored(&entry, &identity.key, Outcome::Stale(Stale::WhileRevalidate), moment.now));
-                }
-                Reuse::StaleAccepted => {
-                    let Some(entry) = found.entry.take() else { unreachable!("what is stale is there") };
-                    return Ok(self.stored(&entry, &identity.key, Outcome::Stale(Stale::Accepted), moment.now));
-                }
-                Reuse::Validate { conditions, why, on_failure } => (why, Some(conditions).filter(|some| !some.is_empty()), on_failure),
-                Reuse::No(why) => (why, None, OnFailure::Pass),
+        async move {
+            let Some(limit) = contain(&self.shared.core.counters, || self.shared.core.policy.body_limit()) else {
+                return Step::On(self.pass(RequestBody::untouched(body), Bypass::Panic));
             };
-            let fallback = found.entry.clone().filter(|_| matches!(on_failure, OnFailure::Stale | OnFailure::StaleIfUnreachable));
-            if looks < LOOKS
-                && let Some(mut settled) = self.shared.core.flights.settling(&found.key)
-            {
-                // Closed rather than sent to.
-                drop(timeout(SETTLE, settled.changed()).await);
-                continue;
+            let body = match buffer(body, limit).await {
+                Buffered::Whole(body) => body,
+                Buffered::Over(body) => return Step::On(self.pass(body, Bypass::TooLarge)),
+                Buffered::Broken(body) => return Step::On(self.pass(body, Bypass::BrokenBody)),
+            };
+            let identity = match self.identify(&body.bytes) {
+                Ok(identity) => identity,
+                Err(reason) => return Step::On(self.pass(RequestBody::buffered(body), reason)),
+            };
+            self.recorder.keyed(&identity);
+            match self.look(&identity.key, || Question::from(&identity), &body).await {
+                Ok(answer) => Step::Done(Ok(answer)),
+                Err(missed) => Step::On(Box::pin(self.miss(Question::from(&identity), body, missed))),
             }
-            if self.options.only_if_cached {
-                return Ok(self.timed_out(Outcome::Unsatisfied));
-            }
-
-            // The flight.
-            let lead = match self.join(&found, attempt, (looks < LOOKS).then_some(mark), conditions.is_some()) {
-                Role::LookAgain => continue,
-                Role::Lead(lead) => lead,
-                Role::Alone => self.shared.core.flights.alone(&found.key),
-                Role::Follow(ticket) => {
-                    let start = self.recorder.now();
-                    let outcome = timeout(self.shared.settings.patience, ticket.outcome()).await;
-                    self.recorder.waited(start);
-                    match outcome {
-                        Ok(State::Streaming(live)) => match self.board(&live, &identity.key) {
-                            Some(reader) => return Ok(self.collapsed(&live, reader, ticket, &identity.key)),
-                            None => attempt = ALONE,
-                        },
-                        Ok(State::Freshened(entry)) => match entry.lifetime.ttl(self.shared.settings.clock.now()) {
-                            Some(_) => return Ok(self.stored_after_wait(&entry, &identity.key, Outcome::Collapsed)),
-                            // What has to be validated for each request was not validated for this one.
-                            None => attempt = ALONE,
-                        },
-                        Ok(State::Ended(Ended::Failed)) => match fallback.filter(|entry| self.stands_in(entry)) {
-                            Some(entry) => return Ok(self.stored_after_wait(&entry, &identity.key, Outcome::Stale(Stale::IfError))),
-                            // One of those who waited takes over. If that fails too, the rest go upstream on their own.
-                            None => attempt += 1,
-                        },
-                        Ok(State::Ended(Ended::Elsewhere)) if looks < LOOKS => {}
-                        Ok(State::Pending | State::Ended(Ended::NotShared | Ended::Elsewhere)) | Err(_) => attempt = ALONE,
-                    }
-                    continue;
-                }
-            };
-
-            // The upstream, in a task of its own: whoever asked first is a reader like all others.
-            self.recorder.outcome(Outcome::Unanswered);
-            let asked = Arc::new(head_of(&self.request));
-            let request = std::mem::replace(&mut self.request, head_of(&asked));
-            let key = identity.key;
-            let ticket = lead.ticket();
-            let tab = Arc::<Tab>::default();
-            self.recorder.lead(&tab);
-            let start = self.recorder.now();
-            let (answer, opening) = oneshot::channel();
-            self.fill(lead, request, asked, (bytes, trailers), identity, found, conditions, on_failure == OnFailure::Stale, tab)
-                .spawn(self.inner.clone(), Some(answer));
-            let opening = opening.await;
-            self.recorder.waited(start);
-            return match opening {
-                Ok(Opening::LookAgain { request, body }) => {
-                    self.recorder.leave();
-                    (self.request, (bytes, trailers)) = (*request, body);
-                    attempt = if looks < LOOKS { attempt } else { ALONE };
-                    continue;
-                }
-                Ok(Opening::Live { head, upstream, reader, storing }) => Ok(self.live(head, upstream, reader, ticket, key, why, storing)),
-                Ok(Opening::Joined { live, reader }) => Ok(self.collapsed(&live, reader, ticket, &key)),
-                Ok(Opening::Freshened(entry)) => Ok(self.stored_after_wait(&entry, &key, Outcome::Revalidated)),
-                // A response is withheld where a stale one stood in for it a moment ago.
-                Ok(Opening::Failed(failure)) => match (fallback.filter(|entry| failure.is_response() || self.stands_in(entry)), failure) {
-                    (Some(entry), _) => Ok(self.stored_after_wait(&entry, &key, Outcome::Stale(Stale::IfError))),
-                    (None, Failure::Error(_)) if on_failure == OnFailure::Timeout => Ok(self.timed_out(Outcome::Unreachable)),
-                    (None, Failure::Error(error)) => {
-                        self.recorder.outcome(Outcome::Miss(why));
-                        self.recorder.end(Ending::Failed);
-                        Err(error)
-                    }
-                    (None, Failure::Panic(panic)) => std::panic::resume_unwind(panic),
-                    (None, Failure::Response) => unreachable!("a response is only withheld where a stale one stands in"),
-                },
-                Ok(Opening::Yours(call)) => match call.await {
-                    Ok(answer) => answer.map(|response| {
-                        self.recorder.leave();
-                        passed(&self.shared.settings, Some(&self.request), response, Bypass::Shutdown, self.recorder)
-                    }),
-                    Err(panic) => std::panic::resume_unwind(panic),
-                },
-                // The runtime is going down, and this future with it.
-                Err(_) => std::future::pending().await,
-            };
         }
+    }
+
+    /// Looks up, and answers if what is stored may answer the request.
+    async fn look<B>(
+        &mut self,
+        key: &Key,
+        question: impl FnOnce() -> Question,
+        body: &Whole,
+    ) -> Result<Response<ResponseBody<S::ResponseBody>>, Missed>
+    where
+        S: Upstream<B>,
+        St: Store,
+        P: Policy,
+        B: Upload,
+    {
+        let mark = self.shared.core.flights.mark(key);
+        let mut found = self.look_up(key).await;
+        let moment = self.shared.settings.moment();
+        let (outcome, refresh) = match self.reuse(&found, moment) {
+            Reuse::Fresh { refresh } => (Outcome::Hit, refresh),
+            Reuse::StaleWhileRevalidate => (Outcome::Stale(Stale::WhileRevalidate), true),
+            Reuse::StaleAccepted => (Outcome::Stale(Stale::Accepted), false),
+            Reuse::Validate { conditions, why, on_failure } => {
+                let conditions = Some(conditions).filter(|some| !some.is_empty()).map(Box::new);
+                return Err(Missed { mark, found, why, conditions, on_failure });
+            }
+            Reuse::No(why) => return Err(Missed { mark, found, why, conditions: None, on_failure: OnFailure::Pass }),
+        };
+        let Some(entry) = found.entry.take() else { unreachable!("what may be served is there") };
+        if refresh {
+            self.refresh(question(), found, Arc::clone(&entry), body.clone());
+        }
+        Ok(self.stored(entry, key, outcome, moment.now))
+    }
+
+    /// The flight, and the upstream.
+    #[allow(clippy::manual_async_fn, reason = "an `async fn` keeps what it takes by value twice")]
+    fn miss<B>(
+        mut self,
+        question: Question,
+        mut body: Whole,
+        mut missed: Missed,
+    ) -> impl Future<Output = Answer<S::ResponseBody, S::Error>> + Send
+    where
+        S: Upstream<B>,
+        St: Store,
+        P: Policy,
+        B: Upload,
+    {
+        async move {
+            let mut looks = 0;
+            let mut attempt = 0;
+            loop {
+                // The store, once more. On the heap, for it is rare, and may take much room.
+                if looks > 0 {
+                    missed = match Box::pin(self.look(&question.key, || question, &body)).await {
+                        Ok(answer) => return Ok(answer),
+                        Err(missed) => missed,
+                    };
+                }
+                looks += 1;
+                let on_failure = missed.on_failure;
+                let fallback =
+                    missed.found.entry.clone().filter(|_| matches!(on_failure, OnFailure::Stale | OnFailure::StaleIfUnreachable));
+                if looks < LOOKS
+                    && let Some(mut settled) = self.shared.core.flights.settling(&missed.found.key)
+                {
+                    // Closed rather than sent to.
+                    drop(timeout(SETTLE, settled.changed()).await);
+                    continue;
+                }
+                if self.options.only_if_cached {
+                    return Ok(self.timed_out(Outcome::Unsatisfied));
+                }
+
+                // The flight.
+                let lead = match self.join(&missed, attempt, looks < LOOKS) {
+                    Role::LookAgain => continue,
+                    Role::Lead(lead) => lead,
+                    Role::Alone => self.shared.core.flights.alone(&missed.found.key),
+                    Role::Follow(ticket) => match self.follow(ticket, &question.key, fallback, attempt, looks < LOOKS).await {
+                        Ok(answer) => return Ok(answer),
+                        Err(next) => {
+                            attempt = next;
+                            continue;
+                        }
+                    },
+                };
+
+                match self.lead(lead, question, &mut body, &mut missed, fallback).await {
+                    Some(answer) => return answer,
+                    None if looks < LOOKS => {}
+                    None => attempt = ALONE,
+                }
+            }
+        }
+    }
+
+    /// The upstream, in a task of its own: whoever asked first is a reader like all others. `None` if another process made the answer meanwhile.
+    async fn lead<B>(
+        &mut self,
+        lead: Lead,
+        question: Question,
+        body: &mut Whole,
+        missed: &mut Missed,
+        fallback: Option<Arc<Entry>>,
+    ) -> Option<Answer<S::ResponseBody, S::Error>>
+    where
+        S: Upstream<B>,
+        St: Store,
+        P: Policy,
+        B: Upload,
+    {
+        self.recorder.outcome(Outcome::Unanswered);
+        let (key, why, on_failure) = (&question.key, missed.why, missed.on_failure);
+        let asked = Arc::new(head_of(&self.request));
+        let request = std::mem::replace(&mut self.request, head_of(&asked));
+        let ticket = lead.ticket();
+        let tab = Arc::<Tab>::default();
+        self.recorder.lead(&tab);
+        let start = self.recorder.now();
+        let (answer, opening) = oneshot::channel();
+        let (sent, found, conditions) = (std::mem::take(body), missed.found.clone(), missed.conditions.take());
+        self.fill(lead, request, asked, sent, question, found, conditions, on_failure == OnFailure::Stale, tab)
+            .spawn(self.inner.clone(), Some(answer));
+        let opening = opening.await;
+        self.recorder.waited(start);
+        Some(match opening {
+            Ok(Opening::LookAgain { request, body: sent }) => {
+                self.recorder.leave();
+                (self.request, *body) = (*request, sent);
+                return None;
+            }
+            Ok(Opening::Live { head, upstream, reader, storing }) => Ok(self.live(head, upstream, reader, ticket, key, why, storing)),
+            Ok(Opening::Joined { live, reader }) => Ok(self.collapsed(&live, reader, ticket, key)),
+            Ok(Opening::Freshened(entry)) => Ok(self.stored_after_wait(entry, key, Outcome::Revalidated)),
+            // A response is withheld where a stale one stood in for it a moment ago.
+            Ok(Opening::Failed(failure)) => match (fallback.filter(|entry| failure.is_response() || self.stands_in(entry)), failure) {
+                (Some(entry), _) => Ok(self.stored_after_wait(entry, key, Outcome::Stale(Stale::IfError))),
+                (None, Failure::Error(_)) if on_failure == OnFailure::Timeout => Ok(self.timed_out(Outcome::Unreachable)),
+                (None, Failure::Error(error)) => {
+                    self.recorder.outcome(Outcome::Miss(why));
+                    self.recorder.end(Ending::Failed);
+                    Err(error)
+                }
+                (None, Failure::Panic(panic)) => std::panic::resume_unwind(panic),
+                (None, Failure::Response) => unreachable!("a response is only withheld where a stale one stands in"),
+            },
+            Ok(Opening::Yours(call)) => match call.await {
+                Ok(answer) => answer.map(|response| {
+                    self.recorder.leave();
+                    passed(&self.shared.settings, Some(&self.request), response, Bypass::Shutdown, self.recorder.take())
+                }),
+                Err(panic) => std::panic::resume_unwind(panic),
+            },
+            // The runtime is going down, and this future with it.
+            Err(_) => std::future::pending().await,
+        })
     }
 
     /// Passes a request on, and heeds what its response says of what is stored.
@@ -234,14 +294,14 @@ impl<S, St, P> Flow<S, St, P> {
         let tab = Arc::<Tab>::default();
         self.recorder.lead(&tab);
         let (answer, opening) = oneshot::channel::<Opening<S::ResponseBody, S::Error>>();
-        let fill = self.fill(lead, head_of(&asked), Arc::new(asked), (Bytes::new(), None), identity, found, None, false, tab);
+        let fill = self.fill(lead, head_of(&asked), Arc::new(asked), Whole::default(), Question::from(&identity), found, None, false, tab);
         Fill { waited, ..fill }.adopt(response, answer);
         match opening.await {
             Ok(Opening::Live { head, reader, .. }) => {
-                let (shared, recorder) = self.answered(Outcome::Bypass(reason), head.status);
+                let recorder = self.answered(Outcome::Bypass(reason), head.status);
                 let mut response = Response::from_parts(head, ResponseBody::reading(reader, ticket, recorder));
-                if shared.settings.status_header {
-                    response.headers_mut().append(&CACHE_STATUS, shared.settings.bypass_status(reason));
+                if self.shared.settings.status_header {
+                    response.headers_mut().append(&CACHE_STATUS, self.shared.settings.bypass_status(reason));
                 }
                 Ok(response)
             }
@@ -252,14 +312,14 @@ impl<S, St, P> Flow<S, St, P> {
     }
 
     /// Passes a request on as if the cache were not there. On the heap, so that a hit does not carry the room for it.
-    fn pass<B>(self: Box<Self>, body: RequestBody<B>, reason: Bypass) -> Pending<S::ResponseBody, S::Error>
+    fn pass<B>(self, body: RequestBody<B>, reason: Bypass) -> Rest<S::ResponseBody, S::Error>
     where
         S: Upstream<B>,
         B: Upload,
         St: Store,
         P: Policy,
     {
-        let Self { shared, inner, request, recorder, .. } = *self;
+        let Self { shared, inner, request, recorder, .. } = self;
         let asked = shared.settings.cost.is_some().then(|| head_of(&request));
         let call = inner.oneshot(Request::from_parts(request, body));
         Box::pin(async move { pass(&shared.settings, asked.as_ref(), call, reason, recorder).await })
@@ -321,21 +381,58 @@ where
         matches!(self.shared.on_failure(&self.request, &self.options, entry), OnFailure::Stale | OnFailure::StaleIfUnreachable)
     }
 
-    fn join(&self, found: &Found, attempt: u32, mark: Option<Mark>, validates: bool) -> Role {
+    fn join(&self, missed: &Missed, attempt: u32, may_look: bool) -> Role {
         let Shared { core, settings } = &self.shared;
         // Who asks for a refresh does not want an answer that is older than the question.
         if attempt >= ALONE
             || !settings.collapse
             || self.options.mode == Mode::WriteOnly
-            || contain(&core.counters, || core.policy.joins(&self.request, validates)) != Some(true)
+            || contain(&core.counters, || core.policy.joins(&self.request, missed.conditions.is_some())) != Some(true)
         {
             return Role::Alone;
         }
-        self.shared.core.flights.join(&found.key, mark, attempt > 0, found.generation)
+        let Missed { mark, found, .. } = missed;
+        self.shared.core.flights.join(&found.key, may_look.then_some(*mark), attempt > 0, found.generation)
+    }
+
+    /// Waits for another's call, and takes part in what it brings; or says which attempt comes next.
+    async fn follow<RB>(
+        &mut self,
+        ticket: Ticket,
+        key: &Key,
+        fallback: Option<Arc<Entry>>,
+        attempt: u32,
+        may_look: bool,
+    ) -> Result<Response<ResponseBody<RB>>, u32>
+    where
+        RB: Body,
+        RB::Error: Into<BoxError>,
+    {
+        let start = self.recorder.now();
+        let outcome = timeout(self.shared.settings.patience, ticket.outcome()).await;
+        self.recorder.waited(start);
+        match outcome {
+            Ok(State::Streaming(live)) => match self.board(&live, key) {
+                Some(reader) => Ok(self.collapsed(&live, reader, ticket, key)),
+                None => Err(ALONE),
+            },
+            Ok(State::Freshened(entry)) => match entry.lifetime.ttl(self.shared.settings.clock.now()) {
+                Some(_) => Ok(self.stored_after_wait(entry, key, Outcome::Collapsed)),
+                // What has to be validated for each request was not validated for this one.
+                None => Err(ALONE),
+            },
+            Ok(State::Ended(Ended::Failed)) => match fallback.filter(|entry| self.stands_in(entry)) {
+                Some(entry) => Ok(self.stored_after_wait(entry, key, Outcome::Stale(Stale::IfError))),
+                // One of those who waited takes over. If that fails too, the rest go upstream on their own.
+                None => Err(attempt + 1),
+            },
+            Ok(State::Ended(Ended::Elsewhere)) if may_look => Err(attempt),
+            Ok(State::Pending | State::Ended(Ended::NotShared | Ended::Elsewhere)) | Err(_) => Err(ALONE),
+        }
     }
 
     /// Starts a refresh in the background, unless one runs or one has just failed.
-    fn refresh<B>(&self, identity: &Identity, found: Found, entry: Arc<Entry>, body: (Bytes, Option<HeaderMap>))
+    fn refresh<B>(&self, question: Question, found: Found, entry: Arc<Entry>, body: Whole)
     where
         S: Upstream<B>,
         B: Upload,
@@ -351,12 +448,12 @@ where
                 let moment = Moment { now: entry.lifetime.expires(), ..self.shared.settings.moment() };
                 policy.reuse(&request, &self.options, &entry, moment)
             }) {
-                Some(Reuse::Validate { conditions, .. }) => Some(conditions),
+                Some(Reuse::Validate { conditions, .. }) => Some(Box::new(conditions)),
                 _ => None,
             };
             let asked = Arc::new(head_of(&request));
             let found = Found { entry: Some(entry), ..found };
-            self.fill(lead, request, asked, body, *identity, found, conditions, false, Arc::default()).spawn(self.inner.clone(), None);
+            self.fill(lead, request, asked, body, question, found, conditions, false, Arc::default()).spawn(self.inner.clone(), None);
         }
     }
 
@@ -366,10 +463,10 @@ where
         lead: Lead,
         request: request::Parts,
         asked: Arc<request::Parts>,
-        body: (Bytes, Option<HeaderMap>),
-        identity: Identity,
+        body: Whole,
+        question: Question,
         found: Found,
-        conditions: Option<HeaderMap>,
+        conditions: Option<Box<HeaderMap>>,
         withhold_failure: bool,
         tab: Arc<Tab>,
     ) -> Fill<St, P> {
@@ -380,7 +477,7 @@ where
             asked,
             body,
             options: self.options.clone(),
-            identity,
+            identity: question,
             found,
             conditions: conditions.filter(|conditions| !conditions.is_empty()),
             withhold_failure,
@@ -408,35 +505,36 @@ where
     }
 
     /// The answer from the store.
-    fn stored<RB>(mut self: Box<Self>, entry: &Arc<Entry>, key: &Key, outcome: Outcome, now: SystemTime) -> Response<ResponseBody<RB>>
+    fn stored<RB>(&mut self, entry: Arc<Entry>, key: &Key, outcome: Outcome, now: SystemTime) -> Response<ResponseBody<RB>>
     where
         RB: Body,
         RB::Error: Into<BoxError>,
     {
         let age = entry.lifetime.age(now);
         let upstream_status = (outcome == Outcome::Revalidated).then_some(StatusCode::NOT_MODIFIED);
-        let (ttl, stale_for) = (entry.lifetime.ttl(now), entry.lifetime.staleness(now));
+        let (ttl, stale_for) = (entry.lifetime.ttl_at(age), entry.lifetime.staleness_at(age));
         let status = CacheStatus { key: Some(*key), age: Some(age), ttl, stale_for, upstream_status, ..CacheStatus::of(outcome) };
         let mut answer = Replay { status: entry.status, headers: entry.headers.clone(), body: None };
         set_age(age, &mut answer.headers);
         // A panic leaves it as it was stored.
-        let _ = contain(&self.shared.core.counters, || self.shared.core.policy.replay(&self.request, entry, &mut answer));
+        let _ = contain(&self.shared.core.counters, || self.shared.core.policy.replay(&self.request, &entry, &mut answer));
 
-        let saved = self.recorder.replay(&self.request, entry);
+        let saved = self.recorder.replay(&self.request, &entry);
         if self.shared.settings.cost_headers {
             tell_cost(saved, &mut answer.headers);
         }
         let head = Head { status: answer.status, version: self.request.version, headers: answer.headers };
-        let (shared, recorder) = self.answered(outcome, answer.status);
+        let recorder = self.answered(outcome, answer.status);
         let body = match answer.body {
-            None => ResponseBody::stored(Arc::clone(entry), recorder),
+            None => ResponseBody::stored(entry, recorder),
             Some(part) => ResponseBody::part(part, entry.lifetime, recorder),
         };
-        respond(&shared.settings, head, status, body)
+        let room = self.room();
+        respond(&self.shared.settings, head, room, status, body)
     }
 
     /// The answer from the store, when time has passed since the look-up.
-    fn stored_after_wait<RB>(self: Box<Self>, entry: &Arc<Entry>, key: &Key, outcome: Outcome) -> Response<ResponseBody<RB>>
+    fn stored_after_wait<RB>(&mut self, entry: Arc<Entry>, key: &Key, outcome: Outcome) -> Response<ResponseBody<RB>>
     where
         RB: Body,
         RB::Error: Into<BoxError>,
@@ -448,12 +546,12 @@ where
     /// The answer from upstream, to the one who asked.
     #[allow(clippy::too_many_arguments, reason = "the parts of one answer, from one place")]
     fn live<RB>(
-        self: Box<Self>,
+        &mut self,
         head: response::Parts,
         upstream: StatusCode,
         reader: Reader,
         ticket: Ticket,
-        key: Key,
+        key: &Key,
         why: Miss,
         storing: bool,
     ) -> Response<ResponseBody<RB>>
@@ -462,15 +560,15 @@ where
         RB::Error: Into<BoxError>,
     {
         let outcome = Outcome::Miss(why);
-        let status = CacheStatus { key: Some(key), storing, upstream_status: Some(upstream), ..CacheStatus::of(outcome) };
-        let (shared, recorder) = self.answered(outcome, head.status);
+        let status = CacheStatus { key: Some(*key), storing, upstream_status: Some(upstream), ..CacheStatus::of(outcome) };
+        let recorder = self.answered(outcome, head.status);
         let mut response = Response::from_parts(head, ResponseBody::reading(reader, ticket, recorder));
-        tell(&shared.settings, status, &mut response);
+        tell(&self.shared.settings, status, &mut response);
         response
     }
 
     /// The answer from upstream, to one who joined.
-    fn collapsed<RB>(mut self: Box<Self>, live: &Live, reader: Reader, ticket: Ticket, key: &Key) -> Response<ResponseBody<RB>>
+    fn collapsed<RB>(&mut self, live: &Live, reader: Reader, ticket: Ticket, key: &Key) -> Response<ResponseBody<RB>>
     where
         RB: Body,
         RB::Error: Into<BoxError>,
@@ -478,32 +576,40 @@ where
         let outcome = if live.elsewhere { Outcome::CollapsedElsewhere } else { Outcome::Collapsed };
         let status = CacheStatus { key: Some(*key), storing: live.lifetime.is_some(), ..CacheStatus::of(outcome) };
         self.recorder.join(&live.tab);
-        let (shared, recorder) = self.answered(outcome, live.head.status);
+        let recorder = self.answered(outcome, live.head.status);
         let mut head = live.head.clone();
-        if shared.settings.cost_headers {
+        if self.shared.settings.cost_headers {
             tell_cost(None, &mut head.headers);
         }
-        respond(&shared.settings, head, status, ResponseBody::reading(reader, ticket, recorder))
+        let room = self.room();
+        respond(&self.shared.settings, head, room, status, ResponseBody::reading(reader, ticket, recorder))
     }
 
     /// A 504: there is no stored answer for one who wanted one (RFC 9111 section 5.2.1.7), or none that may be served without an upstream that
     /// does not answer (section 5.2.2.2).
-    fn timed_out<RB>(self: Box<Self>, outcome: Outcome) -> Response<ResponseBody<RB>>
+    fn timed_out<RB>(&mut self, outcome: Outcome) -> Response<ResponseBody<RB>>
     where
         RB: Body,
         RB::Error: Into<BoxError>,
     {
         let head = Head { status: StatusCode::GATEWAY_TIMEOUT, version: self.request.version, headers: HeaderMap::new() };
-        let (shared, recorder) = self.answered(outcome, head.status);
-        respond(&shared.settings, head, CacheStatus::of(outcome), ResponseBody::empty(recorder))
+        let recorder = self.answered(outcome, head.status);
+        let room = self.room();
+        respond(&self.shared.settings, head, room, CacheStatus::of(outcome), ResponseBody::empty(recorder))
+    }
+
+    /// Room for the extensions of the answer: that of the request's, which nobody needs any more.
+    fn room(&mut self) -> Extensions {
+        let mut room = std::mem::take(&mut self.request.extensions);
+        room.clear();
+        room
     }
 
     /// The head of the answer is there; the record of the request goes on with the body.
-    fn answered(self: Box<Self>, outcome: Outcome, status: StatusCode) -> (Shared<St, P>, Recorder) {
-        let Self { shared, mut recorder, .. } = *self;
-        recorder.outcome(outcome);
-        recorder.head(status);
-        (shared, recorder)
+    fn answered(&mut self, outcome: Outcome, status: StatusCode) -> Recorder {
+        self.recorder.outcome(outcome);
+        self.recorder.head(status);
+        self.recorder.take()
     }
 }
 

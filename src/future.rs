@@ -15,6 +15,7 @@ use crate::{
     answer::{self, Answer},
     body::RequestBody,
     error::BoxError,
+    flow::{Rest, Step},
     observe::{Ending, Recorder},
     policy::Bypass,
     shared::Settings,
@@ -48,7 +49,8 @@ pin_project! {
             reason: Bypass,
             recorder: Option<Recorder>,
         },
-        Flow { flow: Pin<Box<dyn Future<Output = Answer<RB, E>> + Send>> },
+        Flow { flow: Pin<Box<dyn Future<Output = Step<RB, E>> + Send>> },
+        Rest { rest: Rest<RB, E> },
     }
 }
 
@@ -67,8 +69,12 @@ where
         Self { kind: Kind::Pass { call, settings, asked, reason, recorder: Some(recorder) } }
     }
 
-    pub(crate) fn flow(flow: impl Future<Output = Answer<RB, S::Error>> + Send + 'static) -> Self {
+    pub(crate) fn flow(flow: impl Future<Output = Step<RB, S::Error>> + Send + 'static) -> Self {
         Self { kind: Kind::Flow { flow: Box::pin(flow) } }
+    }
+
+    pub(crate) fn rest(rest: impl Future<Output = Answer<RB, S::Error>> + Send + 'static) -> Self {
+        Self { kind: Kind::Rest { rest: Box::pin(rest) } }
     }
 }
 
@@ -82,7 +88,14 @@ where
     type Output = Answer<RB, S::Error>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        match self.project().kind.project() {
+        let mut kind = self.project().kind;
+        if let KindProjection::Flow { flow } = kind.as_mut().project() {
+            match ready!(flow.as_mut().poll(cx)) {
+                Step::Done(answer) => return Poll::Ready(answer),
+                Step::On(rest) => kind.set(Kind::Rest { rest }),
+            }
+        }
+        match kind.project() {
             KindProjection::Pass { call, settings, asked, reason, recorder } => {
                 let answer = ready!(call.poll(cx));
                 let Some(mut recorder) = recorder.take() else { unreachable!("a future is not polled after it is ready") };
@@ -94,7 +107,8 @@ where
                     }
                 })
             }
-            KindProjection::Flow { flow } => flow.as_mut().poll(cx),
+            KindProjection::Rest { rest } => rest.as_mut().poll(cx),
+            KindProjection::Flow { .. } => unreachable!("a flow that has come to an end has an answer, or a rest"),
         }
     }
 }

@@ -75,7 +75,9 @@ where
         if self.shared.settings.read_only {
             return Ok(Err(NotStored::ReadOnly));
         }
-        options.ttl = ttl.or(options.ttl);
+        if let Some(ttl) = ttl {
+            options.wish().ttl = Some(ttl);
+        }
         let (response, body) = response.into_parts();
         let key = keys[fastrand::usize(..keys.len())];
         let moment = self.shared.settings.moment();

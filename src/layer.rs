@@ -32,7 +32,8 @@ pub struct CacheLayer<St, P> {
 impl<St, P> CacheLayer<St, P> {
     /// A layer that keeps answers in `store`, as `policy` says.
     pub fn new(store: St, policy: P) -> Self {
-        Self { shared: Shared { core: Arc::new(Core::new(store, policy)), settings: Arc::default() } }
+        let settings = Arc::<Settings>::default();
+        Self { shared: Shared { core: Arc::new(Core::new(store, policy, Arc::clone(&settings.counters))), settings } }
     }
 
     /// Sets a namespace, which goes into every key: caches of different namespaces share nothing, even on one store.

@@ -16,6 +16,7 @@ use crate::{
 pub(crate) const VARIANTS: usize = 8;
 
 /// What a look-up brought.
+#[derive(Clone)]
 pub(crate) struct Found {
     /// Where the answer to the request is, or would be, as far as is known.
     pub(crate) key: Key,

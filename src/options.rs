@@ -1,6 +1,6 @@
 //! What one request, or the one who answers it, may ask of the cache.
 
-use std::{borrow::Cow, sync::Arc, time::Duration};
+use std::{borrow::Cow, ops::Deref, sync::Arc, time::Duration};
 
 use http::{request, response};
 
@@ -21,6 +21,13 @@ use crate::{
 /// ```
 #[derive(Clone, Debug, Default)]
 pub struct CacheOptions {
+    // Most requests have none.
+    wishes: Option<Box<Wishes>>,
+}
+
+/// What is asked for with [`CacheOptions`].
+#[derive(Clone, Debug)]
+pub struct Wishes {
     pub(crate) mode: Mode,
     pub(crate) ttl: Option<Duration>,
     pub(crate) max_age: Option<Duration>,
@@ -33,6 +40,31 @@ pub struct CacheOptions {
     pub(crate) request_id: Option<String>,
     /// What is known to count of the query.
     pub(crate) search: Option<Arc<Rule>>,
+}
+
+impl Wishes {
+    const NONE: Self = Self {
+        mode: Mode::ReadWrite,
+        ttl: None,
+        max_age: None,
+        only_if_cached: false,
+        tags: Vec::new(),
+        extra: Vec::new(),
+        scope: None,
+        upstream: None,
+        labels: Vec::new(),
+        request_id: None,
+        search: None,
+    };
+}
+
+impl Deref for CacheOptions {
+    type Target = Wishes;
+
+    fn deref(&self) -> &Wishes {
+        static NONE: Wishes = Wishes::NONE;
+        self.wishes.as_deref().unwrap_or(&NONE)
+    }
 }
 
 /// Which way the cache may be used for a request.
@@ -55,6 +87,11 @@ pub(crate) fn label<'a>(labels: &'a [(String, String)], wanted: &str) -> Option<
 }
 
 impl CacheOptions {
+    /// What is asked for, to be changed. Takes an allocation: for those who have a wish.
+    pub(crate) fn wish(&mut self) -> &mut Wishes {
+        self.wishes.get_or_insert_with(|| Box::new(Wishes::NONE))
+    }
+
     /// No wishes: the policy decides.
     pub fn new() -> Self {
         Self::default()
@@ -63,35 +100,35 @@ impl CacheOptions {
     /// Which way the cache may be used. Default: [`Mode::ReadWrite`].
     #[must_use]
     pub fn mode(mut self, mode: Mode) -> Self {
-        self.mode = mode;
+        self.wish().mode = mode;
         self
     }
 
     /// How long the answer stays fresh, within the bounds of the policy. Default: the policy's.
     #[must_use]
     pub fn ttl(mut self, ttl: Duration) -> Self {
-        self.ttl = Some(ttl);
+        self.wish().ttl = Some(ttl);
         self
     }
 
     /// The oldest stored answer that is welcome. Default: any that is fresh.
     #[must_use]
     pub fn max_age(mut self, max_age: Duration) -> Self {
-        self.max_age = Some(max_age);
+        self.wish().max_age = Some(max_age);
         self
     }
 
     /// Answer from the cache or not at all: 504 on a miss (RFC 9111 section 5.2.1.7). Default: off.
     #[must_use]
     pub fn only_if_cached(mut self) -> Self {
-        self.only_if_cached = true;
+        self.wish().only_if_cached = true;
         self
     }
 
     /// Adds a tag to what is stored: a handle for invalidation.
     #[must_use]
     pub fn tag(mut self, tag: impl Into<String>) -> Self {
-        self.tags.push(tag.into());
+        self.wish().tags.push(tag.into());
         self
     }
 
@@ -99,36 +136,37 @@ impl CacheOptions {
     #[must_use]
     pub fn extra(mut self, extra: impl AsRef<[u8]>) -> Self {
         let extra = extra.as_ref();
-        self.extra.extend_from_slice(&(extra.len() as u64).to_be_bytes());
-        self.extra.extend_from_slice(extra);
+        let material = &mut self.wish().extra;
+        material.extend_from_slice(&(extra.len() as u64).to_be_bytes());
+        material.extend_from_slice(extra);
         self
     }
 
     /// Whose answer it is, in place of what the policy would say. Default: the policy's scope.
     #[must_use]
     pub fn scope(mut self, scope: Scope) -> Self {
-        self.scope = Some(scope);
+        self.wish().scope = Some(scope);
         self
     }
 
     /// Which upstream answers, for one layer in front of several; part of the key. Default: none.
     #[must_use]
     pub fn upstream(mut self, upstream: impl Into<String>) -> Self {
-        self.upstream = Some(upstream.into());
+        self.wish().upstream = Some(upstream.into());
         self
     }
 
     /// Adds a label for observers, metadata and invalidation by pattern, as in `("provider", "openai")`. Labels are no key material.
     #[must_use]
     pub fn label(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
-        self.labels.push((name.into(), value.into()));
+        self.wish().labels.push((name.into(), value.into()));
         self
     }
 
     /// Names the request in records and metadata. Default: none.
     #[must_use]
     pub fn request_id(mut self, id: impl Into<String>) -> Self {
-        self.request_id = Some(id.into());
+        self.wish().request_id = Some(id.into());
         self
     }
 }
@@ -203,7 +241,7 @@ where
     }
     let options = match wishes.ttl {
         None => Cow::Borrowed(options),
-        ttl => Cow::Owned(CacheOptions { ttl, ..options.clone() }),
+        Some(ttl) => Cow::Owned(options.clone().ttl(ttl)),
     };
     let mut storing = policy.store(request, &options, response, len, moment)?;
     storing.tags.extend(wishes.tags.iter().cloned());

@@ -76,16 +76,18 @@ where
         match admission {
             Admission::Cache => {
                 let deadline = contain(&self.shared.core.counters, || policy.deadline(&parts)).flatten();
-                let flow = Box::new(Flow::new(self.shared.clone(), self.inner.clone(), parts, options, recorder));
+                let flow = Flow::new(self.shared.clone(), self.inner.clone(), parts, options, recorder);
                 match deadline {
                     None => ResponseFuture::flow(flow.run(body)),
-                    Some(deadline) => ResponseFuture::flow(answer::within(deadline, Arc::clone(&self.shared.settings), flow.run(body))),
+                    Some(deadline) => {
+                        ResponseFuture::rest(answer::within(deadline, Arc::clone(&self.shared.settings), Box::pin(flow.run(body))))
+                    }
                 }
             }
             Admission::Bypass(reason) => self.pass(parts, body, reason, recorder),
             Admission::Watch(reason) => {
                 let flow = Box::new(Flow::new(self.shared.clone(), self.inner.clone(), parts, options, recorder));
-                ResponseFuture::flow(flow.watch(body, reason))
+                ResponseFuture::rest(flow.watch(body, reason))
             }
         }
     }

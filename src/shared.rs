@@ -58,13 +58,12 @@ pub(crate) struct Core<St, P> {
 }
 
 impl<St, P> Core<St, P> {
-    pub(crate) fn new(store: St, policy: P) -> Self {
-        let counters = Arc::<Counters>::default();
+    pub(crate) fn new(store: St, policy: P, counters: Arc<Counters>) -> Self {
         Self {
             store,
             policy,
             flights: Arc::new(Flights::new()),
-            teller: Arc::new(Teller { settings: Mutex::default(), counters: Arc::clone(&counters) }),
+            teller: Arc::default(),
             watched: Once::new(),
             counters,
             budget: Budget::new(IN_FLIGHT),
@@ -77,10 +76,10 @@ impl<St, P> Core<St, P> {
 }
 
 /// Tells observers of changes of the way to the store.
+#[derive(Default)]
 struct Teller {
     /// Those that services were last made with. An observer may hold the store, which holds this: so it does not keep them.
     settings: Mutex<Weak<Settings>>,
-    counters: Arc<Counters>,
 }
 
 impl LinkListener for Teller {
@@ -88,10 +87,9 @@ impl LinkListener for Teller {
         let settings = self.settings.lock().unwrap_or_else(PoisonError::into_inner).upgrade();
         let Some(settings) = settings else { return };
         Sink {
-            counters: Arc::clone(&self.counters),
             settings,
             #[cfg(feature = "tracing")]
-            span: tracing::Span::none(),
+            span: None,
         }
         .tell(&Event::Link(&change));
     }
@@ -123,6 +121,8 @@ pub(crate) struct Settings {
     pub(crate) status_header: bool,
     pub(crate) show_key: bool,
     pub(crate) clock: Clock,
+    /// Those of the [core](Core), for whoever holds the settings alone.
+    pub(crate) counters: Arc<Counters>,
     bypass_status: Arc<[HeaderValue]>,
 }
 
@@ -146,7 +146,7 @@ impl Settings {
     /// What becomes of a request where nothing is stored. A refresh would be of no use to anyone.
     pub(crate) fn restrict(&self, admission: Admission, options: &mut CacheOptions) -> Admission {
         match options.mode {
-            Mode::ReadWrite if self.read_only => options.mode = Mode::ReadOnly,
+            Mode::ReadWrite if self.read_only => options.wish().mode = Mode::ReadOnly,
             Mode::WriteOnly if self.read_only && admission == Admission::Cache => return Admission::Bypass(Bypass::Off),
             _ => {}
         }
@@ -194,6 +194,7 @@ impl Default for Settings {
             status_header: true,
             show_key: false,
             clock: Clock::system(),
+            counters: Arc::default(),
             bypass_status: bypass_status("tower-response-cache"),
         }
     }
@@ -220,10 +221,13 @@ impl fmt::Debug for Settings {
 impl<St, P> Shared<St, P> {
     pub(crate) fn sink(&self) -> Sink {
         Sink {
-            counters: Arc::clone(&self.core.counters),
             settings: Arc::clone(&self.settings),
             #[cfg(feature = "tracing")]
-            span: if self.settings.observers.is_empty() { tracing::Span::none() } else { tracing::Span::current() },
+            span: if self.settings.observers.is_empty() {
+                None
+            } else {
+                Some(tracing::Span::current()).filter(|span| !span.is_none()).map(Box::new)
+            },
         }
     }
 }
@@ -242,26 +246,30 @@ where
     }
 
     /// Looks one key up; `None`, and told to observers, if the store could not.
-    pub(crate) async fn get(&self, key: &Key) -> Option<Lookup> {
-        // Within the guard also what a store does before its first await.
-        self.attempt("get", async { self.get_sound(key).await }).await
+    pub(crate) fn get(&self, key: &Key) -> impl Future<Output = Option<Lookup>> {
+        self.attempt("get", self.get_sound(key))
     }
 
     /// Looks one key up. A damaged value, which the store drops, is told to observers, and the key looked up again: what is stored in its place is stored
     /// under the generation of what is there since.
     pub(crate) async fn get_sound(&self, key: &Key) -> Result<Lookup, crate::Error> {
-        match self.core.store.get(key).await {
-            Err(error) if error.is_corrupt() => {
-                self.trouble("get", &error);
-                self.core.store.get(key).await
-            }
-            found => found,
+        let found = self.core.store.get(key).await;
+        match &found {
+            Err(error) if error.is_corrupt() => self.trouble("get", error),
+            _ => return found,
         }
+        drop(found);
+        self.core.store.get(key).await
     }
 
     /// Carries out an operation of the store; `None`, and told to observers, if it failed.
-    pub(crate) async fn attempt<T>(&self, operation: &'static str, work: impl Future<Output = Result<T, crate::Error>>) -> Option<T> {
-        match AssertUnwindSafe(work).catch_unwind().await {
+    pub(crate) fn attempt<T>(
+        &self,
+        operation: &'static str,
+        work: impl Future<Output = Result<T, crate::Error>>,
+    ) -> impl Future<Output = Option<T>> {
+        // Mapped rather than awaited: a future that awaits another has room for it twice.
+        AssertUnwindSafe(work).catch_unwind().map(move |outcome| match outcome {
             Ok(Ok(value)) => Some(value),
             Ok(Err(error)) => {
                 self.trouble(operation, &error);
@@ -271,7 +279,7 @@ where
                 self.core.counters.panics.add(1);
                 None
             }
-        }
+        })
     }
 
     fn trouble(&self, operation: &'static str, error: &crate::Error) {

@@ -1,6 +1,6 @@
 //! What happened to a request: [`CacheStatus`], and its header form (RFC 9211).
 
-use std::{fmt::Write as _, time::Duration};
+use std::{cell::RefCell, fmt::Write as _, time::Duration};
 
 use http::{HeaderMap, HeaderValue, StatusCode, header::HeaderName};
 
@@ -133,7 +133,14 @@ impl CacheStatus {
 
     /// `None` if the name cannot stand in a header field.
     pub(crate) fn member(&self, name: &str, show_key: bool) -> Option<HeaderValue> {
-        let mut member = String::with_capacity(64);
+        MEMBER.with_borrow_mut(|member| {
+            member.clear();
+            self.write(name, show_key, member);
+            HeaderValue::from_str(member).ok()
+        })
+    }
+
+    fn write(&self, name: &str, show_key: bool, member: &mut String) {
         member.push_str(name);
         match self.outcome {
             Outcome::Hit => member.push_str("; hit"),
@@ -159,30 +166,37 @@ impl CacheStatus {
             Outcome::Unreachable => member.push_str("; fwd=stale; detail=unreachable"),
             Outcome::Unanswered => {}
         }
-        let mut parameter = |args: std::fmt::Arguments<'_>| {
-            let written = member.write_fmt(args);
-            debug_assert!(written.is_ok(), "writing to a string cannot fail");
-        };
+        let mut number = itoa::Buffer::new();
         if let Some(status) = self.upstream_status {
-            parameter(format_args!("; fwd-status={}", status.as_u16()));
+            member.push_str("; fwd-status=");
+            member.push_str(status.as_str());
         }
         if self.storing {
-            parameter(format_args!("; stored"));
+            member.push_str("; stored");
         }
         if let Some(ttl) = self.ttl {
-            parameter(format_args!("; ttl={}", ttl.as_secs()));
+            member.push_str("; ttl=");
+            member.push_str(number.format(ttl.as_secs()));
         } else if let Some(stale_for) = self.stale_for {
             // "A negative value if the response is stale" (RFC 9211 section 2.5).
-            parameter(format_args!("; ttl=-{}", stale_for.as_secs()));
+            member.push_str("; ttl=-");
+            member.push_str(number.format(stale_for.as_secs()));
         }
         if let Some(key) = self.key.filter(|_| show_key) {
-            parameter(format_args!("; key=\"{key}\""));
+            let written = write!(member, "; key=\"{key}\"");
+            debug_assert!(written.is_ok(), "writing to a string cannot fail");
         }
-        HeaderValue::try_from(member).ok()
     }
+}
+
+thread_local! {
+    /// Where members are put together: what they become is as long as it has to be.
+    static MEMBER: RefCell<String> = const { RefCell::new(String::new()) };
 }
 
 /// Sets `age` (RFC 9111 section 5.1), in whole seconds.
 pub(crate) fn set_age(age: Duration, headers: &mut HeaderMap) {
-    headers.insert(http::header::AGE, HeaderValue::from(age.as_secs()));
+    if let Ok(age) = HeaderValue::from_str(itoa::Buffer::new().format(age.as_secs())) {
+        headers.insert(http::header::AGE, age);
+    }
 }

@@ -2,13 +2,12 @@
 
 use std::{any::Any, future::Future, pin::Pin, sync::Arc};
 
-use bytes::Bytes;
-use http::{HeaderMap, Request, Response, StatusCode, request, response};
+use http::{Request, Response, StatusCode, request, response};
 use http_body::Body;
 use tower::Service;
 
 use crate::{
-    body::{RequestBody, tape::Reader},
+    body::{RequestBody, Whole, tape::Reader},
     entry::Entry,
     error::BoxError,
     flight::Live,
@@ -49,7 +48,7 @@ pub(crate) enum Opening<RB, E> {
     /// What is stored still holds.
     Freshened(Arc<Entry>),
     /// Another process made the answer. The request comes back.
-    LookAgain { request: Box<request::Parts>, body: (Bytes, Option<HeaderMap>) },
+    LookAgain { request: Box<request::Parts>, body: Whole },
     /// There is none.
     Failed(Failure<E>),
     /// The cache shuts down: the call goes on without it.

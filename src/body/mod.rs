@@ -5,5 +5,5 @@ mod response;
 pub(crate) mod tape;
 
 pub use request::RequestBody;
-pub(crate) use request::{Buffered, buffer, poll_bytes};
+pub(crate) use request::{Buffered, Whole, buffer, poll_bytes};
 pub use response::ResponseBody;

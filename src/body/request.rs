@@ -31,9 +31,27 @@ pin_project! {
         B: Body,
     {
         Untouched { #[pin] body: B },
-        Buffered { bytes: Bytes, trailers: Option<HeaderMap> },
-        Rejoined { prefix: VecDeque<Bytes>, failure: Option<B::Error>, rest: Option<Pin<Box<B>>> },
+        Buffered { whole: Whole },
+        // Rare, and large: a request that is passed on untouched does not carry the room for it.
+        Rejoined { rejoined: Box<Rejoined<B>> },
     }
+}
+
+/// A request body that was read whole.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Whole {
+    pub(crate) bytes: Bytes,
+    pub(crate) trailers: Option<Box<HeaderMap>>,
+}
+
+/// What was read of a body, and what comes after it.
+struct Rejoined<B>
+where
+    B: Body,
+{
+    prefix: VecDeque<Bytes>,
+    failure: Option<B::Error>,
+    rest: Option<Pin<Box<B>>>,
 }
 
 impl<B> RequestBody<B>
@@ -43,7 +61,7 @@ where
     /// The whole body, if it is at hand: it was read for the key, and has no trailers. A client that gets these bytes can send them again.
     pub fn as_bytes(&self) -> Option<&Bytes> {
         match &self.kind {
-            Kind::Buffered { bytes, trailers: None } => Some(bytes),
+            Kind::Buffered { whole: Whole { bytes, trailers: None } } => Some(bytes),
             _ => None,
         }
     }
@@ -52,8 +70,12 @@ where
         Self { kind: Kind::Untouched { body } }
     }
 
-    pub(crate) fn buffered(bytes: Bytes, trailers: Option<HeaderMap>) -> Self {
-        Self { kind: Kind::Buffered { bytes, trailers } }
+    pub(crate) fn buffered(whole: Whole) -> Self {
+        Self { kind: Kind::Buffered { whole } }
+    }
+
+    fn rejoined(prefix: VecDeque<Bytes>, failure: Option<B::Error>, rest: Option<Pin<Box<B>>>) -> Self {
+        Self { kind: Kind::Rejoined { rejoined: Box::new(Rejoined { prefix, failure, rest }) } }
     }
 }
 
@@ -67,12 +89,13 @@ where
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         match self.project().kind.project() {
             KindProjection::Untouched { body } => poll_bytes(body, cx),
-            KindProjection::Buffered { bytes, trailers } => Poll::Ready(if bytes.is_empty() {
-                trailers.take().map(|trailers| Ok(Frame::trailers(trailers)))
+            KindProjection::Buffered { whole: Whole { bytes, trailers } } => Poll::Ready(if bytes.is_empty() {
+                trailers.take().map(|trailers| Ok(Frame::trailers(*trailers)))
             } else {
                 Some(Ok(Frame::data(std::mem::take(bytes))))
             }),
-            KindProjection::Rejoined { prefix, failure, rest } => {
+            KindProjection::Rejoined { rejoined } => {
+                let Rejoined { prefix, failure, rest } = &mut **rejoined;
                 if let Some(bytes) = prefix.pop_front() {
                     return Poll::Ready(Some(Ok(Frame::data(bytes))));
                 }
@@ -91,8 +114,9 @@ where
     fn is_end_stream(&self) -> bool {
         match &self.kind {
             Kind::Untouched { body } => body.is_end_stream(),
-            Kind::Buffered { bytes, trailers } => bytes.is_empty() && trailers.is_none(),
-            Kind::Rejoined { prefix, failure, rest } => {
+            Kind::Buffered { whole: Whole { bytes, trailers } } => bytes.is_empty() && trailers.is_none(),
+            Kind::Rejoined { rejoined } => {
+                let Rejoined { prefix, failure, rest } = &**rejoined;
                 prefix.is_empty() && failure.is_none() && rest.as_ref().is_none_or(|rest| rest.is_end_stream())
             }
         }
@@ -101,8 +125,9 @@ where
     fn size_hint(&self) -> SizeHint {
         match &self.kind {
             Kind::Untouched { body } => body.size_hint(),
-            Kind::Buffered { bytes, .. } => SizeHint::with_exact(bytes.len() as u64),
-            Kind::Rejoined { prefix, rest, .. } => {
+            Kind::Buffered { whole } => SizeHint::with_exact(whole.bytes.len() as u64),
+            Kind::Rejoined { rejoined } => {
+                let Rejoined { prefix, rest, .. } = &**rejoined;
                 let held: u64 = prefix.iter().map(|bytes| bytes.len() as u64).sum();
                 let rest = rest.as_ref().map_or_else(|| SizeHint::with_exact(0), |rest| rest.size_hint());
                 let mut hint = SizeHint::new();
@@ -144,7 +169,7 @@ where
     B: Body,
 {
     /// All of it.
-    Whole(Bytes, Option<HeaderMap>),
+    Whole(Whole),
     /// Longer than the limit.
     Over(RequestBody<B>),
     /// It failed on the way.
@@ -157,37 +182,29 @@ where
     B: Body,
 {
     if body.is_end_stream() {
-        return Buffered::Whole(Bytes::new(), None);
+        return Buffered::Whole(Whole::default());
     }
     if usize::try_from(body.size_hint().lower()).map_or(true, |least| least > limit) {
         return Buffered::Over(RequestBody::untouched(body));
     }
     // Pinned on the heap, because it may have to move on, half read.
     let mut body = Box::pin(body);
-    let mut prefix = VecDeque::new();
-    let mut small = Small::default();
+    let mut read = Chunks::default();
     let mut len = 0;
     let mut trailers = None;
     loop {
         match poll_fn(|cx| poll_bytes::<B, B::Error>(body.as_mut(), cx)).await {
-            None => {
-                small.flush(&mut prefix);
-                return Buffered::Whole(concat(prefix, len), trailers);
-            }
-            Some(Err(error)) => {
-                small.flush(&mut prefix);
-                return Buffered::Broken(RequestBody { kind: Kind::Rejoined { prefix, failure: Some(error), rest: None } });
-            }
+            None => return Buffered::Whole(Whole { bytes: read.concat(len), trailers }),
+            Some(Err(error)) => return Buffered::Broken(RequestBody::rejoined(read.all(), Some(error), None)),
             Some(Ok(frame)) => match frame.into_data() {
                 Ok(data) => {
                     len += data.len();
-                    small.join(data, &mut prefix);
+                    read.push(data);
                     if len > limit {
-                        small.flush(&mut prefix);
-                        return Buffered::Over(RequestBody { kind: Kind::Rejoined { prefix, failure: None, rest: Some(body) } });
+                        return Buffered::Over(RequestBody::rejoined(read.all(), None, Some(body)));
                     }
                 }
-                Err(frame) => trailers = frame.into_trailers().ok(),
+                Err(frame) => trailers = frame.into_trailers().ok().map(Box::new),
             },
         }
     }
@@ -196,38 +213,47 @@ where
 /// Chunks below this are joined: a body in single bytes would take many times its length.
 const JOIN_BELOW: usize = 1024;
 
-/// Small chunks that follow one another.
+/// What was read of a body.
 #[derive(Default)]
-struct Small {
-    first: Bytes,
+struct Chunks {
+    chunks: VecDeque<Bytes>,
+    /// The last one, or the first of the small ones at the end. Most bodies come in one piece: that takes no allocation.
+    last: Bytes,
+    /// Small ones that follow it.
     more: BytesMut,
 }
 
-impl Small {
-    /// Puts a chunk behind the others. One that is alone is not copied.
-    fn join(&mut self, chunk: Bytes, chunks: &mut VecDeque<Bytes>) {
-        if chunk.len() >= JOIN_BELOW {
-            self.flush(chunks);
-            chunks.push_back(chunk);
-        } else if self.first.is_empty() {
-            self.first = chunk;
-        } else {
+impl Chunks {
+    fn push(&mut self, chunk: Bytes) {
+        if self.last.is_empty() {
+            self.last = chunk;
+        } else if self.last.len() < JOIN_BELOW && chunk.len() < JOIN_BELOW {
             self.more.extend_from_slice(&chunk);
+        } else {
+            self.flush();
+            self.last = chunk;
         }
     }
 
-    fn flush(&mut self, chunks: &mut VecDeque<Bytes>) {
-        chunks.extend([std::mem::take(&mut self.first), self.more.split().freeze()].into_iter().filter(|chunk| !chunk.is_empty()));
+    fn flush(&mut self) {
+        let last = [std::mem::take(&mut self.last), self.more.split().freeze()];
+        self.chunks.extend(last.into_iter().filter(|chunk| !chunk.is_empty()));
     }
-}
 
-fn concat(mut chunks: VecDeque<Bytes>, len: usize) -> Bytes {
-    if chunks.len() <= 1 {
-        return chunks.pop_front().unwrap_or_default();
+    fn all(mut self) -> VecDeque<Bytes> {
+        self.flush();
+        self.chunks
     }
-    let mut all = BytesMut::with_capacity(len);
-    for chunk in chunks {
-        all.extend_from_slice(&chunk);
+
+    /// All of it in one; copies only if there are several chunks.
+    fn concat(self, len: usize) -> Bytes {
+        if self.last.len() == len {
+            return self.last;
+        }
+        let mut all = BytesMut::with_capacity(len);
+        for chunk in self.all() {
+            all.extend_from_slice(&chunk);
+        }
+        all.freeze()
     }
-    all.freeze()
 }

@@ -73,6 +73,8 @@ struct State {
     windowed: bool,
     end: Option<End>,
     readers: Vec<Option<Place>>,
+    /// Places of readers that left.
+    free: Vec<usize>,
     writer: Option<Waker>,
 }
 
@@ -138,7 +140,7 @@ impl Tape {
             return None;
         }
         let place = Some(Place { at: 0, cut: false, yields, waker: None });
-        let slot = state.readers.iter().position(Option::is_none).unwrap_or(state.readers.len());
+        let slot = state.free.pop().unwrap_or(state.readers.len());
         if slot == state.readers.len() {
             state.readers.push(place);
         } else {
@@ -348,6 +350,7 @@ impl Drop for Reader {
     fn drop(&mut self) {
         let mut state = self.tape.lock();
         state.readers[self.slot] = None;
+        state.free.push(self.slot);
         let writer = state.writer.take();
         drop(state);
         if let Some(writer) = writer {

@@ -168,12 +168,20 @@ impl Lifetime {
     /// How long it has still to be fresh; `None` once stale. An entry from the future, as after a clock jump,
     /// is fresh for no longer than its lifetime.
     pub fn ttl(&self, now: SystemTime) -> Option<Duration> {
-        self.fresh_for.checked_sub(self.age(now)).filter(|left| !left.is_zero())
+        self.ttl_at(self.age(now))
     }
 
     /// How long it has been stale; `None` while fresh.
     pub fn staleness(&self, now: SystemTime) -> Option<Duration> {
-        self.age(now).checked_sub(self.fresh_for)
+        self.staleness_at(self.age(now))
+    }
+
+    pub(crate) fn ttl_at(&self, age: Duration) -> Option<Duration> {
+        self.fresh_for.checked_sub(age).filter(|left| !left.is_zero())
+    }
+
+    pub(crate) fn staleness_at(&self, age: Duration) -> Option<Duration> {
+        age.checked_sub(self.fresh_for)
     }
 
     /// When a store may forget it. Saturates far in the future.

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, header, response};
 
-use super::{Caller, Fill, tell};
+use super::{Caller, Fill, Question, tell};
 use crate::{
     entry::{Entry, Frames, Metadata, Record, Variants},
     flight::State,
@@ -76,7 +76,7 @@ where
         if !unchanged {
             return Err(NotStored::Superseded);
         }
-        (self.identity, self.found) = (identity, found);
+        (self.identity, self.found) = (Question::from(&identity), found);
         Ok(())
     }
 

@@ -14,7 +14,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bytes::Bytes;
 use futures_util::FutureExt as _;
 use http::{HeaderMap, Method, Request, Response, StatusCode, header, request, response};
 use http_body::{Body, SizeHint};
@@ -28,12 +27,12 @@ use self::{
     vigil::{Unwanted, Vigil},
 };
 use crate::{
-    body::{RequestBody, tape::Tape},
+    body::{RequestBody, Whole, tape::Tape},
     cost,
     entry::{Entry, Frames},
     error::BoxError,
     flight::{Ended, Head, Lead, Live, State},
-    key::{Identity, Key},
+    key::{Digest, Identity, Key},
     lookup::Found,
     observe::{Bill, Event, FillRecord, Tab},
     options::{self, CacheOptions, Mode, label},
@@ -56,12 +55,12 @@ pub(crate) struct Fill<St, P> {
     pub(crate) request: request::Parts,
     /// What the policy is shown, once that is gone.
     pub(crate) asked: Arc<request::Parts>,
-    pub(crate) body: (Bytes, Option<HeaderMap>),
+    pub(crate) body: Whole,
     pub(crate) options: CacheOptions,
-    pub(crate) identity: Identity,
+    pub(crate) identity: Question,
     pub(crate) found: Found,
     /// Fields that make the request conditional on the entry that was found.
-    pub(crate) conditions: Option<HeaderMap>,
+    pub(crate) conditions: Option<Box<HeaderMap>>,
     /// A stale answer stands in for a response that is a failure.
     pub(crate) withhold_failure: bool,
     /// How long the upstream took to answer.
@@ -69,6 +68,20 @@ pub(crate) struct Fill<St, P> {
     /// The lease under which the answer is made.
     pub(crate) lease: Option<Arc<Lease>>,
     pub(crate) tab: Settling,
+}
+
+/// What a call answers.
+#[derive(Clone, Copy)]
+pub(crate) struct Question {
+    /// The primary key.
+    pub(crate) key: Key,
+    pub(crate) digest: Digest,
+}
+
+impl From<&Identity> for Question {
+    fn from(identity: &Identity) -> Self {
+        Self { key: identity.key, digest: identity.digest() }
+    }
 }
 
 /// The tab of a call. However that ends, those who wait for what it cost are told.
@@ -111,13 +124,16 @@ where
                 Err(_) => return,
             },
         };
-        core.tasks.spawn(async move {
-            self.run(inner, caller).await;
+        // In a box, which is what the stages below hand on: an `async fn` keeps what it takes by value twice.
+        let fill = Box::new(self);
+        // And the whole in another: a runtime moves what it is given several times.
+        core.tasks.spawn(Box::pin(async move {
+            fill.run(inner, caller).await;
             drop(permit);
-        });
+        }));
     }
 
-    async fn run<S, B>(self, inner: S, mut caller: Option<Caller<S::ResponseBody, S::Error>>)
+    async fn run<S, B>(self: Box<Self>, inner: S, mut caller: Option<Caller<S::ResponseBody, S::Error>>)
     where
         S: Upstream<B>,
         B: Upload,
@@ -133,22 +149,23 @@ where
         RB: Body<Error: Into<BoxError>> + Send + 'static,
         E: Send + 'static,
     {
-        let tasks = self.shared.core.tasks.clone();
+        let fill = Box::new(self);
+        let tasks = fill.shared.core.tasks.clone();
         drop_overridden_length(response.headers_mut());
-        let mut ending = Ending::of(&self, false);
+        let mut ending = Ending::of(&fill, false);
         ending.record.status = Some(response.status());
-        ending.record.first_byte = Some(self.waited);
+        ending.record.first_byte = Some(fill.waited);
         tasks.spawn(async move {
             let mut caller = Some(caller);
-            let vigil = Vigil::begin(&self.shared.core, self.lead.flight(), false, self.abandoned());
-            let landed = self.land(response.into_parts(), None, vigil, &mut caller, ending.start, &mut ending.record);
+            let vigil = Vigil::begin(&fill.shared.core, fill.lead.flight(), false, fill.abandoned());
+            let landed = fill.land(response.into_parts(), None, vigil, &mut caller, ending.start, &mut ending.record);
             let landed = AssertUnwindSafe(landed).catch_unwind().await;
             ending.tell(landed, &mut caller);
         });
     }
 
     async fn fly<S, B>(
-        mut self,
+        mut self: Box<Self>,
         inner: S,
         caller: &mut Option<Caller<S::ResponseBody, S::Error>>,
         start: Instant,
@@ -166,7 +183,7 @@ where
         let lease = loop {
             match self.turn(&mut vigil, record.refresh).await {
                 Ok(Turn::Ours(lease)) => break lease,
-                Ok(Turn::Theirs(token)) => match self.follow(token, caller).await {
+                Ok(Turn::Theirs(token)) => match Box::pin(self.follow(token, caller)).await {
                     Followed::Shown => return Err(NotStored::Elsewhere),
                     Followed::Gone if tries < FOLLOWS => tries += 1,
                     Followed::Gone | Followed::Unfit => break None,
@@ -191,7 +208,7 @@ where
     }
 
     async fn call<S, B>(
-        mut self,
+        mut self: Box<Self>,
         inner: S,
         caller: &mut Option<Caller<S::ResponseBody, S::Error>>,
         mut vigil: Vigil,
@@ -265,7 +282,7 @@ where
 
     /// From the head of the response to the store.
     async fn land<RB, E>(
-        mut self,
+        mut self: Box<Self>,
         (mut head, body): (response::Parts, RB),
         splice: Option<Splice>,
         mut vigil: Vigil,
@@ -392,14 +409,13 @@ where
             Some(conditions) => {
                 let mut parts = self.request.clone();
                 strip_conditions(&mut parts.headers);
-                for (name, value) in conditions {
+                for (name, value) in conditions.iter() {
                     parts.headers.insert(name, value.clone());
                 }
                 parts
             }
         };
-        let (bytes, trailers) = self.body.clone();
-        Request::from_parts(parts, RequestBody::buffered(bytes, trailers))
+        Request::from_parts(parts, RequestBody::buffered(self.body.clone()))
     }
 
     /// May the response be stored, going by its head?

@@ -31,23 +31,32 @@ impl Scope {
     /// The bearer of these credentials, named (`authorization`) and in a fixed order. None at all is a scope of its own.
     pub fn credentials<'a>(credentials: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> Self {
         static NOBODY: LazyLock<Scope> = LazyLock::new(|| Scope::digest(b"credentials", std::iter::empty()));
-        let mut credentials = credentials.peekable();
-        if credentials.peek().is_none() { *NOBODY } else { Self::digest(b"credentials", credentials) }
+        let mut hash = None;
+        credentials.for_each(|part| add(hash.get_or_insert_with(|| begin(b"credentials")), part));
+        hash.map_or_else(|| *NOBODY, |hash| Self(hash.finalize().into()))
     }
 
     fn digest<'a>(kind: &[u8], parts: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> Self {
-        let mut hash = Sha256::new();
-        let mut part = |bytes: &[u8]| {
-            hash.update((bytes.len() as u64).to_be_bytes());
-            hash.update(bytes);
-        };
-        part(kind);
-        for (name, value) in parts {
-            part(name);
-            part(value);
-        }
+        let mut hash = begin(kind);
+        parts.for_each(|part| add(&mut hash, part));
         Self(hash.finalize().into())
     }
+}
+
+fn begin(kind: &[u8]) -> Sha256 {
+    let mut hash = Sha256::new();
+    add_text(&mut hash, kind);
+    hash
+}
+
+fn add(hash: &mut Sha256, (name, value): (&[u8], &[u8])) {
+    add_text(hash, name);
+    add_text(hash, value);
+}
+
+fn add_text(hash: &mut Sha256, text: &[u8]) {
+    hash.update((text.len() as u64).to_be_bytes());
+    hash.update(text);
 }
 
 impl std::fmt::Debug for Scope {

@@ -6,11 +6,11 @@ use std::{
 
 use http::{Response, StatusCode, request};
 
-use super::{Bill, Counters, Event, Tab, tab::Waiting};
+use super::{Bill, Event, Tab, tab::Waiting};
 use crate::{
     cost::{Call, NanoUsd},
     entry::{Entry, Usage},
-    key::Digest,
+    key::{Digest, Identity},
     options::label,
     shared::Settings,
     status::Outcome,
@@ -147,11 +147,10 @@ pub(super) enum Part {
 /// Who is told.
 #[derive(Clone)]
 pub(crate) struct Sink {
-    pub(crate) counters: Arc<Counters>,
     pub(crate) settings: Arc<Settings>,
-    /// The span in which the request came.
+    /// The span in which the request came, if there is one.
     #[cfg(feature = "tracing")]
-    pub(crate) span: tracing::Span,
+    pub(crate) span: Option<Box<tracing::Span>>,
 }
 
 impl Sink {
@@ -171,7 +170,7 @@ impl Sink {
         record.provider = record.provider.take().or_else(|| asked(record, "provider"));
         // The body may be read, and the upstream call end, elsewhere.
         #[cfg(feature = "tracing")]
-        let _in = self.span.enter();
+        let _in = self.span.as_deref().map(tracing::Span::enter);
         self.tell(&Event::Request(record));
     }
 
@@ -180,7 +179,7 @@ impl Sink {
         for observer in self.settings.observers.iter() {
             let told = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| observer.on_event(event)));
             if told.is_err() {
-                self.counters.panics.add(1);
+                self.settings.counters.panics.add(1);
             }
         }
     }
@@ -199,6 +198,12 @@ impl Recorder {
             sink: Some(sink),
             tab: None,
         }
+    }
+
+    /// Hands on the recording to another; this one has nothing left to tell.
+    pub(crate) fn take(&mut self) -> Self {
+        let Self { outcome, status, bytes, saved_time, start, first_byte, .. } = *self;
+        Self { outcome, status, bytes, saved_time, start, first_byte, rest: self.rest.take(), sink: self.sink.take(), tab: self.tab.take() }
     }
 
     /// The time, if anyone will ask how long something took.
@@ -224,10 +229,10 @@ impl Recorder {
     }
 
     /// There is a key.
-    pub(crate) fn keyed(&mut self, digest: Digest) {
+    pub(crate) fn keyed(&mut self, identity: &Identity) {
         let took = elapsed(self.start);
         self.add(|record| {
-            record.digest = Some(digest);
+            record.digest = Some(identity.digest());
             record.timings.key = took;
         });
     }
@@ -282,8 +287,8 @@ impl Recorder {
             first_byte: metadata.upstream_first_byte,
             last_byte: metadata.upstream_time,
         };
-        record.saved = sink.settings.price(&sink.counters, &call);
-        sink.counters.saved_nanos.add(record.saved.unwrap_or_default().0);
+        record.saved = sink.settings.price(&sink.settings.counters, &call);
+        sink.settings.counters.saved_nanos.add(record.saved.unwrap_or_default().0);
         record.billed = Some(NanoUsd::ZERO);
         record.saved_usage = metadata.usage;
         record.cached_since = metadata.cached_at;
@@ -312,8 +317,8 @@ impl Recorder {
             first_byte: elapsed(self.start),
             last_byte: Duration::ZERO,
         };
-        record.billed = sink.settings.price(&sink.counters, &call);
-        sink.counters.billed_nanos.add(record.billed.unwrap_or_default().0);
+        record.billed = sink.settings.price(&sink.settings.counters, &call);
+        sink.settings.counters.billed_nanos.add(record.billed.unwrap_or_default().0);
     }
 
     /// The response head is there.
@@ -329,7 +334,7 @@ impl Recorder {
     /// Nothing more will happen: hands the record over now rather than at the drop.
     pub(crate) fn end(&mut self, ending: Ending) {
         let Some(sink) = self.sink.take() else { return };
-        sink.counters.count(self.outcome, self.bytes, self.saved_time);
+        sink.settings.counters.count(self.outcome, self.bytes, self.saved_time);
         if !sink.is_watched() {
             return;
         }
@@ -364,7 +369,7 @@ impl Waiting {
             Part::Joined => {
                 (record.saved_usage, record.saved) = (*usage, *cost);
                 record.billed = Some(NanoUsd::ZERO);
-                sink.counters.saved_nanos.add(cost.unwrap_or_default().0);
+                sink.settings.counters.saved_nanos.add(cost.unwrap_or_default().0);
             }
         }
         sink.hand_over(&mut record);

@@ -38,6 +38,8 @@ struct Stripe {
 #[derive(Clone)]
 struct Held {
     record: Record,
+    /// When the record expires. Here, so that a look-up does not wait for the record too.
+    expires: SystemTime,
     /// Tells values under the same key apart.
     number: u64,
     weight: u64,
@@ -86,7 +88,7 @@ impl Memory {
     }
 
     fn live(&self, held: &Held, now: SystemTime) -> bool {
-        now < held.record.expires()
+        now < held.expires
     }
 
     /// Removes what the predicate names and counts it.
@@ -133,8 +135,8 @@ impl Store for Memory {
     }
 
     async fn put(&self, key: &Key, record: Record, generation: Generation) -> Result<bool, Error> {
-        let now = self.clock.now();
-        if record.expires() <= now {
+        let (now, expires) = (self.clock.now(), record.expires());
+        if expires <= now {
             return Ok(false);
         }
         let weight = record.weight() as u64 + OVERHEAD;
@@ -152,7 +154,7 @@ impl Store for Memory {
             return Ok(false);
         }
         let number = self.next.fetch_add(1, Ordering::Relaxed);
-        self.cache.insert(*key, Held { record, number, weight });
+        self.cache.insert(*key, Held { record, expires, number, weight });
         Ok(true)
     }
 

@@ -22,7 +22,7 @@ fn record(outcome: Outcome, at: SystemTime) -> RequestRecord {
 fn digest() -> Digest {
     let policy = crate::ApiPolicy::new(crate::Sharing::Shared);
     let request = http::Request::post("/").body(()).unwrap().into_parts().0;
-    crate::Policy::identify(&policy, &Envelope::new(""), &request, b"", &crate::CacheOptions::new(), 0).unwrap().digest
+    crate::Policy::identify(&policy, &Envelope::new(""), &request, b"", &crate::CacheOptions::new(), 0).unwrap().digest()
 }
 
 fn tell(analytics: &Analytics, record: &RequestRecord) {

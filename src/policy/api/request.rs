@@ -250,11 +250,11 @@ fn heed(headers: &mut HeaderMap, ttl_header: Option<&HeaderName>, options: &mut 
         for directive in line.to_str().unwrap_or_default().split(',') {
             let (name, argument) = directive.split_once('=').unwrap_or((directive, ""));
             match name.trim().to_ascii_lowercase().as_str() {
-                "no-store" => options.mode = Mode::Off,
-                "no-cache" if options.mode == Mode::ReadWrite => options.mode = Mode::WriteOnly,
-                "only-if-cached" => options.only_if_cached = true,
+                "no-store" => options.wish().mode = Mode::Off,
+                "no-cache" if options.mode == Mode::ReadWrite => options.wish().mode = Mode::WriteOnly,
+                "only-if-cached" => options.wish().only_if_cached = true,
                 // What cannot be read as an age accepts none but the newest.
-                "max-age" => options.max_age = Some(seconds(argument).unwrap_or_default()),
+                "max-age" => options.wish().max_age = Some(seconds(argument).unwrap_or_default()),
                 _ => {}
             }
         }
@@ -265,6 +265,6 @@ fn heed(headers: &mut HeaderMap, ttl_header: Option<&HeaderName>, options: &mut 
         && let Some(value) = headers.remove(name)
         && let Some(ttl) = value.to_str().ok().and_then(seconds)
     {
-        options.ttl = Some(ttl);
+        options.wish().ttl = Some(ttl);
     }
 }

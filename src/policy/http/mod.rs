@@ -328,10 +328,12 @@ impl Policy for HttpPolicy {
             return Admission::Bypass(Bypass::Predicate);
         }
         let asked = self.demands(&request.headers);
-        options.only_if_cached |= asked.only_if_cached;
+        if asked.only_if_cached {
+            options.wish().only_if_cached = true;
+        }
         if asked.no_store && options.mode == Mode::ReadWrite {
             // Section 5.2.1.5 forbids to store, not to answer from what is stored.
-            options.mode = Mode::ReadOnly;
+            options.wish().mode = Mode::ReadOnly;
         }
         Admission::Cache
     }

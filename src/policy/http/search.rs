@@ -175,7 +175,7 @@ impl HttpPolicy {
     /// Notes by which rule the key of a request is to be made.
     pub(super) fn recall(&self, request: &request::Parts, options: &mut CacheOptions) {
         if self.no_vary_search && !self.rules.is_empty() {
-            options.search = self.rules.get(&Target::of(request, self.assumed_scheme));
+            options.wish().search = self.rules.get(&Target::of(request, self.assumed_scheme));
         }
     }
 
