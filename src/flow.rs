@@ -44,6 +44,7 @@ pub(crate) struct Flow<S, St, P> {
 
 /// What a request has come to: an answer, or the rest of a longer way to one. The rest is a future of its own, so that a hit does not carry the room for
 /// it, and one who waits for an upstream call does not keep the room for the look-up.
+#[allow(clippy::large_enum_variant, reason = "a box would cost what this saves")]
 pub(crate) enum Step<RB, E> {
     Done(Answer<RB, E>),
     On(Rest<RB, E>),

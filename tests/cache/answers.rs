@@ -33,6 +33,24 @@ async fn the_second_of_two_equal_requests_is_answered_from_the_store() {
     assert_eq!(origin.calls(), 1);
 }
 
+#[tokio::test]
+async fn what_a_request_carries_in_its_extensions_is_not_in_an_answer_from_the_store() {
+    #[derive(Clone)]
+    struct Secret;
+
+    let cache = layer().layer(Origin::signed());
+    let secretive = || {
+        let mut request = post("/a", "question");
+        request.extensions_mut().insert(Secret);
+        request
+    };
+    ask(&cache, secretive()).await;
+    settled(&cache, "/a").await;
+    let hit = send(&cache, secretive()).await;
+    assert_eq!(outcome(&hit), Outcome::Hit);
+    assert!(hit.extensions().get::<Secret>().is_none());
+}
+
 /// Asks again until the fill has landed; before that, callers join the live answer.
 async fn settled(cache: &tower_response_cache::Cache<Origin, Memory, ApiPolicy>, path: &str) -> (Outcome, String) {
     for _ in 0..1000 {
