@@ -12,7 +12,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use serde::Deserialize;
 use tower_response_cache::{
     entry::record::SealKeys,
-    key::Key,
+    key::{CREDENTIAL_HEADERS, Key},
     llm::LlmPrices,
     store::{Redis, RedisBuilder},
 };
@@ -337,7 +337,16 @@ fn sharing(text: Option<&str>) -> Result<Shared, StartError> {
         "per-credential" => Ok(Shared::PerCredential),
         "shared" => Ok(Shared::All),
         other => match other.strip_prefix("header:") {
-            Some(name) => Ok(Shared::Header(header_name(name, "the header for tenants")?)),
+            Some(name) => {
+                let name = header_name(name, "the header for tenants")?;
+                // A tenant's name is shown to operators, and kept.
+                if CREDENTIAL_HEADERS.contains(&name.as_str()) {
+                    return Err(StartError::usage(format!(
+                        "`{name}` is a credential and names no tenant: sharing is `per-credential` by it already"
+                    )));
+                }
+                Ok(Shared::Header(name))
+            }
             None => Err(StartError::usage(format!("sharing is `per-credential`, `shared` or `header:NAME`, not `{other}`"))),
         },
     }
@@ -458,6 +467,7 @@ mod tests {
             (format!("default = \"a\"\n{two}models = [\"x\"]\n"), "models `x*` go to both `a` and `b`"),
             (format!("{one}headers = {{ authorization = \"Bearer ${{ROUTER_TEST_UNSET}}\" }}\n"), "`ROUTER_TEST_UNSET` is not set"),
             (format!("{one}headers = {{ \"no name\" = \"x\" }}\n"), "a header of upstream `a` cannot be called `no name`"),
+            ("sharing = \"header:X-Api-Key\"".to_owned(), "`x-api-key` is a credential and names no tenant"),
             ("sharing = \"everyone\"".to_owned(), "sharing is `per-credential`, `shared` or `header:NAME`, not `everyone`"),
             ("admin_listen = \"0.0.0.0:8081\"".to_owned(), "set a token (--admin-token or ROUTER_ADMIN_TOKEN)"),
         ] {
