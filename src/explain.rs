@@ -213,7 +213,7 @@ where
             _ => Decision::Unavailable,
         };
     };
-    if options.mode == Mode::WriteOnly {
+    if options.wishes().mode == Mode::WriteOnly {
         return Decision::Miss(Miss::Request);
     }
     let hit = Decision::Hit { age: entry.lifetime.age(moment.now), ttl: entry.lifetime.ttl(moment.now) };
@@ -241,7 +241,7 @@ where
     parts.extensions = response.extensions().clone();
     let body = response.body();
     let verdict = contain(&shared.core.counters, || {
-        if options.mode == Mode::ReadOnly {
+        if options.wishes().mode == Mode::ReadOnly {
             return Err(NotStored::ReadOnly);
         }
         // The length of a body that is at hand is no promise of the response's: its head has to make one.

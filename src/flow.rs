@@ -167,7 +167,7 @@ impl<S, St, P> Flow<S, St, P> {
                     drop(timeout(SETTLE, settled.changed()).await);
                     continue;
                 }
-                if self.options.only_if_cached {
+                if self.options.wishes().only_if_cached {
                     return Ok(self.timed_out(Outcome::Unsatisfied));
                 }
 
@@ -354,7 +354,7 @@ where
 
     fn reuse(&self, found: &Found, moment: Moment) -> Reuse {
         match &found.entry {
-            Some(entry) if self.options.mode != Mode::WriteOnly => {
+            Some(entry) if self.options.wishes().mode != Mode::WriteOnly => {
                 contain(&self.shared.core.counters, || self.shared.core.policy.reuse(&self.request, &self.options, entry, moment))
                     .unwrap_or(Reuse::No(Miss::Request))
             }
@@ -387,7 +387,7 @@ where
         // Who asks for a refresh does not want an answer that is older than the question.
         if attempt >= ALONE
             || !settings.collapse
-            || self.options.mode == Mode::WriteOnly
+            || self.options.wishes().mode == Mode::WriteOnly
             || contain(&core.counters, || core.policy.joins(&self.request, missed.conditions.is_some())) != Some(true)
         {
             return Role::Alone;
@@ -438,7 +438,7 @@ where
         S: Upstream<B>,
         B: Upload,
     {
-        if self.options.mode == Mode::ReadOnly {
+        if self.options.wishes().mode == Mode::ReadOnly {
             return;
         }
         if let Role::Lead(lead) = self.shared.core.flights.join(&found.key, None, false, found.generation) {

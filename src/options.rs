@@ -1,6 +1,6 @@
 //! What one request, or the one who answers it, may ask of the cache.
 
-use std::{borrow::Cow, ops::Deref, sync::Arc, time::Duration};
+use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use http::{request, response};
 
@@ -27,7 +27,7 @@ pub struct CacheOptions {
 
 /// What is asked for with [`CacheOptions`].
 #[derive(Clone, Debug)]
-pub struct Wishes {
+pub(crate) struct Wishes {
     pub(crate) mode: Mode,
     pub(crate) ttl: Option<Duration>,
     pub(crate) max_age: Option<Duration>,
@@ -58,15 +58,6 @@ impl Wishes {
     };
 }
 
-impl Deref for CacheOptions {
-    type Target = Wishes;
-
-    fn deref(&self) -> &Wishes {
-        static NONE: Wishes = Wishes::NONE;
-        self.wishes.as_deref().unwrap_or(&NONE)
-    }
-}
-
 /// Which way the cache may be used for a request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Mode {
@@ -87,7 +78,13 @@ pub(crate) fn label<'a>(labels: &'a [(String, String)], wanted: &str) -> Option<
 }
 
 impl CacheOptions {
-    /// What is asked for, to be changed. Takes an allocation: for those who have a wish.
+    /// What is asked for.
+    pub(crate) fn wishes(&self) -> &Wishes {
+        static NONE: Wishes = Wishes::NONE;
+        self.wishes.as_deref().unwrap_or(&NONE)
+    }
+
+    /// The same, to be changed. Takes an allocation: for those who have a wish.
     pub(crate) fn wish(&mut self) -> &mut Wishes {
         self.wishes.get_or_insert_with(|| Box::new(Wishes::NONE))
     }

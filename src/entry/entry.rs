@@ -224,15 +224,15 @@ pub struct Metadata {
 impl Metadata {
     /// What the request says of itself.
     pub(crate) fn of(options: &crate::options::CacheOptions) -> Self {
-        let label = |wanted: &str| crate::options::label(&options.labels, wanted).map(str::to_owned);
+        let label = |wanted: &str| crate::options::label(&options.wishes().labels, wanted).map(str::to_owned);
         let mut metadata = Self {
-            request_id: options.request_id.clone(),
+            request_id: options.wishes().request_id.clone(),
             provider: label("provider"),
             model: label("model"),
-            labels: options.labels.clone(),
+            labels: options.wishes().labels.clone(),
             ..Self::default()
         };
-        metadata.add_tags(options.tags.iter().cloned());
+        metadata.add_tags(options.wishes().tags.iter().cloned());
         metadata
     }
 

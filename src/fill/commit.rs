@@ -179,7 +179,7 @@ where
     /// Heeds what a response that is not stored says of the entry that was found, before anyone sees the response.
     pub(super) async fn revise(&self, head: &response::Parts) {
         let (shared, Found { key, entry: Some(entry), generation: Some(generation), .. }) = (&self.shared, &self.found) else { return };
-        if self.options.mode == Mode::ReadOnly {
+        if self.options.wishes().mode == Mode::ReadOnly {
             return;
         }
         match contain(&shared.core.counters, || shared.core.policy.revise(&self.asked, entry, head, self.moment())) {
@@ -195,7 +195,7 @@ where
         self.lead.settle();
         self.lead.publish(State::Freshened(Arc::clone(&entry)));
         tell(caller, Opening::Freshened(Arc::clone(&entry)));
-        if self.options.mode == Mode::ReadOnly {
+        if self.options.wishes().mode == Mode::ReadOnly {
             return Err(NotStored::ReadOnly);
         }
         let expires = entry.lifetime.expires();

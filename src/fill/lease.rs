@@ -49,7 +49,8 @@ where
     ///
     /// [`NotStored::Elsewhere`] if there is an answer by now: look again.
     pub(super) async fn turn(&self, vigil: &mut Vigil, refresh: bool) -> Result<Turn, NotStored> {
-        let Some(generation) = self.found.generation.filter(|_| self.lead.is_joinable() && self.options.mode == Mode::ReadWrite) else {
+        let Some(generation) = self.found.generation.filter(|_| self.lead.is_joinable() && self.options.wishes().mode == Mode::ReadWrite)
+        else {
             return Ok(Turn::Ours(None));
         };
         // What was stale at birth has to be asked for by each who wants it: nobody waits for another's.

@@ -389,7 +389,7 @@ where
             model: record.model.as_deref(),
             provider: record.provider.as_deref(),
             service_tier: record.service_tier.as_deref(),
-            labels: &self.options.labels,
+            labels: &self.options.wishes().labels,
             first_byte: record.first_byte.unwrap_or_default(),
             last_byte: record.last_byte,
         };
@@ -426,7 +426,7 @@ where
         match storing.unwrap_or(Err(NotStored::Panic)) {
             Err(reason) => Verdict { storing: None, why_not: Some(reason) },
             Ok(storing) => {
-                let why_not = if self.options.mode == Mode::ReadOnly {
+                let why_not = if self.options.wishes().mode == Mode::ReadOnly {
                     Some(NotStored::ReadOnly)
                 } else if self.found.primary.is_none() || self.found.generation.is_none() {
                     // Without a generation, nothing keeps an older answer from replacing a newer one.
@@ -516,7 +516,7 @@ struct Ending<St, P> {
 impl<St, P> Ending<St, P> {
     fn of(fill: &Fill<St, P>, refresh: bool) -> Self {
         let mut record = FillRecord::begin(fill.identity.digest, refresh);
-        record.provider = label(&fill.options.labels, "provider").map(str::to_owned);
+        record.provider = label(&fill.options.wishes().labels, "provider").map(str::to_owned);
         Self { shared: fill.shared.clone(), key: *fill.lead.key(), start: Instant::now(), record }
     }
 

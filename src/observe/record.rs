@@ -220,10 +220,10 @@ impl Recorder {
 
     /// Names the request as its caller did.
     pub(crate) fn label(&mut self, options: &crate::options::CacheOptions) {
-        if options.request_id.is_some() || !options.labels.is_empty() {
+        if options.wishes().request_id.is_some() || !options.wishes().labels.is_empty() {
             self.add(|record| {
-                record.request_id.clone_from(&options.request_id);
-                record.labels.clone_from(&options.labels);
+                record.request_id.clone_from(&options.wishes().request_id);
+                record.labels.clone_from(&options.wishes().labels);
             });
         }
     }

@@ -453,7 +453,7 @@ impl Policy for ApiPolicy {
 
     fn reuse(&self, _: &req::Parts, options: &CacheOptions, entry: &Entry, moment: Moment) -> Reuse {
         let (lifetime, now) = (entry.lifetime, moment.now);
-        if options.max_age.is_some_and(|bound| lifetime.age(now) > bound) {
+        if options.wishes().max_age.is_some_and(|bound| lifetime.age(now) > bound) {
             return Reuse::No(Miss::Request);
         }
         if let Some(left) = lifetime.ttl(now) {

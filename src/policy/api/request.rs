@@ -15,7 +15,7 @@ impl ApiPolicy {
         if let Some(trust) = &self.trust {
             heed(&mut request.headers, trust.ttl_header.as_ref(), options);
         }
-        let reason = if options.mode == Mode::Off {
+        let reason = if options.wishes().mode == Mode::Off {
             Bypass::Off
         } else if request.method == Method::CONNECT || request.headers.contains_key(header::UPGRADE) {
             Bypass::Upgrade
@@ -66,12 +66,12 @@ impl ApiPolicy {
         if self.encoded {
             add_header(&header::ACCEPT_ENCODING, encodings(&request.headers).iter().map(|coding| coding.as_bytes()), &mut fields);
         }
-        if let Some(upstream) = &options.upstream {
+        if let Some(upstream) = &options.wishes().upstream {
             fields.add(Field::Upstream, upstream.as_bytes());
         }
         self.add_body(essence, body, &mut fields)?;
-        if !options.extra.is_empty() {
-            fields.add(Field::Extra, &options.extra);
+        if !options.wishes().extra.is_empty() {
+            fields.add(Field::Extra, &options.wishes().extra);
         }
         if let Some(rule) = &self.key_rule {
             fields.add(Field::Rule, &rule(request));
@@ -79,7 +79,7 @@ impl ApiPolicy {
         if slot > 0 {
             fields.add(Field::Slot, &slot.to_be_bytes());
         }
-        Ok(fields.seal(options.scope.unwrap_or_else(|| self.scope(request, user))))
+        Ok(fields.seal(options.wishes().scope.unwrap_or_else(|| self.scope(request, user))))
     }
 
     /// Credentials in the authority, and the rest of it: from the URI or else `Host`, so that absolute-form and origin-form give one key.
@@ -251,7 +251,7 @@ fn heed(headers: &mut HeaderMap, ttl_header: Option<&HeaderName>, options: &mut 
             let (name, argument) = directive.split_once('=').unwrap_or((directive, ""));
             match name.trim().to_ascii_lowercase().as_str() {
                 "no-store" => options.wish().mode = Mode::Off,
-                "no-cache" if options.mode == Mode::ReadWrite => options.wish().mode = Mode::WriteOnly,
+                "no-cache" if options.wishes().mode == Mode::ReadWrite => options.wish().mode = Mode::WriteOnly,
                 "only-if-cached" => options.wish().only_if_cached = true,
                 // What cannot be read as an age accepts none but the newest.
                 "max-age" => options.wish().max_age = Some(seconds(argument).unwrap_or_default()),

@@ -48,8 +48,8 @@ impl ApiPolicy {
         if promised.is_some_and(|promised: u64| promised > self.max_body as u64) {
             return Err(NotStored::TooLarge);
         }
-        let ttl = options.ttl.map_or(self.ttl, |ttl| ttl.clamp(self.ttl_bounds.0, self.ttl_bounds.1));
-        let ttl = negative.map_or(ttl, |cap| options.ttl.map_or(cap, |_| ttl.min(cap)));
+        let ttl = options.wishes().ttl.map_or(self.ttl, |ttl| ttl.clamp(self.ttl_bounds.0, self.ttl_bounds.1));
+        let ttl = negative.map_or(ttl, |cap| options.wishes().ttl.map_or(cap, |_| ttl.min(cap)));
         if ttl.is_zero() {
             return Err(NotStored::Forbidden);
         }

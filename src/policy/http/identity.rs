@@ -62,11 +62,11 @@ impl<'a> Target<'a> {
         } else if let Some(query) = &self.query {
             fields.add(Field::Query, query.as_bytes());
         }
-        if let Some(upstream) = &options.upstream {
+        if let Some(upstream) = &options.wishes().upstream {
             fields.add(Field::Upstream, upstream.as_bytes());
         }
-        if !options.extra.is_empty() {
-            fields.add(Field::Extra, &options.extra);
+        if !options.wishes().extra.is_empty() {
+            fields.add(Field::Extra, &options.wishes().extra);
         }
         fields
     }
@@ -96,11 +96,11 @@ impl HttpPolicy {
         options: &CacheOptions,
     ) -> Result<Identity, Bypass> {
         let target = Target::of(request, self.assumed_scheme);
-        let scope = options.scope.unwrap_or_else(|| self.scope(&request.headers));
+        let scope = options.wishes().scope.unwrap_or_else(|| self.scope(&request.headers));
         if request.method != *QUERY {
             // What a body of a GET means is between its two ends (RFC 9110 section 9.3.1): no key could hold it.
             return if body.is_empty() {
-                Ok(target.key(envelope, options, options.search.as_deref(), scope))
+                Ok(target.key(envelope, options, options.wishes().search.as_deref(), scope))
             } else {
                 Err(Bypass::Content)
             };
@@ -117,9 +117,12 @@ impl HttpPolicy {
 
     /// Nothing is stored under the key: is that all that can be said of the target?
     pub(super) fn unknown(&self, request: &request::Parts, options: &CacheOptions) -> Miss {
-        let scope = options.scope.unwrap_or_else(|| self.scope(&request.headers));
+        let scope = options.wishes().scope.unwrap_or_else(|| self.scope(&request.headers));
         // There may be something for others, or in answer to other content.
-        let is_target = request.method != *QUERY && scope == Scope::shared() && options.extra.is_empty() && options.upstream.is_none();
+        let is_target = request.method != *QUERY
+            && scope == Scope::shared()
+            && options.wishes().extra.is_empty()
+            && options.wishes().upstream.is_none();
         if is_target { Miss::Uri } else { Miss::Absent }
     }
 

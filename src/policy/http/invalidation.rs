@@ -40,7 +40,7 @@ impl HttpPolicy {
         let targets: Vec<Target<'_>> = std::iter::once(target.clone()).chain(named).collect();
         // What everyone shares, and what is kept for this caller.
         let mut scopes = vec![Scope::shared()];
-        scopes.extend(Some(options.scope.unwrap_or_else(|| self.scope(&request.headers))).filter(|own| *own != scopes[0]));
+        scopes.extend(Some(options.wishes().scope.unwrap_or_else(|| self.scope(&request.headers))).filter(|own| *own != scopes[0]));
         // Also what is stored by a rule that leaves out of a query what makes no difference; after all else, for that is where answers move to.
         let by_rule: Vec<_> = targets.iter().filter_map(|target| Some((target, Some(self.rules.get(target)?)))).collect();
         let places = targets.iter().map(|target| (target, None)).chain(by_rule);
@@ -75,11 +75,11 @@ impl HttpPolicy {
         if resolve(&target, std::str::from_utf8(location.as_bytes()).ok()?.trim())? != target {
             return None;
         }
-        let scope = options.scope.unwrap_or_else(|| self.scope(&request.headers));
+        let scope = options.wishes().scope.unwrap_or_else(|| self.scope(&request.headers));
         let mut get = Request::new(()).into_parts().0;
         get.uri.clone_from(&request.uri);
         get.headers.clone_from(&request.headers);
-        Some((target.key(envelope, options, options.search.as_deref(), scope), get))
+        Some((target.key(envelope, options, options.wishes().search.as_deref(), scope), get))
     }
 }
 

@@ -318,7 +318,7 @@ impl Policy for HttpPolicy {
             let safe = SAFE.contains(&method.as_str());
             return if safe { Admission::Bypass(Bypass::Semantics) } else { Admission::Watch(Bypass::Semantics) };
         }
-        if options.mode == Mode::Off {
+        if options.wishes().mode == Mode::Off {
             return Admission::Bypass(Bypass::Off);
         }
         if *method != *QUERY && has_content(&request.headers) {
@@ -331,7 +331,7 @@ impl Policy for HttpPolicy {
         if asked.only_if_cached {
             options.wish().only_if_cached = true;
         }
-        if asked.no_store && options.mode == Mode::ReadWrite {
+        if asked.no_store && options.wishes().mode == Mode::ReadWrite {
             // Section 5.2.1.5 forbids to store, not to answer from what is stored.
             options.wish().mode = Mode::ReadOnly;
         }
@@ -355,7 +355,7 @@ impl Policy for HttpPolicy {
     }
 
     fn elect(&self, request: &req::Parts, options: &CacheOptions, variants: &Variants) -> Option<HeaderMap> {
-        (self.elect_variants && options.mode == Mode::ReadWrite).then(|| validation::any_of(request, variants)).flatten()
+        (self.elect_variants && options.wishes().mode == Mode::ReadWrite).then(|| validation::any_of(request, variants)).flatten()
     }
 
     fn missing(&self, request: &req::Parts, options: &CacheOptions) -> Miss {
@@ -555,7 +555,7 @@ mod tests {
         let admit = |policy: HttpPolicy, directives| {
             let mut options = CacheOptions::new();
             policy.admit(&mut get("/", &[("cache-control", directives)]), &mut options);
-            (options.mode, options.only_if_cached)
+            (options.wishes().mode, options.wishes().only_if_cached)
         };
         assert_eq!(admit(HttpPolicy::shared(), "no-store"), (Mode::ReadOnly, false));
         assert_eq!(admit(HttpPolicy::shared(), "only-if-cached"), (Mode::ReadWrite, true));

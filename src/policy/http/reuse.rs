@@ -38,7 +38,7 @@ impl HttpPolicy {
             return refused();
         }
         let bound = asked.max_age.map(|max_age| Duration::from_secs(max_age.or_zero().into()));
-        let bound = bound.into_iter().chain(options.max_age).min();
+        let bound = bound.into_iter().chain(options.wishes().max_age).min();
         if bound.is_some_and(|bound| age > bound) && !self.is_immutable(entry, left) {
             return refused();
         }

@@ -184,7 +184,7 @@ impl HttpPolicy {
             return Said::Known;
         }
         match Rule::of(&response.headers) {
-            rule if rule.as_ref() == options.search.as_deref() => Said::Known,
+            rule if rule.as_ref() == options.wishes().search.as_deref() => Said::Known,
             None if response.status != StatusCode::OK => Said::Nothing,
             _ => Said::New,
         }
@@ -195,7 +195,7 @@ impl HttpPolicy {
         let target = Target::of(request, self.assumed_scheme);
         let rule = Rule::of(&entry.headers);
         self.rules.put(&target, rule.clone());
-        let scope = options.scope.unwrap_or_else(|| self.scope(&request.headers));
+        let scope = options.wishes().scope.unwrap_or_else(|| self.scope(&request.headers));
         target.key(envelope, options, rule.as_ref(), scope)
     }
 }

@@ -120,7 +120,7 @@ impl HttpPolicy {
     ) -> Result<Lifetime, NotStored> {
         let (status, headers) = (response.status, &response.headers);
         let freshness = self.freshness(status, headers, directives, arrival);
-        let fresh_for = match (options.ttl, freshness) {
+        let fresh_for = match (options.wishes().ttl, freshness) {
             (Some(ttl), _) => ttl,
             (None, Freshness::Explicit(fresh_for) | Freshness::Heuristic(fresh_for)) => fresh_for,
             // What may be stored without explicit freshness (section 3) is not fresh, but can be validated.
