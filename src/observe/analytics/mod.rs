@@ -52,10 +52,10 @@ use crate::{cost::NanoUsd, options::label};
 /// # Bounds
 ///
 /// Records wait in a queue of [8192](Builder::queue); while it is full, further ones are dropped and [counted](Self::dropped). Minutes are kept for a day, hours for
-/// [30 days](Builder::keep). Each of these sums tells up to 64 values apart, of all dimensions together; all others are `other` in their dimension.
+/// [30 days](Builder::keep). Each of these sums tells up to 32 values of each dimension apart; all others are `other` in it.
 ///
 /// A sum takes eight bytes for each bucket of latency in use, of hits and of misses, and a quarter of a kilobyte and its name for each value: with four models that answer within a spread of 1 to 16, some 25 KB,
-/// and 36 MB for a day. The most that one can take is 0.4 MB, when 64 values have taken every time from a microsecond to an hour. What is read from [Redis](Builder::redis) is kept in the same form, as many
+/// and 36 MB for a day. The most that one can take is 0.2 MB for each dimension, when its 32 values have taken every time from a microsecond to an hour. What is read from [Redis](Builder::redis) is kept in the same form, as many
 /// sums. There, the same takes 26 MB a day at a hundred requests a second, and each of the newest records 86 bytes.
 #[derive(Clone)]
 pub struct Analytics {
