@@ -132,7 +132,7 @@ fn is_for_loopback(request: &Request) -> bool {
 
 /// One of these.
 #[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "an object")]
 struct Wish {
     key: Option<String>,
     tag: Option<String>,

@@ -80,6 +80,7 @@ async fn a_wish_that_is_none_is_refused_and_nothing_is_lost() {
         let message = answer.json()["error"]["message"].as_str().unwrap().to_owned();
         assert_eq!(answer.status, 400, "{body}");
         assert!(message.contains("exactly one of") || message.contains("64 hexadecimal digits"), "{body}: {message}");
+        assert!(!message.contains("struct"), "{body}: {message}");
     }
     let long = format!("{{\"tag\": \"{}\"}}", "x".repeat(100_000));
     assert_eq!(router.admin(post("/cache/invalidate", long)).await.status, 413);
