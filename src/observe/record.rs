@@ -48,7 +48,8 @@ pub struct RequestRecord {
     pub operation: Option<Cow<'static, str>>,
     /// Tokens of the upstream call that this request made. `None` if they are unknown, or if there was no such call.
     pub usage: Option<Usage>,
-    /// What that call cost: 0 for an answer from the store, or from another request's call. `None` if it is unknown.
+    /// What that call cost: 0 for an answer from the store, or from another request's call. `None` if it is unknown, as it is to a model that goes by tokens where the request
+    /// bypassed the cache: then nobody looks at the body.
     pub billed: Option<NanoUsd>,
     /// Tokens of an answer from the store, or from another request's call: replayed, not billed.
     pub saved_usage: Option<Usage>,

@@ -15,7 +15,7 @@ const WINDOW: Duration = Duration::from_secs(30);
 pub(super) struct Refusals(Arc<Mutex<Vec<(&'static str, Instant)>>>);
 
 impl Refusals {
-    /// Speaks of what is refused in these replies, unless that was done a while ago.
+    /// Speaks of what is refused in these replies, unless it did so a moment ago.
     pub(super) fn heed(&self, replies: &[Value]) {
         for fault in replies.iter().filter_map(Fault::of_value) {
             if let Fault::Refused(code) = fault
