@@ -1,6 +1,6 @@
 //! Adapters from what observers are told to what others read.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
 use tower::Layer;
@@ -17,6 +17,7 @@ use tracing::{Instrument, field::Empty};
 
 use crate::{
     ask, layer,
+    log::Log,
     origin::{Origin, text},
     post, read, send, until,
 };
@@ -120,25 +121,10 @@ async fn the_metrics_facade_gets_requests_money_and_tokens_under_documented_name
     assert!(all.iter().all(|(line, _)| !line.contains("m/c") && !line.contains("m/d")));
 }
 
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl std::io::Write for Log {
-    fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(line);
-        Ok(line.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
 #[tokio::test]
 async fn the_span_of_a_request_gets_what_it_declares_although_the_body_is_read_elsewhere() {
     let log = Log::default();
-    let writer = log.clone();
-    let subscriber = tracing_subscriber::fmt().with_ansi(false).without_time().with_writer(move || writer.clone()).finish();
+    let subscriber = tracing_subscriber::fmt().with_ansi(false).without_time().with_writer(log.writer()).finish();
     let _default = tracing::subscriber::set_default(subscriber);
     let policy = ApiPolicy::new(Sharing::Shared).inspector(Says("m"));
     let cache = CacheLayer::new(Memory::new(1 << 20), policy)
@@ -168,7 +154,7 @@ async fn the_span_of_a_request_gets_what_it_declares_although_the_body_is_read_e
         read(answer).await;
         tokio::task::yield_now().await;
     }
-    let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    let text = log.text();
     let lines: Vec<_> = text.lines().filter(|line| line.contains("tower_response_cache: request")).collect();
     assert_eq!(lines.len(), 2, "{text}");
     let names = r#"gen_ai.provider.name="x_ai" gen_ai.request.model="asked" gen_ai.response.model="m/a""#;

@@ -9,6 +9,8 @@
     reason = "no one depends on a test, and each uses a part of what tests share"
 )]
 
+#[path = "../support/log.rs"]
+mod log;
 #[path = "../support/origin.rs"]
 mod origin;
 #[path = "../support/store.rs"]

@@ -1,10 +1,5 @@
 //! Canary secrets in every place that a request or a response has: none gets out of it.
 
-use std::{
-    io,
-    sync::{Arc, Mutex},
-};
-
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use http_body::Frame;
@@ -18,36 +13,12 @@ use tower_response_cache::{
 };
 
 use crate::{
+    log::Log,
     origin::{Origin, data},
     store::{Fault, Scripted},
 };
 
 const CANARY: &str = "canary-5e1f";
-
-/// Everything that is written anywhere.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl Log {
-    fn add(&self, what: impl std::fmt::Debug) {
-        self.0.lock().unwrap().extend_from_slice(format!("{what:?}\n").as_bytes());
-    }
-
-    fn text(&self) -> String {
-        String::from_utf8_lossy(&self.0.lock().unwrap()).into_owned()
-    }
-}
 
 /// A request of which every part is secret.
 fn request(path: &str) -> Request<Full<Bytes>> {
@@ -65,10 +36,8 @@ fn request(path: &str) -> Request<Full<Bytes>> {
 #[tokio::test]
 async fn no_secret_of_a_request_or_a_response_is_logged_shown_or_told() {
     let log = Log::default();
-    let writer = log.clone();
     // All levels and all targets: what the crate itself writes, too.
-    let subscriber =
-        tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE).with_ansi(false).with_writer(move || writer.clone()).finish();
+    let subscriber = tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE).with_ansi(false).with_writer(log.writer()).finish();
     let _guard = tracing::subscriber::set_default(subscriber);
 
     let origin = Origin::new(|call| async move {

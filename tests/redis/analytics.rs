@@ -24,6 +24,7 @@ use tower_response_cache::{
 };
 
 use crate::{
+    log::Log,
     origin::{Origin, streamed, text},
     patient,
     server::Server,
@@ -222,26 +223,10 @@ async fn what_other_versions_write_is_no_trouble_and_what_is_written_is_none_to_
     assert_eq!((found.totals.requests, found.hit_latency.count(), found.miss_latency.count()), (3, 1, 2));
 }
 
-/// What a subscriber writes.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl std::io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
 #[tokio::test]
 async fn that_redis_does_not_permit_sums_is_said_once() {
     let log = Log::default();
-    let writer = log.clone();
-    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(log.writer()).finish();
     let _default = tracing::subscriber::set_default(subscriber);
     let server = Server::start();
     let mut command = vec!["ACL", "SETUSER", "cache", "on", ">password", "~t:*"];
@@ -254,7 +239,7 @@ async fn that_redis_does_not_permit_sums_is_said_once() {
         analytics.flush().await;
     }
     assert!(!analytics.last(HOUR).await.shared);
-    let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    let log = log.text();
     assert_eq!(log.matches("redis refuses sums of analytics").count(), 1, "{log}");
     assert!(!log.contains("password"), "{log}");
 }

@@ -11,6 +11,8 @@
 
 #[path = "../support/cluster.rs"]
 mod clusters;
+#[path = "../support/log.rs"]
+mod log;
 #[path = "../support/origin.rs"]
 mod origin;
 #[path = "../support/proxy.rs"]

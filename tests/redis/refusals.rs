@@ -1,16 +1,13 @@
 //! What the server says decides what is done about it.
 
-use std::{
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::time::Duration;
 
 use tower_response_cache::{
     observe::TracingObserver,
     store::{LinkState, Redis, Store},
 };
 
-use crate::{ask, fill, key, layer, origin::Origin, patient, post, record, resp::Resp, server::Server, stored, until};
+use crate::{ask, fill, key, layer, log::Log, origin::Origin, patient, post, record, resp::Resp, server::Server, stored, until};
 
 /// Asks as often as would open any breaker that counts.
 async fn ask_often(store: &Redis) {
@@ -134,29 +131,13 @@ async fn a_user_who_may_not_write_reads_and_tries_to_write_only_seldom() {
     assert_eq!(reader.status().state, LinkState::Closed);
 }
 
-/// What a subscriber writes.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl std::io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
 #[tokio::test]
 async fn what_is_refused_is_said_once_and_counted_each_time() {
     let log = Log::default();
-    let writer = log.clone();
-    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(log.writer()).finish();
     let _default = tracing::subscriber::set_default(subscriber);
     let said = || {
-        let log = String::from_utf8(std::mem::take(&mut *log.0.lock().unwrap())).unwrap();
+        let log = log.take();
         log.lines().filter(|line| line.contains(" WARN ") || line.contains("ERROR ")).map(str::to_owned).collect::<Vec<_>>()
     };
     let server = Server::start();
