@@ -127,7 +127,18 @@ fn record(input: &mut Unstructured<'_>) -> Result<Record> {
             upstream_first_byte: millis(input)?,
             usage: option(input, |input| {
                 let [input_uncached, cache_read, cache_write_5m, cache_write_1h, output, reasoning] = input.arbitrary()?;
-                Ok(Usage { input_uncached, cache_read, cache_write_5m, cache_write_1h, output, reasoning })
+                let [audio_input, audio_cache_read, audio_output] = input.arbitrary()?;
+                Ok(Usage {
+                    input_uncached,
+                    cache_read,
+                    cache_write_5m,
+                    cache_write_1h,
+                    output,
+                    reasoning,
+                    audio_input,
+                    audio_cache_read,
+                    audio_output,
+                })
             })?,
             service_tier: input.arbitrary()?,
             tags: input.arbitrary()?,
