@@ -247,7 +247,8 @@ impl<S, St, P> Flow<S, St, P> {
             Ok(Opening::Yours(call)) => match call.await {
                 Ok(answer) => answer.map(|response| {
                     self.recorder.leave();
-                    passed(&self.shared.settings, Some(&self.request), response, Bypass::Shutdown, self.recorder.take())
+                    let asked = self.shared.settings.keeps_books().then(|| Box::new(head_of(&self.request)));
+                    passed(&self.shared.settings, asked, response, Bypass::Shutdown, self.recorder.take())
                 }),
                 Err(panic) => std::panic::resume_unwind(panic),
             },
@@ -286,7 +287,8 @@ impl<S, St, P> Flow<S, St, P> {
         let policy = &self.shared.core.policy;
         let adopted = contain(&self.shared.core.counters, || policy.adopts(&self.shared.settings.envelope, &watched, &self.options, &seen));
         let Some((identity, asked)) = adopted.flatten() else {
-            return Ok(passed(&self.shared.settings, Some(&watched), response, reason, self.recorder));
+            let asked = self.shared.settings.keeps_books().then(|| Box::new(watched));
+            return Ok(passed(&self.shared.settings, asked, response, reason, self.recorder));
         };
 
         let (found, _) = look_up(&self.shared, &asked, &identity.key).await;
@@ -321,9 +323,9 @@ impl<S, St, P> Flow<S, St, P> {
         P: Policy,
     {
         let Self { shared, inner, request, recorder, .. } = self;
-        let asked = shared.settings.cost.is_some().then(|| head_of(&request));
+        let asked = shared.settings.keeps_books().then(|| Box::new(head_of(&request)));
         let call = inner.oneshot(Request::from_parts(request, body));
-        Box::pin(async move { pass(&shared.settings, asked.as_ref(), call, reason, recorder).await })
+        Box::pin(async move { pass(&shared.settings, asked, call, reason, recorder).await })
     }
 }
 

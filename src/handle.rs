@@ -100,19 +100,10 @@ where
         if head.method != Method::HEAD && promised.is_some_and(|promised| promised != Some(body.len())) {
             return Ok(Err(NotStored::Incomplete));
         }
-        let mut findings = crate::inspect::Findings::default();
-        if let Some(mut inspector) = storing.inspector {
-            let inspected = contain(&self.shared.core.counters, || {
-                inspector.frame(&body);
-                inspector.end()
-            });
-            findings = match inspected {
-                None => return Ok(Err(NotStored::Panic)),
-                Some(findings) => findings,
-            };
-            if let Some(objection) = findings.objection {
-                return Ok(Err(NotStored::Objection(objection)));
-            }
+        let inspected = contain(&self.shared.core.counters, || self.shared.settings.inspected(&head, &response, &body));
+        let Some(findings) = inspected else { return Ok(Err(NotStored::Panic)) };
+        if let Some(objection) = findings.objection {
+            return Ok(Err(NotStored::Objection(objection)));
         }
         let mut metadata = Metadata {
             model: findings.model,

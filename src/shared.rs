@@ -9,7 +9,7 @@ use std::{
 };
 
 use futures_util::FutureExt as _;
-use http::{HeaderValue, request};
+use http::{HeaderValue, request, response};
 use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -19,6 +19,7 @@ use crate::{
     cost::{Call, CostModel, NanoUsd},
     entry::{Entry, Lifetime},
     flight::Flights,
+    inspect::{Findings, Inspect},
     key::{Envelope, Key},
     observe::{Counters, Event, LinkChange, Observer, Sink, Trouble},
     options::{CacheOptions, Mode},
@@ -110,6 +111,8 @@ pub(crate) struct Settings {
     pub(crate) envelope: Envelope,
     pub(crate) observers: Arc<[Arc<dyn Observer>]>,
     pub(crate) cost: Option<Arc<dyn CostModel>>,
+    /// The policy's.
+    pub(crate) inspect: Option<Arc<dyn Inspect>>,
     pub(crate) cost_headers: bool,
     pub(crate) patience: Duration,
     pub(crate) collapse: bool,
@@ -133,6 +136,11 @@ fn bypass_status(name: &str) -> Arc<[HeaderValue]> {
 }
 
 impl Settings {
+    /// The defaults.
+    pub(crate) fn of(policy: &impl Policy) -> Self {
+        Self { inspect: policy.inspect(), ..Self::default() }
+    }
+
     /// The name, and what is made of it beforehand.
     pub(crate) fn rename(&mut self, name: Arc<str>) {
         self.bypass_status = bypass_status(&name);
@@ -163,6 +171,20 @@ impl Settings {
         Lifetime { fresh_for: left.unwrap_or(lifetime.fresh_for), ..lifetime }
     }
 
+    /// Does anyone ask what calls cost that no answer is stored of?
+    pub(crate) fn keeps_books(&self) -> bool {
+        self.cost.is_some() || (self.inspect.is_some() && !self.observers.is_empty())
+    }
+
+    /// What the policy's inspector finds in a body that is at hand.
+    pub(crate) fn inspected(&self, request: &request::Parts, response: &response::Parts, body: &[u8]) -> Findings {
+        let inspector = self.inspect.as_ref().and_then(|inspect| inspect.begin(request, response));
+        inspector.map_or_else(Findings::default, |mut inspector| {
+            inspector.frame(body);
+            inspector.end()
+        })
+    }
+
     /// What a call costs, if there is a model and it knows. What it does not know is counted.
     pub(crate) fn price(&self, counters: &Counters, call: &Call<'_>) -> Option<NanoUsd> {
         let model = self.cost.as_ref()?;
@@ -184,6 +206,7 @@ impl Default for Settings {
             envelope: Envelope::new(""),
             observers: Arc::default(),
             cost: None,
+            inspect: None,
             cost_headers: false,
             patience: Duration::from_secs(60),
             collapse: true,

@@ -32,6 +32,7 @@ use crate::{
     entry::{Entry, Frames},
     error::BoxError,
     flight::{Ended, Head, Lead, Live, State},
+    inspect::Inspector,
     key::{Digest, Identity, Key},
     lookup::Found,
     observe::{Bill, Event, FillRecord, Tab},
@@ -102,6 +103,14 @@ struct Verdict {
     storing: Option<Storing>,
     /// Why it is not stored, whatever the policy says of it.
     why_not: Option<NotStored>,
+    /// Watches the body.
+    inspector: Option<Box<dyn Inspector>>,
+}
+
+impl Verdict {
+    fn not_stored(reason: NotStored) -> Self {
+        Self { storing: None, why_not: Some(reason), inspector: None }
+    }
 }
 
 impl<St, P> Fill<St, P>
@@ -420,11 +429,15 @@ where
 
     /// May the response be stored, going by its head?
     fn verdict(&self, head: &response::Parts, len: Option<u64>) -> Verdict {
-        let storing = contain(&self.shared.core.counters, || {
-            options::storing(&self.shared.core.policy, &self.asked, &self.options, head, len, self.moment())
-        });
-        match storing.unwrap_or(Err(NotStored::Panic)) {
-            Err(reason) => Verdict { storing: None, why_not: Some(reason) },
+        let Shared { core, settings } = &self.shared;
+        let storing = contain(&core.counters, || options::storing(&core.policy, &self.asked, &self.options, head, len, self.moment()));
+        let storing = storing.unwrap_or(Err(NotStored::Panic));
+        let inspect = settings.inspect.as_ref().filter(|_| storing.is_ok() || settings.keeps_books());
+        let Some(inspector) = contain(&core.counters, || inspect?.begin(&self.asked, head)) else {
+            return Verdict::not_stored(NotStored::Panic);
+        };
+        match storing {
+            Err(reason) => Verdict { inspector, ..Verdict::not_stored(reason) },
             Ok(storing) => {
                 let why_not = if self.options.wishes().mode == Mode::ReadOnly {
                     Some(NotStored::ReadOnly)
@@ -434,7 +447,7 @@ where
                 } else {
                     None
                 };
-                Verdict { storing: Some(storing), why_not }
+                Verdict { storing: Some(storing), why_not, inspector }
             }
         }
     }

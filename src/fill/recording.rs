@@ -48,13 +48,13 @@ pub(super) struct Broken {
 
 impl<'a> Recording<'a> {
     pub(super) fn begin(verdict: Verdict, settings: &Settings, counters: &'a Arc<Counters>) -> Self {
-        let Verdict { mut storing, why_not } = verdict;
+        let Verdict { storing, why_not, inspector } = verdict;
         Self {
             limit: storing.as_ref().map_or(KEEP_UNSTORED, |storing| storing.max_body),
-            inspector: storing.as_mut().and_then(|storing| storing.inspector.take()),
             frames: 0,
             storing,
             why_not,
+            inspector,
             stall_limit: settings.stall_limit,
             counters,
         }
@@ -62,7 +62,7 @@ impl<'a> Recording<'a> {
 
     /// Of a body that another process stores.
     pub(super) fn elsewhere(settings: &Settings, counters: &'a Arc<Counters>) -> Self {
-        let verdict = Verdict { storing: None, why_not: Some(NotStored::Elsewhere) };
+        let verdict = Verdict::not_stored(NotStored::Elsewhere);
         // Its publisher keeps to a bound.
         Self { limit: usize::MAX, ..Self::begin(verdict, settings, counters) }
     }

@@ -38,6 +38,7 @@ mod channel;
 mod genai;
 #[cfg(feature = "metrics")]
 mod metrics;
+mod passing;
 mod record;
 mod stats;
 mod tab;

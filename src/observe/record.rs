@@ -4,9 +4,9 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use http::{Response, StatusCode, request};
+use http::{StatusCode, request, response};
 
-use super::{Bill, Event, Tab, tab::Waiting};
+use super::{Bill, Event, Tab, passing::Passing, tab::Waiting};
 use crate::{
     cost::{Call, NanoUsd},
     entry::{Entry, Usage},
@@ -48,8 +48,7 @@ pub struct RequestRecord {
     pub operation: Option<Cow<'static, str>>,
     /// Tokens of the upstream call that this request made. `None` if they are unknown, or if there was no such call.
     pub usage: Option<Usage>,
-    /// What that call cost: 0 for an answer from the store, or from another request's call. `None` if it is unknown, as it is to a model that goes by tokens where the request
-    /// bypassed the cache: then nobody looks at the body.
+    /// What that call cost: 0 for an answer from the store, or from another request's call. `None` if it is unknown.
     pub billed: Option<NanoUsd>,
     /// Tokens of an answer from the store, or from another request's call: replayed, not billed.
     pub saved_usage: Option<Usage>,
@@ -132,12 +131,22 @@ pub(crate) struct Recorder {
     first_byte: Option<Duration>,
     rest: Option<Box<RequestRecord>>,
     sink: Option<Sink>,
-    /// The call that the request made or shares, and its part in it.
-    tab: Option<(Arc<Tab>, Part)>,
+    call: UpstreamCall,
+}
+
+/// The upstream call of a request.
+#[derive(Default)]
+enum UpstreamCall {
+    #[default]
+    None,
+    /// One that it made or shares, and its part in it.
+    Filling(Arc<Tab>, Part),
+    /// One past the cache.
+    Passing(Box<Passing>),
 }
 
 /// What a request has to do with an upstream call.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq)]
 pub(super) enum Part {
     /// It made the call, and is billed.
     Led,
@@ -197,14 +206,24 @@ impl Recorder {
             first_byte: None,
             rest: None,
             sink: Some(sink),
-            tab: None,
+            call: UpstreamCall::None,
         }
     }
 
     /// Hands on the recording to another; this one has nothing left to tell.
     pub(crate) fn take(&mut self) -> Self {
         let Self { outcome, status, bytes, saved_time, start, first_byte, .. } = *self;
-        Self { outcome, status, bytes, saved_time, start, first_byte, rest: self.rest.take(), sink: self.sink.take(), tab: self.tab.take() }
+        Self {
+            outcome,
+            status,
+            bytes,
+            saved_time,
+            start,
+            first_byte,
+            rest: self.rest.take(),
+            sink: self.sink.take(),
+            call: std::mem::take(&mut self.call),
+        }
     }
 
     /// The time, if anyone will ask how long something took.
@@ -257,17 +276,17 @@ impl Recorder {
 
     /// From now on the request is one that made this call.
     pub(crate) fn lead(&mut self, tab: &Arc<Tab>) {
-        self.tab = Some((Arc::clone(tab), Part::Led));
+        self.call = UpstreamCall::Filling(Arc::clone(tab), Part::Led);
     }
 
     /// From now on the request is one that shares this call.
     pub(crate) fn join(&mut self, tab: &Arc<Tab>) {
-        self.tab = Some((Arc::clone(tab), Part::Joined));
+        self.call = UpstreamCall::Filling(Arc::clone(tab), Part::Joined);
     }
 
     /// The call is no longer one that the cache knows the end of.
     pub(crate) fn leave(&mut self) {
-        self.tab = None;
+        self.call = UpstreamCall::None;
     }
 
     /// The answer comes from the store. Says what it saved, if that is known.
@@ -302,24 +321,11 @@ impl Recorder {
         record.saved
     }
 
-    /// The answer comes from upstream, by a way that is not watched. `asked` is there if there is a cost model.
-    pub(crate) fn pass<RB>(&mut self, asked: Option<&request::Parts>, response: &Response<RB>) {
-        let (Some(sink), Some(request)) = (self.sink.as_ref().filter(|sink| sink.settings.cost.is_some()), asked) else { return };
-        let record = self.rest.get_or_insert_with(|| Box::new(RequestRecord::begin()));
-        let call = Call {
-            request,
-            status: response.status(),
-            headers: response.headers(),
-            usage: None,
-            model: None,
-            provider: label(&record.labels, "provider"),
-            service_tier: None,
-            labels: &record.labels,
-            first_byte: elapsed(self.start),
-            last_byte: Duration::ZERO,
-        };
-        record.billed = sink.settings.price(&sink.settings.counters, &call);
-        sink.settings.counters.billed_nanos.add(record.billed.unwrap_or_default().0);
+    /// The answer comes from upstream, past the cache. `asked` is there if [the books are kept](Settings::keeps_books).
+    pub(crate) fn pass(&mut self, asked: Option<Box<request::Parts>>, response: &response::Parts) {
+        if let (Some(sink), Some(request)) = (&self.sink, asked) {
+            self.call = UpstreamCall::Passing(Box::new(Passing::begin(&sink.settings, request, response, elapsed(self.start))));
+        }
     }
 
     /// The response head is there.
@@ -328,8 +334,12 @@ impl Recorder {
         self.first_byte = self.start.map(|start| start.elapsed());
     }
 
-    pub(crate) fn frame(&mut self, len: usize) {
-        self.bytes += len as u64;
+    /// A piece of the body goes by.
+    pub(crate) fn frame(&mut self, data: &[u8]) {
+        self.bytes += data.len() as u64;
+        if let (UpstreamCall::Passing(passing), Some(sink)) = (&mut self.call, &self.sink) {
+            passing.frame(&sink.settings, data);
+        }
     }
 
     /// Nothing more will happen: hands the record over now rather than at the drop.
@@ -343,9 +353,14 @@ impl Recorder {
         (record.outcome, record.status, record.bytes) = (self.outcome, self.status, self.bytes);
         (record.saved_time, record.ending) = (self.saved_time, ending);
         (record.timings.first_byte, record.timings.total) = (self.first_byte, elapsed(self.start));
-        match self.tab.take() {
-            None => sink.hand_over(&mut record),
-            Some((tab, part)) => tab.put(Waiting { record, sink, part }),
+        match std::mem::take(&mut self.call) {
+            UpstreamCall::None => sink.hand_over(&mut record),
+            UpstreamCall::Filling(tab, part) => tab.put(Waiting { record, sink, part }),
+            UpstreamCall::Passing(passing) => {
+                let total = record.timings.total;
+                passing.close(&sink.settings, &mut record, total);
+                sink.hand_over(&mut record);
+            }
         }
     }
 }

@@ -48,7 +48,7 @@ pub(crate) struct Bill {
     pub(crate) cost: Option<NanoUsd>,
 }
 
-/// So many records wait for one call; further ones are handed over without the bill.
+/// So many records wait for one call, beside that of the request which made it; further ones are handed over without the bill.
 const WAITING: usize = 1024;
 
 impl Tab {
@@ -80,7 +80,7 @@ impl Tab {
             let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
             match &mut *state {
                 State::Settled(bill) => bill.clone(),
-                State::Open { records, .. } if records.len() < WAITING => return records.push(record),
+                State::Open { records, .. } if records.len() < WAITING || record.part == Part::Led => return records.push(record),
                 State::Open { .. } => Bill::default(),
             }
         };

@@ -2,7 +2,7 @@
 
 use tower_response_cache::{entry::Usage, llm::Dialects};
 
-use crate::{EVENTS, JSON, inspect};
+use crate::{EVENTS, JSON, begin, inspect};
 
 fn usage(input_uncached: u64, cache_read: u64, cache_write_5m: u64, cache_write_1h: u64, output: u64, reasoning: u64) -> Option<Usage> {
     Some(Usage { input_uncached, cache_read, cache_write_5m, cache_write_1h, output, reasoning, ..Usage::default() })
@@ -248,5 +248,17 @@ fn usage_is_told_of_answers_that_are_not_stored() {
         let found = inspect(&Dialects::new(), EVENTS, [text.as_bytes()]);
         assert!(found.objection.is_some());
         assert_eq!(found.usage, wanted, "{text}");
+    }
+}
+
+#[test]
+fn what_only_shows_an_earlier_answer_again_took_no_tokens() {
+    let text = r#"{"object":"response","status":"completed","model":"m","usage":{"input_tokens":3,"output_tokens":2}}"#;
+    for (method, wanted) in [("POST", (usage(3, 0, 0, 0, 2, 0), Some("chat"))), ("GET", (None, None))] {
+        let mut inspector = begin(&Dialects::new(), method, &[("content-type", "application/json")]).unwrap();
+        inspector.frame(text.as_bytes());
+        let found = inspector.end();
+        assert_eq!((found.usage, found.operation.as_deref()), wanted, "{method}");
+        assert_eq!((found.model.as_deref(), found.objection), (Some("m"), None), "{method}");
     }
 }

@@ -49,6 +49,8 @@ use crate::{
 /// - Without a price of their own, tokens read from the provider's cache cost what input costs, as do those written; Anthropic's cost 0.1 of that when read, 1.25 when
 ///   written for five minutes, 2 when written for an hour, at any tier.
 ///
+/// A GET or HEAD makes nothing, and costs nothing: an answer that is read again was billed with the call that made it.
+///
 /// # Looking a model up
 ///
 /// By the id that the response names, or, where it names none, the `model` label of the request; then without a date at its end (`-20250929`, `-2024-07-18`, `@20250929`); then either without the provider before it (`openai/gpt-4o`), or
@@ -147,6 +149,9 @@ impl LlmPrices {
 
 impl CostModel for LlmPrices {
     fn cost(&self, call: &Call<'_>) -> Option<NanoUsd> {
+        if call.request.method.is_safe() {
+            return Some(NanoUsd::ZERO);
+        }
         // Some answers, transcriptions among them, do not say who gave them.
         let model = call.model.or_else(|| label(call.labels, "model"))?;
         self.price(model, call.provider, call.service_tier, call.usage?)

@@ -140,7 +140,7 @@ fn a_transcription_is_priced_by_the_model_that_was_asked_for_with_a_file_that_kn
         r#"{"gpt-4o-transcribe": {"input_cost_per_audio_token": 6e-06, "input_cost_per_token": 2.5e-06, "litellm_provider": "openai", "mode": "audio_transcription",
             "output_cost_per_token": 1e-05}}"#,
     );
-    let request = http::Request::new(()).into_parts().0;
+    let request = http::Request::post("/").body(()).unwrap().into_parts().0;
     let headers = http::HeaderMap::new();
     let labels = [("model".to_owned(), "gpt-4o-transcribe".to_owned())];
     let heard = Usage { audio_input: 25, ..usage(33, 0, 12) };

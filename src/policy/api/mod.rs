@@ -412,7 +412,7 @@ impl ApiPolicy {
         self
     }
 
-    /// Watches response bodies: whether they are whole, disguised errors, the model, and what the answer cost. Default: none.
+    /// Watches response bodies: whether they are whole, disguised errors, the model, and what the answer cost; see [`Policy::inspect`]. Default: none.
     #[must_use]
     pub fn inspector(mut self, inspector: impl Inspect) -> Self {
         self.inspector = Some(Arc::new(inspector));
@@ -486,6 +486,10 @@ impl Policy for ApiPolicy {
         moment: Moment,
     ) -> Result<Storing, NotStored> {
         self.storing(request, options, response, len, moment)
+    }
+
+    fn inspect(&self) -> Option<Arc<dyn Inspect>> {
+        self.inspector.clone()
     }
 
     fn complete(&self, response: &res::Parts, trailers: Option<&HeaderMap>) -> Result<(), NotStored> {

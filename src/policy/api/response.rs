@@ -70,7 +70,6 @@ impl ApiPolicy {
             max_body: self.max_body,
             tags: if self.response_tags { tags(headers)? } else { Vec::new() },
             vary: None,
-            inspector: self.inspector.as_ref().and_then(|inspector| inspector.begin(request, response)),
             needs_proof: !self.close_delimited && request.method != Method::HEAD && promised.is_none() && is_close_delimited(response),
             upstream_request_id: request_id(headers),
         })

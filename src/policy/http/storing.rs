@@ -78,7 +78,6 @@ impl HttpPolicy {
             tags: invalidation::groups(request, headers, self),
             vary: (!vary.is_empty()).then_some(vary),
             moved: said == Said::New,
-            inspector: None,
             needs_proof: !self.close_delimited && promised.is_none() && is_close_delimited(response),
             upstream_request_id: None,
         })
