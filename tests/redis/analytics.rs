@@ -16,7 +16,7 @@ use tower_response_cache::{
     ApiPolicy, Cache, CacheLayer, CacheOptions, Clock, NanoUsd, Sharing,
     cost::Call,
     observe::{
-        Event, Observer as _, RequestRecord,
+        Ending, Event, Observer as _, RequestRecord,
         analytics::{Analytics, Group, Period},
     },
     status::{Miss, Outcome},
@@ -437,10 +437,11 @@ async fn the_books_of_two_processes_balance_over_every_outcome() {
     assert_eq!((totals.requests, totals.coalesced + totals.hits, totals.stale, totals.bypassed), (13, 4, 2, 2), "{all:?}");
     assert!(totals.coalesced >= 1 && totals.hits >= 2, "{all:?}");
     assert_eq!((totals.failed, totals.errors, totals.refreshes), (2, 2, 1), "{all:?}");
-    // All are of one model. Its quantiles are those of the records.
+    // All are of one model. Its quantiles are those of the records of whole answers.
     let of_model = group(&all, "model", "m");
     let times = |wanted: fn(&Outcome) -> bool| {
-        let mut times: Vec<Duration> = records.iter().filter(|record| wanted(&record.outcome)).map(|record| record.timings.total).collect();
+        let whole = records.iter().filter(|record| wanted(&record.outcome) && record.ending == Ending::Complete);
+        let mut times: Vec<Duration> = whole.map(|record| record.timings.total).collect();
         times.sort_unstable();
         times
     };

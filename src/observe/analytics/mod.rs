@@ -101,9 +101,9 @@ pub struct Builder {
 pub struct Period {
     /// All of it.
     pub totals: Totals,
-    /// Of answers from the store, and from other requests' calls: from arrival to the end of the body.
+    /// Of whole answers from the store, and from other requests' calls: from arrival to the end of the body.
     pub hit_latency: Latency,
-    /// Of answers from upstream.
+    /// Of whole answers from upstream.
     pub miss_latency: Latency,
     /// Requests by `outcome`, and by outcome and reason as in `bypass/range`, in alphabetical order. Outcomes that did not occur are left out.
     pub by_outcome: Vec<(String, u64)>,
@@ -123,9 +123,9 @@ pub struct Group {
     pub value: String,
     /// What happened.
     pub totals: Totals,
-    /// Of answers from the store, and from other requests' calls: from arrival to the end of the body.
+    /// Of whole answers from the store, and from other requests' calls: from arrival to the end of the body.
     pub hit_latency: Latency,
-    /// Of answers from upstream.
+    /// Of whole answers from upstream.
     pub miss_latency: Latency,
 }
 

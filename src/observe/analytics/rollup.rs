@@ -211,6 +211,8 @@ impl<'a> Noted<'a> {
             _ => (&mut totals.unanswered, None),
         };
         *count = 1;
+        // How long it takes to leave, or to fail, says nothing of answers.
+        let latency = latency.filter(|_| record.ending == Ending::Complete);
         totals.failed = u64::from(record.ending == Ending::Failed);
         totals.errors = u64::from(is_error(record));
         let cost = if totals.hits + totals.stale + totals.coalesced > 0 { record.saved } else { record.billed };

@@ -15,6 +15,7 @@ fn at(hours: u64, minutes: u64, seconds: u64) -> SystemTime {
 fn record(outcome: Outcome, at: SystemTime) -> RequestRecord {
     let mut record = RequestRecord::begin();
     record.outcome = outcome;
+    record.ending = Ending::Complete;
     record.at = at;
     record
 }
@@ -114,6 +115,11 @@ async fn quantiles_of_groups_are_those_of_their_requests_by_the_minute_and_by_th
                 record.labels = vec![("tenant".into(), "blue".into())];
                 record.timings.total = Duration::from_micros(if outcome == Outcome::Hit { micros } else { 2 * micros });
                 tell(&analytics, &record);
+                // These took as long as their callers stayed, or the upstream held.
+                record.timings.total = Duration::ZERO;
+                for ending in [Ending::Dropped, Ending::Failed] {
+                    tell(&analytics, &RequestRecord { ending, ..record.clone() });
+                }
             }
         }
     }
