@@ -106,10 +106,10 @@ where
             return Ok(Err(NotStored::Objection(objection)));
         }
         let mut metadata = Metadata {
-            model: findings.model,
+            model: findings.model.map(Arc::from),
             usage: findings.usage,
-            service_tier: findings.service_tier,
-            upstream_request_id: storing.upstream_request_id,
+            service_tier: findings.service_tier.map(Arc::from),
+            upstream_request_id: storing.upstream_request_id.map(Arc::from),
             cached_at: Some(moment.now),
             ..Metadata::of(&options)
         };

@@ -36,7 +36,7 @@ use crate::{
     key::{Digest, Identity, Key},
     lookup::Found,
     observe::{Bill, Event, FillRecord, Tab},
-    options::{self, CacheOptions, Mode, label},
+    options::{self, CacheOptions, Mode},
     policy::{
         Abandoned, Moment, NotStored, OnFailure, Policy, Splice, Storing, drop_overridden_length, strip_conditions, strip_hop_by_hop,
     },
@@ -529,7 +529,7 @@ struct Ending<St, P> {
 impl<St, P> Ending<St, P> {
     fn of(fill: &Fill<St, P>, refresh: bool) -> Self {
         let mut record = FillRecord::begin(fill.identity.digest, refresh);
-        record.provider = label(&fill.options.wishes().labels, "provider").map(str::to_owned);
+        record.provider = fill.options.wishes().labels.get("provider").map(Arc::from);
         Self { shared: fill.shared.clone(), key: *fill.lead.key(), start: Instant::now(), record }
     }
 

@@ -149,9 +149,9 @@ impl<'a> Recording<'a> {
             None => Findings::default(),
             Some(inspector) => contain(self.counters, || inspector.end())?,
         };
-        record.model.clone_from(&findings.model);
+        record.model = findings.model.as_deref().map(Arc::from);
         record.usage = findings.usage;
-        record.service_tier.clone_from(&findings.service_tier);
+        record.service_tier = findings.service_tier.as_deref().map(Arc::from);
         record.operation.clone_from(&findings.operation);
         Some(findings)
     }

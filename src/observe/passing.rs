@@ -6,7 +6,6 @@ use super::RequestRecord;
 use crate::{
     cost::Call,
     inspect::Inspector,
-    options::label,
     shared::{Settings, contain},
 };
 
@@ -44,7 +43,7 @@ impl Passing {
             headers: &self.headers,
             usage: findings.usage.as_ref(),
             model: findings.model.as_deref(),
-            provider: label(&record.labels, "provider"),
+            provider: record.labels.get("provider"),
             service_tier: findings.service_tier.as_deref(),
             labels: &record.labels,
             first_byte: self.first_byte,
@@ -52,6 +51,6 @@ impl Passing {
         };
         record.billed = settings.price(&settings.counters, &call);
         settings.counters.billed_nanos.add(record.billed.unwrap_or_default().0);
-        (record.model, record.operation, record.usage) = (findings.model, findings.operation, findings.usage);
+        (record.model, record.operation, record.usage) = (findings.model.map(Arc::from), findings.operation, findings.usage);
     }
 }

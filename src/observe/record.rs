@@ -9,9 +9,9 @@ use http::{StatusCode, request, response};
 use super::{Bill, Event, Tab, passing::Passing, tab::Waiting};
 use crate::{
     cost::{Call, NanoUsd},
-    entry::{Entry, Usage},
-    key::{Digest, Identity},
-    options::label,
+    entry::{Entry, Labels, Usage},
+    key::{Digest, Identity, Question},
+    options::{CacheOptions, Wishes},
     shared::Settings,
     status::Outcome,
 };
@@ -24,12 +24,11 @@ pub struct RequestRecord {
     pub outcome: Outcome,
     /// The status of the response; `None` if there was none.
     pub status: Option<StatusCode>,
-    /// What was asked, regardless of who asked; `None` if no key was made.
-    pub digest: Option<Digest>,
+    pub(super) question: Option<Question>,
     /// The request's name, as its caller gave it.
-    pub request_id: Option<String>,
+    pub request_id: Option<Arc<str>>,
     /// Its labels, as its caller gave them.
-    pub labels: Vec<(String, String)>,
+    pub labels: Labels,
     /// Where the time went.
     pub timings: Timings,
     /// Bytes of the response body that were handed on.
@@ -41,9 +40,9 @@ pub struct RequestRecord {
     /// When it ended, wall-clock.
     pub at: SystemTime,
     /// The model that answered, as the answer says; without that, the one that was asked for: the `model` label.
-    pub model: Option<String>,
+    pub model: Option<Arc<str>>,
     /// Who answered: the `provider` label of the request that the answer was made for, or else of this one.
-    pub provider: Option<String>,
+    pub provider: Option<Arc<str>>,
     /// What the upstream call that this request made did: `gen_ai.operation.name` of [OpenTelemetry](super#opentelemetry). `None` if that is unknown, or if there was no such call.
     pub operation: Option<Cow<'static, str>>,
     /// Tokens of the upstream call that this request made. `None` if they are unknown, or if there was no such call.
@@ -59,18 +58,23 @@ pub struct RequestRecord {
     /// Since when a stored answer has been stored.
     pub cached_since: Option<SystemTime>,
     /// The name of the request that a stored answer was made for.
-    pub original_request_id: Option<String>,
+    pub original_request_id: Option<Arc<str>>,
 }
 
 impl RequestRecord {
+    /// What was asked, regardless of who asked; `None` if no key was made. Worked out anew each time.
+    pub fn digest(&self) -> Option<Digest> {
+        self.question.as_ref().map(Question::digest)
+    }
+
     /// Of a request of which nothing is known yet.
     pub(super) fn begin() -> Self {
         Self {
             outcome: Outcome::Unanswered,
             status: None,
-            digest: None,
+            question: None,
             request_id: None,
-            labels: Vec::new(),
+            labels: Labels::NONE,
             timings: Timings::default(),
             bytes: 0,
             ending: Ending::Dropped,
@@ -175,7 +179,7 @@ impl Sink {
             return;
         }
         record.at = self.settings.clock.now();
-        let asked = |record: &RequestRecord, name| label(&record.labels, name).map(str::to_owned);
+        let asked = |record: &RequestRecord, name| record.labels.get(name).map(Arc::from);
         record.model = record.model.take().or_else(|| asked(record, "model"));
         record.provider = record.provider.take().or_else(|| asked(record, "provider"));
         // The body may be read, and the upstream call end, elsewhere.
@@ -239,11 +243,12 @@ impl Recorder {
     }
 
     /// Names the request as its caller did.
-    pub(crate) fn label(&mut self, options: &crate::options::CacheOptions) {
-        if options.wishes().request_id.is_some() || !options.wishes().labels.is_empty() {
+    pub(crate) fn label(&mut self, options: &CacheOptions) {
+        let Wishes { request_id, labels, .. } = options.wishes();
+        if request_id.is_some() || !labels.is_empty() {
             self.add(|record| {
-                record.request_id.clone_from(&options.wishes().request_id);
-                record.labels.clone_from(&options.wishes().labels);
+                record.request_id.clone_from(request_id);
+                record.labels.clone_from(labels);
             });
         }
     }
@@ -252,7 +257,7 @@ impl Recorder {
     pub(crate) fn keyed(&mut self, identity: &Identity) {
         let took = elapsed(self.start);
         self.add(|record| {
-            record.digest = Some(identity.digest());
+            record.question = Some(identity.question.clone());
             record.timings.key = took;
         });
     }
@@ -349,7 +354,7 @@ impl Recorder {
         if !sink.is_watched() {
             return;
         }
-        let mut record = self.rest.take().map_or_else(RequestRecord::begin, |rest| *rest);
+        let mut record = self.rest.take().unwrap_or_else(|| Box::new(RequestRecord::begin()));
         (record.outcome, record.status, record.bytes) = (self.outcome, self.status, self.bytes);
         (record.saved_time, record.ending) = (self.saved_time, ending);
         (record.timings.first_byte, record.timings.total) = (self.first_byte, elapsed(self.start));

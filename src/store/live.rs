@@ -1,4 +1,4 @@
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, StatusCode, Version};
@@ -69,9 +69,9 @@ pub struct LiveEnd {
     /// XXH3-64 of the body, seed 0.
     pub checksum: u64,
     /// The model that answered.
-    pub model: Option<String>,
+    pub model: Option<Arc<str>>,
     /// Who answered.
-    pub provider: Option<String>,
+    pub provider: Option<Arc<str>>,
     /// Tokens that the answer cost.
     pub usage: Option<Usage>,
     /// What the call cost.

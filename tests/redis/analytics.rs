@@ -159,7 +159,7 @@ async fn histograms_of_several_processes_add_up_to_that_of_all_their_requests() 
         record.at = start + Duration::from_secs(chance >> 32 & 0x7f);
         record.outcome = [Outcome::Hit, Outcome::Miss(Miss::Absent), Outcome::Collapsed][number as usize % 3];
         record.timings.total = Duration::from_micros(1 << (chance >> 40 & 0x1f));
-        record.model = Some(format!("m\0{}", chance >> 48 & 3));
+        record.model = Some(format!("m\0{}", chance >> 48 & 3).into());
         alone.on_event(&Event::Request(&record));
         processes[number as usize % 7 % 3].on_event(&Event::Request(&record));
         if number % 250 == 249 {

@@ -114,7 +114,7 @@ where
             }
         }
     });
-    let records = Arc::new(Mutex::new(HashMap::<String, u64>::new()));
+    let records = Arc::new(Mutex::new(HashMap::<Arc<str>, u64>::new()));
     let fills = Arc::new(AtomicU64::new(0));
     let policy = ApiPolicy::new(Sharing::PerCredential).abandoned(if seed.is_multiple_of(2) {
         Abandoned::Cancel

@@ -16,7 +16,6 @@ use crate::{
     cost::{Call, CostModel, NanoUsd},
     entry::Usage,
     error::Error,
-    options::label,
 };
 
 /// What LLM calls cost, by the tokens that their answers say they took.
@@ -153,7 +152,7 @@ impl CostModel for LlmPrices {
             return Some(NanoUsd::ZERO);
         }
         // Some answers, transcriptions among them, do not say who gave them.
-        let model = call.model.or_else(|| label(call.labels, "model"))?;
+        let model = call.model.or_else(|| call.labels.get("model"))?;
         self.price(model, call.provider, call.service_tier, call.usage?)
     }
 }

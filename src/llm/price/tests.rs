@@ -142,7 +142,7 @@ fn a_transcription_is_priced_by_the_model_that_was_asked_for_with_a_file_that_kn
     );
     let request = http::Request::post("/").body(()).unwrap().into_parts().0;
     let headers = http::HeaderMap::new();
-    let labels = [("model".to_owned(), "gpt-4o-transcribe".to_owned())];
+    let labels = crate::entry::Labels::from(vec![("model".to_owned(), "gpt-4o-transcribe".to_owned())]);
     let heard = Usage { audio_input: 25, ..usage(33, 0, 12) };
     let call = |labels, usage| Call {
         request: &request,
@@ -157,7 +157,7 @@ fn a_transcription_is_priced_by_the_model_that_was_asked_for_with_a_file_that_kn
         last_byte: std::time::Duration::ZERO,
     };
     assert_eq!(prices.cost(&call(&labels, Some(&heard))), Some(NanoUsd(8 * 2500 + 25 * 6000 + 12 * 10_000)));
-    assert_eq!(prices.cost(&call(&[], Some(&heard))), None);
+    assert_eq!(prices.cost(&call(&crate::entry::Labels::NONE, Some(&heard))), None);
     assert_eq!(prices.cost(&call(&labels, None)), None, "billed by its duration");
     assert!(prices.unknown().is_empty());
 }

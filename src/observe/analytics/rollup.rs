@@ -8,7 +8,7 @@ use super::{
     FillRecord, Group, Period, RequestRecord,
     latency::{self, Coarse, Latency},
 };
-use crate::{cost::NanoUsd, entry::Usage, observe::Ending, options::label, status::Outcome};
+use crate::{cost::NanoUsd, entry::Usage, observe::Ending, status::Outcome};
 
 /// Sums. Each is exact, saturates, and adds up over processes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -223,9 +223,8 @@ impl<'a> Noted<'a> {
         (totals.input_tokens, totals.output_tokens) = tokens(record.usage);
         (totals.replayed_input_tokens, totals.replayed_output_tokens) = tokens(record.saved_usage);
 
-        let named =
-            [("model", record.model.as_deref()), ("provider", record.provider.as_deref()), ("route", label(&record.labels, "route"))];
-        let labelled = labels.iter().map(|name| (name.as_str(), label(&record.labels, name)));
+        let named = [("model", record.model.as_deref()), ("provider", record.provider.as_deref()), ("route", record.labels.get("route"))];
+        let labelled = labels.iter().map(|name| (name.as_str(), record.labels.get(name)));
         let values = named.into_iter().chain(labelled).filter_map(|(dimension, value)| Some((dimension, cut(value?)))).collect();
         let outcome = Some((record.outcome.label(), record.outcome.reason()));
         Self { at: record.at, totals, outcome, latency, values }

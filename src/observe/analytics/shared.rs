@@ -231,13 +231,14 @@ impl Reader {
 impl Recent {
     fn fields(&self) -> Vec<(&'static str, String)> {
         let number = |number: Option<u64>| number.map(|number| number.to_string());
+        let text = |text: &Option<Arc<str>>| text.as_deref().map(str::to_owned);
         let micros = u64::try_from(self.response_time.as_micros()).unwrap_or(u64::MAX);
         let fields = [
             ("at", Some(unix_millis(self.at).to_string())),
-            ("id", self.request_id.clone()),
-            ("provider", self.provider.clone()),
-            ("model", self.model.clone()),
-            ("route", self.route.clone()),
+            ("id", text(&self.request_id)),
+            ("provider", text(&self.provider)),
+            ("model", text(&self.model)),
+            ("route", text(&self.route)),
             ("outcome", Some(self.outcome.to_string())),
             ("reason", Some(self.reason.to_string())),
             ("status", number(self.status.map(u64::from))),
@@ -250,16 +251,16 @@ impl Recent {
     }
 
     fn of_fields(fields: &[(String, String)]) -> Self {
-        let text = |wanted: &str| fields.iter().find(|(name, _)| name == wanted).map(|(_, value)| value.clone());
+        let text = |wanted: &str| fields.iter().find(|(name, _)| name == wanted).map(|(_, value)| value.as_str());
         let number = |wanted: &str| text(wanted).and_then(|text| text.parse::<u64>().ok());
         Self {
             at: from_unix_millis(number("at").unwrap_or_default()),
-            request_id: text("id"),
-            provider: text("provider"),
-            model: text("model"),
-            route: text("route"),
-            outcome: Cow::Owned(text("outcome").unwrap_or_default()),
-            reason: Cow::Owned(text("reason").unwrap_or_default()),
+            request_id: text("id").map(Arc::from),
+            provider: text("provider").map(Arc::from),
+            model: text("model").map(Arc::from),
+            route: text("route").map(Arc::from),
+            outcome: Cow::Owned(text("outcome").unwrap_or_default().to_owned()),
+            reason: Cow::Owned(text("reason").unwrap_or_default().to_owned()),
             status: number("status").and_then(|status| u16::try_from(status).ok()),
             response_time: Duration::from_micros(number("us").unwrap_or_default()),
             billed: number("billed").map(NanoUsd),
