@@ -90,17 +90,18 @@ impl<S, St, P> Flow<S, St, P> {
                 Ok(identity) => identity,
                 Err(reason) => return Step::On(self.pass(RequestBody::buffered(body), reason)),
             };
-            self.recorder.keyed(&identity);
-            match self.look(&identity.key, || Question::from(&identity), &body).await {
+            let keyed = self.recorder.keyed(&identity);
+            match self.look(keyed, &identity.key, || Question::from(&identity), &body).await {
                 Ok(answer) => Step::Done(Ok(answer)),
                 Err(missed) => Step::On(Box::pin(self.miss(Question::from(&identity), body, missed))),
             }
         }
     }
 
-    /// Looks up, and answers if what is stored may answer the request.
+    /// Looks up, from this time on, and answers if what is stored may answer the request.
     async fn look<B>(
         &mut self,
+        since: Option<Instant>,
         key: &Key,
         question: impl FnOnce() -> Question,
         body: &Whole,
@@ -112,7 +113,7 @@ impl<S, St, P> Flow<S, St, P> {
         B: Upload,
     {
         let mark = self.shared.core.flights.mark(key);
-        let mut found = self.look_up(key).await;
+        let mut found = self.look_up(since, key).await;
         let moment = self.shared.settings.moment();
         let (outcome, refresh) = match self.reuse(&found, moment) {
             Reuse::Fresh { refresh } => (Outcome::Hit, refresh),
@@ -151,7 +152,8 @@ impl<S, St, P> Flow<S, St, P> {
             loop {
                 // The store, once more. On the heap, for it is rare, and may take much room.
                 if looks > 0 {
-                    missed = match Box::pin(self.look(&question.key, || question, &body)).await {
+                    let since = self.recorder.now();
+                    missed = match Box::pin(self.look(since, &question.key, || question, &body)).await {
                         Ok(answer) => return Ok(answer),
                         Err(missed) => missed,
                     };
@@ -347,10 +349,9 @@ where
         .unwrap_or(Err(Bypass::Panic))
     }
 
-    async fn look_up(&mut self, primary: &Key) -> Found {
-        let start = self.recorder.now();
+    async fn look_up(&mut self, since: Option<Instant>, primary: &Key) -> Found {
         let (found, failures) = look_up(&self.shared, &self.request, primary).await;
-        self.recorder.looked(start, failures);
+        self.recorder.looked(since, failures);
         found
     }
 

@@ -253,13 +253,14 @@ impl Recorder {
         }
     }
 
-    /// There is a key.
-    pub(crate) fn keyed(&mut self, identity: &Identity) {
-        let took = elapsed(self.start);
+    /// There is a key: since now, if anyone will ask how long something took.
+    pub(crate) fn keyed(&mut self, identity: &Identity) -> Option<Instant> {
+        let (start, now) = (self.start?, Instant::now());
         self.add(|record| {
             record.question = Some(identity.question.clone());
-            record.timings.key = took;
+            record.timings.key = now.duration_since(start);
         });
+        Some(now)
     }
 
     /// A look-up is over.
