@@ -48,6 +48,9 @@ use crate::{
 /// There is no default lifetime: a response that says nothing of its freshness is fresh for a tenth of the time that it has been unchanged for
 /// (section 4.2.2), and not at all if it does not say that either.
 ///
+/// Besides the target, the key has what makes many an upstream answer for another one: `Host` where it names another host, fields that `Connection` lists, `X-Forwarded-Host`,
+/// `X-HTTP-Method-Override`, `X-Original-URL` and their like. What one caller plants by them reaches nobody else.
+///
 /// In three things this policy is by default more careful than the standards ask for, because the mistake is the costlier side: a shared cache keeps callers with
 /// different cookies [apart](Self::key_cookies), does not store [`Set-Cookie`](Self::store_set_cookie), and stores no HTTP/1.x body whose end
 /// [nothing proves](Self::store_close_delimited). [`rfc`](Self::rfc) goes by the letter.
@@ -388,8 +391,8 @@ impl Policy for HttpPolicy {
         self.storing(request, options, response, len, moment.into())
     }
 
-    fn freshen(&self, _: &req::Parts, entry: &Entry, response: &res::Parts, moment: Moment) -> Option<Entry> {
-        self.freshened(entry, response, moment.into())
+    fn freshen(&self, request: &req::Parts, entry: &Entry, response: &res::Parts, moment: Moment) -> Option<Entry> {
+        self.freshened(request, entry, response, moment.into())
     }
 
     fn splice(&self, _: &req::Parts, entry: &Entry, response: &res::Parts, moment: Moment) -> Option<Splice> {
@@ -404,7 +407,7 @@ impl Policy for HttpPolicy {
         if request.method == Method::HEAD {
             return match response.status {
                 StatusCode::OK => self
-                    .updated_by_head(entry, response, moment.into())
+                    .updated_by_head(request, entry, response, moment.into())
                     .map_or(Revision::Remove, |entry| Revision::Replace(Box::new(entry))),
                 // What is gone for one who asks for the head is gone for all.
                 StatusCode::NOT_FOUND | StatusCode::GONE => Revision::Remove,
