@@ -10,7 +10,7 @@ use http_body_util::{BodyExt, Full, StreamBody};
 use tokio::sync::Semaphore;
 use tower::{Layer, ServiceExt};
 use tower_response_cache::{
-    ApiPolicy, Cache, CacheLayer, CacheStatus, Clock, Sharing,
+    ApiPolicy, Cache, CacheLayer, CacheStatus, Clock, HttpPolicy, Sharing,
     status::{Miss, Outcome, Stale},
     store::Memory,
 };
@@ -213,14 +213,62 @@ async fn nothing_that_one_caller_plants_is_served_to_another() {
     }
 }
 
+/// Each planted by one caller of the target that the other asks for.
+const PLANTED: [(&str, &[&str]); 9] = [
+    ("x-forwarded-host", &["evil"]),
+    ("x-forwarded-proto", &["evil"]),
+    ("x-http-method-override", &["evil"]),
+    ("x-original-url", &["evil"]),
+    ("x-rewrite-url", &["evil"]),
+    // Whatever stands in the request line.
+    ("host", &["evil"]),
+    ("host", &["origin", "evil"]),
+    // Those who forward the request leave out what it lists.
+    ("connection", &["accept"]),
+    ("connection", &["close, Accept"]),
+];
+
+fn planted(mut request: Request<Full<Bytes>>, (name, values): (&'static str, &[&'static str])) -> Request<Full<Bytes>> {
+    for value in values {
+        request.headers_mut().append(HeaderName::from_static(name), HeaderValue::from_static(value));
+    }
+    request
+}
+
 #[tokio::test]
-async fn fields_that_override_method_host_or_path_plant_nothing_though_the_upstream_heeds_them_in_silence() {
-    for name in ["x-forwarded-host", "x-forwarded-proto", "x-http-method-override", "x-original-url", "x-rewrite-url"] {
-        let origin = Origin::new(move |call| async move { Ok(text(format!("for {:?}", call.head.headers.get(name)))) });
-        let cache = layer().layer(origin);
-        assert_eq!(ask(&cache, with(name, "evil")).await.1, "for Some(\"evil\")");
+async fn what_overrides_method_host_path_or_fields_plants_nothing_though_the_upstream_heeds_it_in_silence() {
+    for one in PLANTED {
+        let heeds = move |call: Call| async move {
+            let mut response = text(format!("for {:?}", call.head.headers.get_all(one.0).iter().next_back()));
+            response.headers_mut().insert("cache-control", HeaderValue::from_static("max-age=60"));
+            Ok(response)
+        };
+        let evil = format!("for Some({:?})", one.1.last().unwrap());
+        let cache = layer().layer(Origin::new(heeds));
+        assert_eq!(ask(&cache, planted(post("/", "question"), one)).await.1, evil);
         settle().await;
-        assert_eq!(ask(&cache, post("/", "question")).await.1, "for None", "{name}");
+        assert_eq!(ask(&cache, post("/", "question")).await.1, "for None", "{one:?}");
+
+        let cache = CacheLayer::new(Memory::new(1 << 20), HttpPolicy::shared()).layer(Origin::new(heeds));
+        let get = || Request::get("http://origin/").body(Full::new(Bytes::new())).unwrap();
+        assert_eq!(ask(&cache, planted(get(), one)).await.1, evil);
+        settle().await;
+        assert_eq!(ask(&cache, get()).await.1, "for None", "{one:?}");
+        settle().await;
+        let again = ask(&cache, planted(get(), one)).await;
+        assert_eq!(again, (Outcome::Hit, evil), "{one:?}: it is kept apart, not kept out");
+    }
+    // What everybody sends makes no difference.
+    let cache = CacheLayer::new(Memory::new(1 << 20), HttpPolicy::shared()).layer(Origin::new(|_| async {
+        let mut response = text("page");
+        response.headers_mut().insert("cache-control", HeaderValue::from_static("max-age=60"));
+        Ok(response)
+    }));
+    let get = || Request::get("http://origin/").body(Full::new(Bytes::new())).unwrap();
+    ask(&cache, get()).await;
+    settle().await;
+    for usual in [("host", &["Origin:80"][..]), ("connection", &["keep-alive", "TE"])] {
+        assert_eq!(ask(&cache, planted(get(), usual)).await.0, Outcome::Hit, "{usual:?}");
     }
 }
 

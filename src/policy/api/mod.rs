@@ -7,7 +7,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use http::{HeaderMap, HeaderName, Method, StatusCode, request as req, response as res};
 
-use super::{Abandoned, Admission, Bypass, Moment, NotStored, OnFailure, Policy, Replay, Reuse, Storing, names::Names};
+use super::{Abandoned, Admission, Bypass, Moment, NotStored, OnFailure, Policy, Replay, Reuse, Storing, doubts::OVERRIDES, names::Names};
 use crate::{
     entry::Entry,
     inspect::Inspect,
@@ -120,20 +120,6 @@ struct Trust {
 const KEYED: &[&str] =
     &["accept", "anthropic-version", "anthropic-beta", "openai-organization", "openai-project", "openai-beta", "referer", "x-origin"];
 
-/// Fields by which many an upstream can be told of another method, host or path than the request line names. Out of the key, one caller could
-/// plant an answer for others.
-const OVERRIDES: &[&str] = &[
-    "x-forwarded-host",
-    "x-forwarded-prefix",
-    "x-forwarded-proto",
-    "x-host",
-    "x-http-method",
-    "x-http-method-override",
-    "x-method-override",
-    "x-original-url",
-    "x-rewrite-url",
-];
-
 /// How long answers are fresh unless told otherwise.
 const TTL: Duration = Duration::from_secs(3600);
 
@@ -201,7 +187,7 @@ impl ApiPolicy {
     /// parameters), `content-encoding`, `accept`, `anthropic-version`, `anthropic-beta`, `openai-organization`, `openai-project`, `openai-beta`, `referer` and
     /// `x-origin`,
     /// and what may override method, host or path: `x-forwarded-host`, `-prefix` and `-proto`, `x-host`, `x-http-method`,
-    /// `x-http-method-override`, `x-method-override`, `x-original-url` and `x-rewrite-url`.
+    /// `x-http-method-override`, `x-method-override`, `x-original-url` and `x-rewrite-url`, `host` where it names another host than the URI does, and fields that `connection` lists.
     ///
     /// An upstream that heeds any other field has to say so by `vary`, or the field has to be added here.
     #[must_use]

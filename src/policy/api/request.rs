@@ -7,7 +7,7 @@ use super::{ApiPolicy, Sharing};
 use crate::{
     key::{CREDENTIAL_PARAMETERS, Envelope, Field, Fields, Identity, Scope, json, json::Form},
     options::{CacheOptions, Mode},
-    policy::{Admission, Bypass},
+    policy::{Admission, Bypass, doubts},
 };
 
 impl ApiPolicy {
@@ -50,6 +50,7 @@ impl ApiPolicy {
             .add(Field::Scheme, request.uri.scheme_str().unwrap_or(self.assumed_scheme).as_bytes())
             .add(Field::Authority, authority)
             .add(Field::Path, request.uri.path().as_bytes());
+        doubts::note(request, |host| without_user(host).1.eq_ignore_ascii_case(authority), |field, value| _ = fields.add(field, value));
         add_query(request.uri.query(), &mut fields);
         let essence = essence(&request.headers);
         // What the bytes of a body mean: `charset` and `boundary` count, but not for JSON, which has no parameters (RFC 8259 section 11).
@@ -88,10 +89,7 @@ impl ApiPolicy {
             Some(authority) => authority.as_str().as_bytes(),
             None => request.headers.get(header::HOST).map_or(&[][..], |host| host.as_bytes()),
         };
-        match authority.iter().rposition(|byte| *byte == b'@') {
-            Some(at) => (&authority[..at], &authority[at + 1..]),
-            None => (&[], authority),
-        }
+        without_user(authority)
     }
 
     fn scope(&self, request: &Parts, user: &[u8]) -> Scope {
@@ -170,6 +168,14 @@ const KEEP_SCRATCH: usize = 128 << 10;
 
 thread_local! {
     static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// What stands before the last `@` of an authority, and what behind.
+fn without_user(authority: &[u8]) -> (&[u8], &[u8]) {
+    match authority.iter().rposition(|byte| *byte == b'@') {
+        Some(at) => (&authority[..at], &authority[at + 1..]),
+        None => (&[], authority),
+    }
 }
 
 /// The query without its credentials, which belong to the scope.

@@ -133,7 +133,13 @@ fn resolve<'a>(base: &Target<'a>, reference: &'a str) -> Option<Target<'a>> {
     };
     if let Some(rest) = rest.strip_prefix("//") {
         let (authority, path) = rest.find('/').map_or((rest, ""), |slash| rest.split_at(slash));
-        return Some(Target { authority: normal(&scheme, authority), scheme, path: without_dots(path).into(), query });
+        return Some(Target {
+            authority: normal(&scheme, authority),
+            scheme,
+            path: without_dots(path).into(),
+            query,
+            doubts: base.doubts.clone(),
+        });
     }
     if scheme != base.scheme {
         return None;
@@ -177,7 +183,8 @@ mod tests {
 
     #[test]
     fn references_are_resolved_against_the_target() {
-        let base = Target { scheme: "http".into(), authority: "host".into(), path: "/a/b/c".into(), query: Some("q".into()) };
+        let base =
+            Target { scheme: "http".into(), authority: "host".into(), path: "/a/b/c".into(), query: Some("q".into()), doubts: Vec::new() };
         for (reference, expected) in [
             ("/x", "http://host/x"),
             ("/x?y=1", "http://host/x?y=1"),
