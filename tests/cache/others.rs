@@ -10,7 +10,8 @@ use http_body_util::{BodyExt, Full, StreamBody};
 use tokio::sync::Semaphore;
 use tower::{Layer, ServiceExt};
 use tower_response_cache::{
-    ApiPolicy, Cache, CacheLayer, CacheStatus, Clock, HttpPolicy, Sharing,
+    ApiPolicy, Cache, CacheLayer, CacheOptions, CacheStatus, Clock, HttpPolicy, Sharing,
+    key::Scope,
     status::{Miss, Outcome, Stale},
     store::Memory,
 };
@@ -102,6 +103,16 @@ async fn a_refusal_of_credentials_reaches_only_who_has_the_same() {
     assert_eq!((read(bad).await, read(good).await), ("refused".to_owned(), "welcome".to_owned()));
 
     let (origin, gate) = gated(answer);
+    let cache = CacheLayer::new(Memory::new(1 << 20), ApiPolicy::new(Sharing::PerCredential)).layer(origin);
+    let of_the_team = |credential| {
+        let mut request = with("authorization", credential);
+        request.extensions_mut().insert(CacheOptions::new().scope(Scope::tenant("team")));
+        request
+    };
+    let [bad, good] = two(&cache, &gate, of_the_team("Bearer bad"), of_the_team("Bearer good")).await;
+    assert_eq!((read(bad).await, read(good).await), ("refused".to_owned(), "welcome".to_owned()), "a scope holds several credentials");
+
+    let (origin, gate) = gated(answer);
     let cache = CacheLayer::new(Memory::new(1 << 20), ApiPolicy::new(Sharing::PerCredential)).layer(origin.clone());
     let both = two(&cache, &gate, with("authorization", "Bearer bad"), with("authorization", "Bearer bad")).await;
     assert_eq!(both.map(|answer| answer.status()), [StatusCode::UNAUTHORIZED; 2]);
@@ -137,7 +148,13 @@ async fn what_is_shared_without_being_stored_is_nobodys_session_and_nobodys_secr
 
 #[tokio::test]
 async fn what_varies_by_credentials_is_stored_only_where_they_are_in_the_key() {
-    for (sharing, calls) in [(Sharing::Shared, 2), (Sharing::PerCredential, 1)] {
+    let scoped = || Some(CacheOptions::new().scope(Scope::tenant("team")));
+    for (sharing, options, calls) in [
+        (Sharing::Shared, None, 2),
+        (Sharing::PerCredential, None, 1),
+        (Sharing::by(|_| Scope::tenant("team")), None, 2),
+        (Sharing::PerCredential, scoped(), 2),
+    ] {
         let origin = Origin::new(|call| async move {
             let mut response = text(format!("for {:?}", call.head.headers.get("authorization")));
             response.headers_mut().insert("vary", HeaderValue::from_static("authorization"));
@@ -145,7 +162,9 @@ async fn what_varies_by_credentials_is_stored_only_where_they_are_in_the_key() {
         });
         let cache = CacheLayer::new(Memory::new(1 << 20), ApiPolicy::new(sharing)).layer(origin.clone());
         for _ in 0..2 {
-            assert_eq!(ask(&cache, with("authorization", "me")).await.1, "for Some(\"me\")");
+            let mut request = with("authorization", "me");
+            options.clone().map(|options| request.extensions_mut().insert(options));
+            assert_eq!(ask(&cache, request).await.1, "for Some(\"me\")");
             settle().await;
         }
         assert_eq!(origin.calls(), calls);
@@ -210,6 +229,37 @@ async fn nothing_that_one_caller_plants_is_served_to_another() {
         let (headers, body) = ask(asked.0, asked.1, asked.2, asked.3).await;
         assert_eq!(body, honest, "{name}");
         assert!(!headers.values().any(|value| value.to_str().unwrap().contains("evil")), "{name}");
+    }
+}
+
+#[tokio::test]
+async fn no_store_is_heeded_whatever_stands_beside_it_and_nobody_is_told_whose_account_was_billed() {
+    for directives in ["no-store", "NO-STORE, max-age=5", "x=\"a, b\", no-store", "no-store, note=\"\u{fc}\"", "no-store;x", "no-store=1"] {
+        let origin = Origin::new(move |_| async move {
+            let mut response = text("answer");
+            response.headers_mut().insert("cache-control", HeaderValue::from_bytes(directives.as_bytes()).unwrap());
+            Ok(response)
+        });
+        let cache = layer().layer(origin.clone());
+        for _ in 0..2 {
+            ask(&cache, post("/", "question")).await;
+            settle().await;
+        }
+        assert_eq!(origin.calls(), 2, "{directives}");
+    }
+
+    let account = ["openai-organization", "openai-project", "anthropic-organization-id"];
+    let origin = Origin::new(move |_| async move {
+        let mut response = text("answer");
+        account.map(|name| response.headers_mut().insert(name, HeaderValue::from_static("acme")));
+        Ok(response)
+    });
+    let cache = layer().layer(origin);
+    for (n, shown) in [true, false].into_iter().enumerate() {
+        let answer = send(&cache, post("/", "question")).await;
+        assert!(account.iter().all(|name| answer.headers().contains_key(*name) == shown), "{n}");
+        read(answer).await;
+        settle().await;
     }
 }
 

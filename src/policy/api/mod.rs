@@ -68,8 +68,9 @@ type ResponsePredicate = Arc<dyn Fn(&res::Parts) -> bool + Send + Sync>;
 #[derive(Clone)]
 #[non_exhaustive]
 pub enum Sharing {
-    /// Requests share with those that carry the same credentials: `authorization`, `proxy-authorization`, `cookie`, `x-api-key`, `api-key`, `x-goog-api-key`,
-    /// and credentials in the query or the authority. The credentials are digested, never kept.
+    /// Requests share with those that carry the same credentials: `authorization`, `proxy-authorization`, `cookie`, `x-api-key`, `api-key`, `x-goog-api-key` and
+    /// more ([`CREDENTIAL_HEADERS`](crate::key::CREDENTIAL_HEADERS)), and credentials in the query or the authority. Any other field that carries some has to be
+    /// [named](ApiPolicy::credential_header), or those who have nothing else share with all like them. The credentials are digested, never kept.
     ///
     /// With tokens that change every hour, answers are shared for no longer than that; then one of the other two is what is needed.
     PerCredential,
@@ -183,8 +184,8 @@ impl ApiPolicy {
         self
     }
 
-    /// Adds a request field to the key: requests that differ in it share nothing. Always in the key are the content type (for JSON without its
-    /// parameters), `content-encoding`, `accept`, `anthropic-version`, `anthropic-beta`, `openai-organization`, `openai-project`, `openai-beta`, `referer` and
+    /// Adds a request field to the key: requests that differ in it share nothing. Always in the key are the content type (for JSON without a
+    /// `charset` of UTF-8), `content-encoding`, `accept`, `anthropic-version`, `anthropic-beta`, `openai-organization`, `openai-project`, `openai-beta`, `referer` and
     /// `x-origin`,
     /// and what may override method, host or path: `x-forwarded-host`, `-prefix` and `-proto`, `x-host`, `x-http-method`,
     /// `x-http-method-override`, `x-method-override`, `x-original-url` and `x-rewrite-url`, `host` where it names another host than the URI does, and fields that `connection` lists.
@@ -237,7 +238,8 @@ impl ApiPolicy {
         self
     }
 
-    /// Caches LLM calls that go on from state at the upstream: `previous_response_id`, `conversation`, `background: true`. Default: off, they bypass.
+    /// Caches LLM calls that go on from state at the upstream: `previous_response_id`, `previous_interaction_id`, `conversation`, a `container` by its id, and
+    /// those that are to be fetched later: `background: true`, `deferred: true`. Default: off, they bypass.
     #[must_use]
     pub fn cache_stateful(mut self, on: bool) -> Self {
         self.stateful = !on;
@@ -282,7 +284,7 @@ impl ApiPolicy {
         self
     }
 
-    /// Stores responses with these statuses. 1xx, 204, 206 and 304 never are: they are no whole answers. Default: 200.
+    /// Stores responses with these statuses. 1xx, 206 and 304 never are: they are no whole answers. Default: 200.
     #[must_use]
     pub fn statuses(mut self, statuses: impl IntoIterator<Item = StatusCode>) -> Self {
         self.statuses = statuses.into_iter().filter(|status| status.as_u16() >= 200 && !matches!(status.as_u16(), 206 | 304)).collect();

@@ -24,6 +24,7 @@ use std::{
 
 use http::{HeaderMap, HeaderName, Method, StatusCode, header, request as req, response as res};
 
+pub(super) use self::directives::{Directives, Fields};
 use self::freshness::Arrival;
 pub(crate) use self::search::Rule;
 use super::{
