@@ -20,6 +20,7 @@ async fn a_stale_response_is_validated_by_all_that_it_has() {
             ("no freshness but a tag", "> \n< 200 | ETag: \"a\" | @1\n> \n< 304 | ETag: \"a\"\n~ If-None-Match: \"a\"\n= 200 | @1"),
             ("a stored 404", "> \n< 404 | Cache-Control: max-age=5 | ETag: \"a\" | @1\n+ 9\n> \n< 304 | ETag: \"a\"\n= 404 | @1"),
             ("the caller's fields go along", "> \n< 200 | Cache-Control: max-age=5 | ETag: \"a\" | @1\n+ 9\n> | X: 1 | Authorization: y\n< 304 | ETag: \"a\"\n~ X: 1 | Authorization: y | If-None-Match: \"a\"\n= @1"),
+            ("no-store to those who do not understand", "> \n< 200 | Cache-Control: max-age=5, no-store, must-understand | ETag: \"a\" | @1\n+ 9\n> \n< 304 | ETag: \"a\" | Cache-Control: max-age=50, no-store, must-understand\n= @1\n> \n= #fresh | @1"),
             ("a 404 in its place", "> \n< 200 | Cache-Control: max-age=5 | ETag: \"a\" | @1\n+ 9\n> \n< 404 | Cache-Control: max-age=5 | @gone\n= 404 | @gone\n> \n= 404 | #fresh | @gone"),
             ("no-store in its place", "> \n< 200 | Cache-Control: max-age=50 | ETag: \"a\" | @1\n> | Cache-Control: no-cache\n< 200 | Cache-Control: no-store | @2\n= @2\n> \n< 200 | @3\n= #origin | @3"),
         ],

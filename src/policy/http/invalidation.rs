@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     key::{Envelope, Identity, Scope},
-    options::CacheOptions,
+    options::{CacheOptions, Mode},
     policy::Invalidation,
     store::Selection,
 };
@@ -63,7 +63,8 @@ impl HttpPolicy {
         response: &response::Parts,
     ) -> Option<(Identity, request::Parts)> {
         let unfit = request.method != Method::POST || response.status != StatusCode::OK;
-        if unfit || self.demands(&request.headers).no_store {
+        let stores = matches!(options.wishes().mode, Mode::ReadWrite | Mode::WriteOnly) && !self.demands(&request.headers).no_store;
+        if unfit || !stores || self.bypass_if.as_ref().is_some_and(|predicate| predicate(request)) {
             return None;
         }
         let headers = &response.headers;

@@ -86,12 +86,7 @@ impl HttpPolicy {
 
     /// Do the directives permit it (RFC 9111 sections 3 and 3.5)?
     fn permits(&self, request: &request::Parts, response: &response::Parts, directives: &Directives) -> Result<(), NotStored> {
-        if directives.must_understand {
-            // "A cache that implements must-understand and that understands the status code SHOULD ignore the no-store directive" (section 5.2.2.3).
-            if !is_understood(response.status) {
-                return Err(NotStored::Forbidden);
-            }
-        } else if directives.no_store {
+        if forbids_storing(response.status, directives) {
             return Err(NotStored::Forbidden);
         }
         if !self.shared {
@@ -174,6 +169,11 @@ fn answers_any(request: &request::Parts, response: &response::Parts) -> bool {
         }
         _ => true,
     }
+}
+
+/// "A cache that implements must-understand and that understands the status code SHOULD ignore the no-store directive" (section 5.2.2.3).
+pub(super) fn forbids_storing(status: StatusCode, directives: &Directives) -> bool {
+    if directives.must_understand { !is_understood(status) } else { directives.no_store }
 }
 
 /// Does this cache conform to what the status code requires of caches (section 5.2.2.3)? That is so for all that are registered.

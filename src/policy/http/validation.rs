@@ -4,7 +4,14 @@ use std::time::SystemTime;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header, request, response};
 
-use super::{HttpPolicy, Rule, date, freshness::Arrival, range, reuse::is_conditional, storing::is_stored_field, vary};
+use super::{
+    HttpPolicy, Rule, date,
+    freshness::Arrival,
+    range,
+    reuse::is_conditional,
+    storing::{forbids_storing, is_stored_field},
+    vary,
+};
 use crate::entry::{Entry, Variants};
 
 /// What the caller's conditions say of a stored response (RFC 9110 section 13.2.2).
@@ -120,7 +127,7 @@ impl HttpPolicy {
         let selects_as_before = !newer.contains_key(header::VARY) || vary::fields(newer) == vary::fields(&entry.headers);
         let said_of_search = Rule::of(newer);
         let asked_as_before = said_of_search.is_none() || said_of_search == Rule::of(&entry.headers);
-        asked_as_before && !directives.no_store && !(self.shared && directives.private.is_all()) && selects_as_before
+        asked_as_before && !forbids_storing(entry.status, &directives) && !(self.shared && directives.private.is_all()) && selects_as_before
     }
 
     /// What a HEAD says about the stored answer to a GET (RFC 9111 section 4.3.5): freshened, or `None` if it holds no more.
