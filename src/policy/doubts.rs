@@ -23,11 +23,11 @@ pub(super) const OVERRIDES: &[&str] = &[
 const OF_THE_CONNECTION: [&str; 9] =
     ["close", "http2-settings", "keep-alive", "proxy-connection", "te", "trailer", "trailers", "transfer-encoding", "upgrade"];
 
-/// Notes `Host` lines that name another host than the target has, which upstreams differ over (RFC 9112 section 3.2.2, RFC 9113 section 8.3.1), and the fields that
+/// Notes `Host` lines that name another host than the target has, or more than a host, which upstreams differ over (RFC 9112 section 3.2.2, RFC 9113 section 8.3.1), and the fields that
 /// whoever forwards the request leaves out because `Connection` lists them (RFC 9110 section 7.6.1), although the key has them.
 pub(super) fn note<'a>(request: &'a Parts, is_target: impl Fn(&[u8]) -> bool, mut note: impl FnMut(Field, &'a [u8])) {
     for host in request.headers.get_all(header::HOST) {
-        if !is_target(host.as_bytes()) {
+        if host.as_bytes().contains(&b'@') || !is_target(host.as_bytes()) {
             note(Field::Authority, host.as_bytes());
         }
     }

@@ -231,7 +231,7 @@ impl ApiPolicy {
     }
 
     /// Makes JSON bodies canonical for the key, so that the order of members and white space do not matter. Off, bodies are compared by
-    /// their bytes, which is faster. Default: on.
+    /// their bytes, which is faster, and tells apart schemas that list the same properties in another order: some models answer in that order. Default: on.
     #[must_use]
     pub fn canonical_json(mut self, on: bool) -> Self {
         self.canonical = on;

@@ -43,7 +43,7 @@ impl<'a> Target<'a> {
         };
         let path = if uri.path().is_empty() { "/" } else { uri.path() };
         let mut doubts = Vec::new();
-        let is_target = |host: &[u8]| normal(&scheme, &String::from_utf8_lossy(host)) == authority;
+        let is_target = |host: &[u8]| std::str::from_utf8(host).is_ok_and(|host| normal(&scheme, host) == authority);
         doubts::note(request, is_target, |field, value| doubts.push((field, value)));
         for name in OVERRIDING.among(&request.headers) {
             doubts.push((Field::HeaderName, name.as_str().as_bytes()));
@@ -189,6 +189,8 @@ mod tests {
         }
         assert_eq!(at("/a?b=1", &[("host", "Host:80")]), one);
         assert_eq!(at("http://host/a?b=1", &[("host", "HOST:80"), ("connection", "close, TE")]), one);
+        assert_ne!(at("/a?b=1", &[("host", "<evil>@host")]), one);
+        assert_ne!(at("/", &[("host", "\u{e4}")]), at("/", &[("host", "\u{f6}")]));
         assert_eq!(at("http://host", &[]), at("http://host/", &[]));
         for other in [
             "https://host/a?b=1",
