@@ -203,7 +203,8 @@ impl HttpPolicy {
     }
 
     /// Keeps callers with different cookies apart. By the standard it is the origin that does this, with `Vary` or `private`; one that forgets it hands one
-    /// user's page to another. Default: on in a shared cache, off in a private one.
+    /// user's page to another. An unsafe request voids what is kept for its own caller and for those without cookies, and nothing of others'. Default: on in a shared cache,
+    /// off in a private one.
     #[must_use]
     pub fn key_cookies(mut self, on: bool) -> Self {
         self.key_cookies = on;
