@@ -268,7 +268,7 @@ async fn no_store_is_heeded_whatever_stands_beside_it_and_nobody_is_told_whose_a
 }
 
 /// Each planted by one caller of the target that the other asks for.
-const PLANTED: [(&str, &[&str]); 10] = [
+const PLANTED: [(&str, &[&str]); 15] = [
     ("x-forwarded-host", &["evil"]),
     ("x-forwarded-proto", &["evil"]),
     ("x-http-method-override", &["evil"]),
@@ -278,6 +278,11 @@ const PLANTED: [(&str, &[&str]); 10] = [
     ("host", &["evil"]),
     ("host", &["origin", "evil"]),
     ("host", &["<evil>@origin"]),
+    ("forwarded", &["for=1.2.3.4;host=evil"]),
+    ("forwarded", &["for=1.2.3.4;proto=evil"]),
+    ("forwarded", &["for=1.2.3.4", "For=1.2.3.4; Host=\"evil\""]),
+    ("forwarded", &["for=\"a;host=origin\", host=\"origin, evil\""]),
+    ("x-forwarded-scheme", &["evil"]),
     // Those who forward the request leave out what it lists.
     ("connection", &["accept"]),
     ("connection", &["close, Accept"]),
@@ -298,7 +303,7 @@ async fn what_overrides_method_host_path_or_fields_plants_nothing_though_the_ups
             response.headers_mut().insert("cache-control", HeaderValue::from_static("max-age=60"));
             Ok(response)
         };
-        let evil = format!("for Some({:?})", one.1.last().unwrap());
+        let evil = format!("for {:?}", Some(HeaderValue::from_static(one.1.last().unwrap())));
         let cache = layer().layer(Origin::new(heeds));
         assert_eq!(ask(&cache, planted(post("/", "question"), one)).await.1, evil);
         settle().await;
@@ -313,7 +318,7 @@ async fn what_overrides_method_host_path_or_fields_plants_nothing_though_the_ups
         let again = ask(&cache, planted(get(), one)).await;
         assert_eq!(again, (Outcome::Hit, evil), "{one:?}: it is kept apart, not kept out");
     }
-    // What everybody sends makes no difference.
+    // What everybody sends makes no difference, and neither does who asks through a proxy that gives another host.
     let cache = CacheLayer::new(Memory::new(1 << 20), HttpPolicy::shared()).layer(Origin::new(|_| async {
         let mut response = text("page");
         response.headers_mut().insert("cache-control", HeaderValue::from_static("max-age=60"));
@@ -322,8 +327,18 @@ async fn what_overrides_method_host_path_or_fields_plants_nothing_though_the_ups
     let get = || Request::get("http://origin/").body(Full::new(Bytes::new())).unwrap();
     ask(&cache, get()).await;
     settle().await;
-    for usual in [("host", &["Origin:80"][..]), ("connection", &["keep-alive", "TE"])] {
+    for usual in [
+        ("host", &["Origin:80"][..]),
+        ("connection", &["keep-alive", "TE"]),
+        ("forwarded", &["for=1.2.3.4;by=\"[::1]\"", "for=\"_x\"; host=\"Origin:80\";proto=HTTP"]),
+    ] {
         assert_eq!(ask(&cache, planted(get(), usual)).await.0, Outcome::Hit, "{usual:?}");
+    }
+    for (value, expected) in [("for=1.2.3.4;host=public", Outcome::Miss(Miss::Uri)), ("for=5.6.7.8;host=public", Outcome::Hit)] {
+        let mut request = get();
+        request.headers_mut().insert("forwarded", HeaderValue::from_static(value));
+        assert_eq!(ask(&cache, request).await.0, expected, "{value}");
+        settle().await;
     }
 }
 

@@ -188,7 +188,8 @@ impl ApiPolicy {
     /// `charset` of UTF-8), `content-encoding`, `accept`, `anthropic-version`, `anthropic-beta`, `openai-organization`, `openai-project`, `openai-beta`, `referer` and
     /// `x-origin`,
     /// and what may override method, host or path: `x-forwarded-host`, `-prefix` and `-proto`, `x-host`, `x-http-method`,
-    /// `x-http-method-override`, `x-method-override`, `x-original-url` and `x-rewrite-url`, `host` where it names another host than the URI does, and fields that `connection` lists.
+    /// `x-http-method-override`, `x-method-override`, `x-original-url`, `x-rewrite-url` and their like, `host` and `forwarded` where they name another host than the URI
+    /// does, and fields that `connection` lists.
     ///
     /// An upstream that heeds any other field has to say so by `vary`, or the field has to be added here.
     #[must_use]

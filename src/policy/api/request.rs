@@ -48,12 +48,13 @@ impl ApiPolicy {
     ) -> Result<Identity, Bypass> {
         let (user, authority) = self.authority(request);
         let mut fields = envelope.open();
+        let scheme = request.uri.scheme_str().unwrap_or(self.assumed_scheme);
         fields
             .add(Field::Method, request.method.as_str().as_bytes())
-            .add(Field::Scheme, request.uri.scheme_str().unwrap_or(self.assumed_scheme).as_bytes())
+            .add(Field::Scheme, scheme.as_bytes())
             .add(Field::Authority, authority)
             .add(Field::Path, request.uri.path().as_bytes());
-        doubts::note(request, |host| host.eq_ignore_ascii_case(authority), |field, value| _ = fields.add(field, value));
+        doubts::note(request, scheme, |host| host.eq_ignore_ascii_case(authority), |field, value| _ = fields.add(field, value));
         add_query(request.uri.query(), &mut fields);
         let essence = essence(&request.headers);
         // What the bytes of a body mean: `charset` and `boundary` count, but not for JSON what it means anyway (RFC 8259 section 8.1).

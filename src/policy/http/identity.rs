@@ -44,7 +44,7 @@ impl<'a> Target<'a> {
         let path = if uri.path().is_empty() { "/" } else { uri.path() };
         let mut doubts = Vec::new();
         let is_target = |host: &[u8]| std::str::from_utf8(host).is_ok_and(|host| normal(&scheme, host) == authority);
-        doubts::note(request, is_target, |field, value| doubts.push((field, value)));
+        doubts::note(request, &scheme, is_target, |field, value| doubts.push((field, value)));
         for name in OVERRIDING.among(&request.headers) {
             doubts.push((Field::HeaderName, name.as_str().as_bytes()));
             doubts.extend(request.headers.get_all(name).iter().map(|value| (Field::HeaderValue, value.as_bytes())));

@@ -49,7 +49,7 @@ use crate::{
 /// There is no default lifetime: a response that says nothing of its freshness is fresh for a tenth of the time that it has been unchanged for
 /// (section 4.2.2), and not at all if it does not say that either.
 ///
-/// Besides the target, the key has what makes many an upstream answer for another one: `Host` where it names another host, fields that `Connection` lists, `X-Forwarded-Host`,
+/// Besides the target, the key has what makes many an upstream answer for another one: `Host` and `Forwarded` where they name another host, fields that `Connection` lists, `X-Forwarded-Host`,
 /// `X-HTTP-Method-Override`, `X-Original-URL` and their like. What one caller plants by them reaches nobody else.
 ///
 /// In three things this policy is by default more careful than the standards ask for, because the mistake is the costlier side: a shared cache keeps callers with
