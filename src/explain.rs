@@ -329,7 +329,7 @@ fn why_bypassed(reason: Bypass) -> &'static str {
         Bypass::TooLarge => "The request body is over the policy's limit (`request_limit`), and cannot be part of a key.",
         Bypass::BrokenBody => "The request body broke off.",
         Bypass::Stateful => {
-            "It goes on from state at the upstream (`previous_response_id`, `conversation`, `background`); `cache_stateful` caches it all the same."
+            "It goes on from state at the upstream (`previous_response_id`, `conversation`, `background` and their like); `cache_stateful` caches it all the same."
         }
         Bypass::Temperature => "Its temperature is above the policy's bound (`max_temperature`).",
         Bypass::Unreadable => "It calls itself JSON, and cannot be read as JSON.",

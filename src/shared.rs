@@ -154,8 +154,8 @@ impl Settings {
     /// What becomes of a request where nothing is stored. A refresh would be of no use to anyone.
     pub(crate) fn restrict(&self, admission: Admission, options: &mut CacheOptions) -> Admission {
         match options.wishes().mode {
-            Mode::ReadWrite if self.read_only => options.wish().mode = Mode::ReadOnly,
             Mode::WriteOnly if self.read_only && admission == Admission::Cache => return Admission::Bypass(Bypass::Off),
+            Mode::ReadWrite | Mode::WriteOnly if self.read_only => options.wish().mode = Mode::ReadOnly,
             _ => {}
         }
         admission

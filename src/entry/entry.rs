@@ -269,7 +269,7 @@ pub struct Usage {
     pub input_uncached: u64,
     /// Prompt tokens that the provider read from its own cache.
     pub cache_read: u64,
-    /// Prompt tokens that the provider wrote into its own cache for five minutes.
+    /// Prompt tokens that the provider wrote into its own cache for five minutes, or for as long as it does by default.
     pub cache_write_5m: u64,
     /// Prompt tokens that the provider wrote into its own cache for an hour.
     pub cache_write_1h: u64,

@@ -31,15 +31,15 @@
 //!
 //! | service | from | traps |
 //! |---|---|---|
-//! | OpenAI chat and compatible | `usage`, the last that says something | cached tokens are part of the prompt; DeepSeek's `prompt_cache_hit_tokens`; reasoning beside the completion, if the total says so |
+//! | OpenAI chat and compatible | `usage`, the last that says something | tokens read from the service's cache, or written into it, are part of the prompt; DeepSeek's `prompt_cache_hit_tokens`; reasoning beside the completion, if the total says so |
 //! | OpenAI embeddings | `usage` | there is no output |
-//! | OpenAI Responses | `usage`, `response.usage` | cached tokens are part of the input |
+//! | OpenAI Responses | `usage`, `response.usage` | tokens read from the cache, or written into it, are part of the input |
 //! | OpenAI transcriptions | `usage` of `type: tokens` | what is billed by its duration counts no tokens; no answer names its model |
 //! | Anthropic | `usage`; `message_start`, then `message_delta`, which is cumulative, field by field | cache reads and writes come on top of the input; writes for an hour stand apart |
 //! | Gemini | `usageMetadata`, field by field, the last | cached tokens are part of the prompt, thoughts are output beside the candidates, tool results are input |
 //!
 //! Audio is told apart within input, cached input and output: `audio_tokens` of OpenAI's details, `AUDIO` of Gemini's `promptTokensDetails`, `cacheTokensDetails`,
-//! `candidatesTokensDetails` and `toolUsePromptTokensDetails`. Where there is audio, and cached tokens that are not said to be audio or not, usage is `None`, as it is where an
+//! `candidatesTokensDetails` and `toolUsePromptTokensDetails`. Where there is audio, and tokens were cached or written to be that are not said to be audio or not, usage is `None`, as it is where an
 //! answer holds images or video: those are billed apart, and are not counted apart here.
 //!
 //! Usage is `None` where the input or the output is unknown, and where a GET shows an answer again that an earlier call was billed for (`GET /v1/responses/{id}`). It is told for answers that

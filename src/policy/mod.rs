@@ -4,6 +4,7 @@
 //! A panic in any of them is contained: the request is served without the cache.
 
 mod api;
+mod doubts;
 mod fields;
 mod grpc;
 mod http;

@@ -35,6 +35,19 @@ fn counts_are_normalised() {
         (chat(r#"{"prompt_tokens":10,"completion_tokens":5,"total_tokens":15}"#), usage(10, 0, 0, 0, 5, 0)),
         (chat(r#"{"prompt_tokens":10,"completion_tokens":5,"prompt_tokens_details":{"cached_tokens":4}}"#), usage(6, 4, 0, 0, 5, 0)),
         (chat(r#"{"prompt_tokens":10,"completion_tokens":5,"prompt_tokens_details":{"cached_tokens":40}}"#), usage(0, 10, 0, 0, 5, 0)),
+        (
+            chat(r#"{"prompt_tokens":10,"completion_tokens":5,"prompt_tokens_details":{"cached_tokens":4,"cache_write_tokens":5}}"#),
+            usage(1, 4, 5, 0, 5, 0),
+        ),
+        (
+            chat(r#"{"prompt_tokens":10,"completion_tokens":5,"prompt_tokens_details":{"cached_tokens":4,"cache_creation_tokens":50}}"#),
+            usage(0, 4, 6, 0, 5, 0),
+        ),
+        (
+            responses(r#"{"input_tokens":10,"input_tokens_details":{"cached_tokens":0,"cache_write_tokens":7},"output_tokens":6}"#),
+            usage(3, 0, 7, 0, 6, 0),
+        ),
+        (chat(r#"{"prompt_tokens":10,"completion_tokens":5,"prompt_tokens_details":{"audio_tokens":4,"cache_write_tokens":5}}"#), None),
         (chat(r#"{"prompt_tokens":10,"completion_tokens":5,"prompt_tokens_details":null}"#), usage(10, 0, 0, 0, 5, 0)),
         (chat(r#"{"prompt_tokens":10,"completion_tokens":5.0}"#), usage(10, 0, 0, 0, 5, 0)),
         (

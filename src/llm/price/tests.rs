@@ -37,6 +37,10 @@ fn openai_bills_cached_prompts_service_tiers_and_reasoning() {
     assert_eq!(bill("gpt-5.4", "default", usage(200_000, 72_000, 10_000)), usd(500_000 + 18_000 + 150_000));
     assert_eq!(bill("gpt-5.4", "default", usage(200_000, 100_000, 10_000)), usd(1_000_000 + 50_000 + 225_000));
     assert_eq!(bill("gpt-5.4", "flex", usage(200_000, 100_000, 10_000)), usd((1_000_000 + 50_000 + 225_000) / 2));
+    // GPT-5.6: 4.00 in, 0.40 cached, 5.00 written, 20.00 out; flex is half.
+    let written = Usage { cache_write_5m: 100_000, ..usage(50_000, 10_000, 10_000) };
+    assert_eq!(bill("gpt-5.6", "default", written), usd(200_000 + 4_000 + 500_000 + 200_000));
+    assert_eq!(bill("gpt-5.6", "flex", written), usd((200_000 + 4_000 + 500_000 + 200_000) / 2));
     // An embedding has no output: 0.02 in.
     assert_eq!(bill("text-embedding-3-small", "", usage(5 * M, 0, 0)), usd(100_000));
 }
