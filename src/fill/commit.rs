@@ -98,39 +98,45 @@ where
         let selected = self.variant(&fields).ok_or(NotStored::Panic)?;
         let expires = entry.lifetime.expires();
 
-        // First the response, then the way to it. Others may put theirs at the same time: theirs is kept. Whoever removed the way meant this one too.
-        let (mut known, mut generation) = (found.variants.clone(), generation);
-        let mut placed = None;
-        for _ in 0..MERGES {
-            let epoch = known.as_ref().map_or_else(|| fastrand::u64(..), |known| known.epoch);
-            let key = self.shared.settings.envelope.in_epoch(&selected, epoch);
-            if placed != Some(key) {
-                self.unplace(placed.take()).await;
-                let of_variant = match found.generation {
-                    Some(generation) if found.key == key => generation,
-                    _ => self.shared.get(&key).await.ok_or(NotStored::Store)?.generation,
-                };
-                self.put_one(&key, Record::Response(Arc::clone(&entry)), of_variant).await?;
-                placed = Some(key);
+        // First the response, then the way to it.
+        let epoch = found.variants.as_ref().map_or_else(|| fastrand::u64(..), |known| known.epoch);
+        let key = self.shared.settings.envelope.in_epoch(&selected, epoch);
+        let of_variant = match found.generation {
+            Some(generation) if found.key == key => generation,
+            // Nobody looked there before the call: what is there may have come since.
+            _ => {
+                let there = self.shared.get(&key).await.ok_or(NotStored::Store)?;
+                let since = there.record.and_then(Record::response).map(|there| there.lifetime.since);
+                if since.is_some_and(|since| since >= entry.lifetime.since) {
+                    return Err(NotStored::Superseded);
+                }
+                there.generation
             }
+        };
+        self.put_one(&key, Record::Response(Arc::clone(&entry)), of_variant).await?;
+
+        let (mut known, mut generation) = (found.variants.clone(), generation);
+        for _ in 0..MERGES {
             let mut merged = merge(known.as_deref(), &fields, epoch, expires);
             merged.note(&entry, &key);
             if self.put_one(primary, Record::Variants(Arc::new(merged)), generation).await.is_ok() {
                 return Ok(());
             }
             let lookup = self.shared.get(primary).await.ok_or(NotStored::Store)?;
-            let Some(Record::Variants(variants)) = lookup.record else { break };
-            (known, generation) = (Some(variants), lookup.generation);
+            match lookup.record {
+                // Others put theirs at the same time: theirs is kept.
+                Some(Record::Variants(variants)) if variants.epoch == epoch => (known, generation) = (Some(variants), lookup.generation),
+                // Whoever removed the way meant this one too, and it may have begun anew since. Two who begin it at once look the same: one of them is not stored.
+                _ => break,
+            }
         }
-        self.unplace(placed).await;
+        self.unplace(&key).await;
         Err(NotStored::Superseded)
     }
 
     /// Removes a variant that nothing leads to.
-    async fn unplace(&self, key: Option<Key>) {
-        if let Some(key) = key {
-            self.shared.attempt("remove", self.shared.core.store.remove(&key)).await;
-        }
+    async fn unplace(&self, key: &Key) {
+        self.shared.attempt("remove", self.shared.core.store.remove(key)).await;
     }
 
     async fn put_one(&self, key: &Key, record: Record, generation: Generation) -> Result<(), NotStored> {
