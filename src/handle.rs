@@ -6,7 +6,7 @@ use http::{Method, Request, Response, header, request};
 use tokio::time::timeout;
 
 use crate::{
-    entry::{Entry, Frames, Metadata, Record},
+    entry::{Entry, Frames, Metadata, Record, detached},
     error::Error,
     explain::{Explanation, explain},
     key::Key,
@@ -123,7 +123,7 @@ where
             ..Metadata::of(&options)
         };
         metadata.add_tags(storing.tags);
-        let (status, headers, body) = (response.status, storing.headers, Frames::from(body));
+        let (status, headers, body) = (response.status, detached(storing.headers), Frames::compact(&[body]));
         let entry = Entry { status, headers, body, trailers: None, lifetime: self.shared.settings.jittered(storing.lifetime), metadata };
         let generation = self.shared.get_sound(&key).await?.generation;
         let stored = self.shared.core.store.put(&key, Record::Response(Arc::new(entry)), generation).await?;

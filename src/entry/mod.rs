@@ -4,6 +4,7 @@
 mod entry;
 pub mod record;
 
+pub(crate) use entry::detached;
 pub use entry::{Entry, Frames, Lifetime, Metadata, Usage, Variants};
 
 /// A value under a key in a store.

@@ -5,7 +5,7 @@ use http::{HeaderMap, HeaderName, header, response};
 
 use super::{Caller, Fill, Question, tell};
 use crate::{
-    entry::{Entry, Frames, Metadata, Record, Variants},
+    entry::{Entry, Frames, Metadata, Record, Variants, detached},
     flight::State,
     inspect::Findings,
     key::Key,
@@ -49,9 +49,9 @@ where
         metadata.add_tags(storing.tags);
         let entry = Entry {
             status: head.status,
-            headers: storing.headers,
+            headers: detached(storing.headers),
             body: Frames::compact(frames),
-            trailers,
+            trailers: trailers.map(detached),
             lifetime: self.shared.settings.jittered(storing.lifetime),
             metadata,
         };
@@ -189,7 +189,10 @@ where
             return;
         }
         match contain(&shared.core.counters, || shared.core.policy.revise(&self.asked, entry, head, self.moment())) {
-            Some(Revision::Replace(entry)) => drop(self.put_one(key, Record::Response(Arc::new(*entry)), *generation).await),
+            Some(Revision::Replace(entry)) => {
+                let entry = Entry { headers: detached(entry.headers), ..*entry };
+                drop(self.put_one(key, Record::Response(Arc::new(entry)), *generation).await);
+            }
             Some(Revision::Remove) => drop(shared.attempt("remove", shared.core.store.remove(key)).await),
             Some(Revision::Keep) | None => {}
         }
@@ -197,7 +200,8 @@ where
 
     /// Hands a freshened entry to all who wait, and stores it where it was.
     pub(super) async fn freshened<RB, E>(&self, entry: Entry, caller: &mut Option<Caller<RB, E>>) -> Result<(), NotStored> {
-        let entry = Arc::new(Entry { lifetime: self.shared.settings.jittered(entry.lifetime), ..entry });
+        let (lifetime, headers) = (self.shared.settings.jittered(entry.lifetime), detached(entry.headers));
+        let entry = Arc::new(Entry { lifetime, headers, ..entry });
         self.lead.settle();
         self.lead.publish(State::Freshened(Arc::clone(&entry)));
         tell(caller, Opening::Freshened(Arc::clone(&entry)));

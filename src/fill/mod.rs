@@ -309,13 +309,20 @@ where
             self.revise(&head).await;
         }
         let (writer, tape) = Tape::new(promised, Arc::clone(&shared.core.budget));
+        // Before anything is on the tape: where there is no room to keep it, only what someone reads stays there.
+        let reader = tape.read().filter(|_| caller.is_some());
         for chunk in before.iter().flat_map(Frames::as_slice) {
             record.bytes += chunk.len() as u64;
             writer.push(chunk.clone());
         }
-        if caller.is_some()
-            && let Some(reader) = tape.read()
-        {
+        // Whoever frames the response is to know before its head is gone that nothing follows: gRPC tells failures so.
+        if body.is_end_stream() && !self.is_cut_short(head.status, &head.headers, record.bytes) {
+            if verdict.why_not.is_none() {
+                self.lead.settle();
+            }
+            writer.finish(None);
+        }
+        if let Some(reader) = reader {
             let opening = Opening::Live { head: head.clone(), upstream, reader, storing: verdict.why_not.is_none() };
             self.announce(&verdict, &head, tape);
             tell(caller, opening);
