@@ -209,6 +209,11 @@ impl<S, St, P> Flow<S, St, P> {
         P: Policy,
         B: Upload,
     {
+        let entered = self.shared.core.enter();
+        if entered.is_none() {
+            drop(lead);
+            return Some(self.pass(RequestBody::buffered(std::mem::take(body)), Bypass::Shutdown).await);
+        }
         self.recorder.outcome(Outcome::Unanswered);
         let (key, why, on_failure) = (&question.key, missed.why, missed.on_failure);
         let asked = Arc::new(head_of(&self.request));
@@ -221,6 +226,7 @@ impl<S, St, P> Flow<S, St, P> {
         let (sent, found, conditions) = (std::mem::take(body), missed.found.clone(), missed.conditions.take());
         self.fill(lead, request, asked, sent, question, found, conditions, on_failure == OnFailure::Stale, tab)
             .spawn(self.inner.clone(), Some(answer));
+        drop(entered);
         let opening = opening.await;
         self.recorder.waited(start);
         Some(match opening {
@@ -290,6 +296,9 @@ impl<S, St, P> Flow<S, St, P> {
         };
 
         let (found, _) = look_up(&self.shared, &asked, &identity.key).await;
+        let Some(entered) = self.shared.core.enter() else {
+            return Ok(passed(&self.shared.settings, Some(&watched), response, reason, self.recorder));
+        };
         let lead = self.shared.core.flights.alone(&found.key);
         let ticket = lead.ticket();
         let tab = Arc::<Tab>::default();
@@ -297,6 +306,7 @@ impl<S, St, P> Flow<S, St, P> {
         let (answer, opening) = oneshot::channel::<Opening<S::ResponseBody, S::Error>>();
         let fill = self.fill(lead, head_of(&asked), Arc::new(asked), Whole::default(), Question::from(&identity), found, None, false, tab);
         Fill { waited, ..fill }.adopt(response, answer);
+        drop(entered);
         match opening.await {
             Ok(Opening::Live { head, reader, .. }) => {
                 let recorder = self.answered(Outcome::Bypass(reason), head.status);
@@ -313,17 +323,19 @@ impl<S, St, P> Flow<S, St, P> {
     }
 
     /// Passes a request on as if the cache were not there. On the heap, so that a hit does not carry the room for it.
-    fn pass<B>(self, body: RequestBody<B>, reason: Bypass) -> Rest<S::ResponseBody, S::Error>
+    fn pass<B>(&mut self, body: RequestBody<B>, reason: Bypass) -> Rest<S::ResponseBody, S::Error>
     where
         S: Upstream<B>,
         B: Upload,
         St: Store,
         P: Policy,
     {
-        let Self { shared, inner, request, recorder, .. } = self;
-        let asked = shared.settings.cost.is_some().then(|| head_of(&request));
-        let call = inner.oneshot(Request::from_parts(request, body));
-        Box::pin(async move { pass(&shared.settings, asked.as_ref(), call, reason, recorder).await })
+        let settings = Arc::clone(&self.shared.settings);
+        let asked = settings.cost.is_some().then(|| head_of(&self.request));
+        let request = std::mem::replace(&mut self.request, Request::new(()).into_parts().0);
+        let call = self.inner.clone().oneshot(Request::from_parts(request, body));
+        let recorder = self.recorder.take();
+        Box::pin(async move { pass(&settings, asked.as_ref(), call, reason, recorder).await })
     }
 }
 
@@ -438,7 +450,7 @@ where
         S: Upstream<B>,
         B: Upload,
     {
-        if self.options.wishes().mode == Mode::ReadOnly {
+        if self.options.wishes().mode == Mode::ReadOnly || self.shared.core.tasks.is_closed() {
             return;
         }
         if let Role::Lead(lead) = self.shared.core.flights.join(&found.key, None, false, found.generation) {
@@ -629,18 +641,22 @@ where
         }
         let task = self.shared.clone();
         Some(core.tasks.spawn(async move {
-            let Core { store, flights, .. } = &*task.core;
-            for key in keys {
-                // Those who come from now on are not to join a call that began before.
-                flights.detach(&key);
-                task.attempt("remove", store.remove(&key)).await;
-                flights.detach(&key);
-            }
-            for selection in selections {
-                flights.detach_all();
-                task.attempt("remove", store.remove_where(&selection)).await;
-                flights.detach_all();
-            }
+            let Core { store, flights, stop, .. } = &*task.core;
+            let removing = async {
+                for key in keys {
+                    // Those who come from now on are not to join a call that began before.
+                    flights.detach(&key);
+                    task.attempt("remove", store.remove(&key)).await;
+                    flights.detach(&key);
+                }
+                for selection in selections {
+                    flights.detach_all();
+                    task.attempt("remove", store.remove_where(&selection)).await;
+                    flights.detach_all();
+                }
+            };
+            // Shutting down, the store is given no more than the bound that the rest has.
+            stop.run_until_cancelled(removing).await;
         }))
     }
 }

@@ -292,8 +292,8 @@ where
         self.shared.core.counters.stats(usage, self.shared.core.store.health())
     }
 
-    /// Ends the cache: requests from now on pass through, upstream calls under way are finished and stored, and what is not done
-    /// `within` is given up. Says whether all was done.
+    /// Ends the cache: requests from now on pass through, and so do those that have not come to their upstream call. Calls under way are finished and stored,
+    /// what unsafe requests make invalid meanwhile is removed, and what is not done `within` is given up. Says whether all was done.
     pub async fn shutdown(&self, within: Duration) -> bool {
         let core = &self.shared.core;
         core.tasks.close();

@@ -82,9 +82,7 @@ where
 
     /// Stores an entry, unless it was superseded.
     pub(super) async fn commit(&self, entry: Entry, vary: Option<Vec<HeaderName>>) -> Result<(), NotStored> {
-        // Shutting down, the store is given no more than the bound that the rest has.
-        let committed = self.shared.core.stop.run_until_cancelled(self.put(Arc::new(entry), vary)).await;
-        committed.unwrap_or(Err(NotStored::Store))?;
+        self.until_stopped(self.put(Arc::new(entry), vary)).await.unwrap_or(Err(NotStored::Store))?;
         self.shared.core.flights.landed(&self.identity.key, self.lead.key());
         Ok(())
     }
@@ -147,8 +145,7 @@ where
                 None => self.shared.attempt("put", store.put(key, record, generation)).await,
             }
         };
-        // Shutting down, the store is given no more than the bound that the rest has.
-        match self.shared.core.stop.run_until_cancelled(put).await.flatten() {
+        match self.until_stopped(put).await.flatten() {
             Some(true) => Ok(()),
             Some(false) => Err(NotStored::Superseded),
             None => Err(NotStored::Store),

@@ -9,6 +9,7 @@ mod vigil;
 
 use std::{
     any::Any,
+    future::Future,
     panic::AssertUnwindSafe,
     sync::Arc,
     time::{Duration, Instant},
@@ -238,7 +239,7 @@ where
                     record.last_byte = start.elapsed();
                     match head.status {
                         StatusCode::NOT_MODIFIED if self.conditions.is_some() => {
-                            if let Some(entry) = self.freshen(&head).await {
+                            if let Some(entry) = self.until_stopped(self.freshen(&head)).await.flatten() {
                                 self.bill(&head, record);
                                 return self.freshened(entry, caller).await;
                             }
@@ -306,7 +307,7 @@ where
         // The verdict, and those who wait.
         let verdict = self.verdict(&head, promised.exact());
         if verdict.storing.is_none() {
-            self.revise(&head).await;
+            self.until_stopped(self.revise(&head)).await;
         }
         let (writer, tape) = Tape::new(promised, Arc::clone(&shared.core.budget));
         // Before anything is on the tape: where there is no room to keep it, only what someone reads stays there.
@@ -368,9 +369,15 @@ where
         let (entry, vary) = self.entry(&head, storing, findings, &frames, trailers, record);
         let entry = self.merge(entry)?;
         if moved {
-            self.relocate(&entry).await?;
+            let stop = shared.core.stop.clone();
+            stop.run_until_cancelled(self.relocate(&entry)).await.unwrap_or(Err(NotStored::Store))?;
         }
         self.commit(entry, vary).await
+    }
+
+    /// Shutting down, the store is given no more than the bound that the rest has.
+    async fn until_stopped<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        self.shared.core.stop.run_until_cancelled(work).await
     }
 
     /// May a stale answer still stand in, if this one is a failure?

@@ -20,6 +20,7 @@ pub struct Scripted<St> {
     pub puts: Arc<AtomicUsize>,
     get: Fault,
     put: Fault,
+    remove: Fault,
 }
 
 #[derive(Clone, Default)]
@@ -34,14 +35,16 @@ pub enum Fault {
 
 impl<St> Clone for Scripted<St> {
     fn clone(&self) -> Self {
-        let Self { inner, gets, puts, get, put } = self;
-        Self { inner: Arc::clone(inner), gets: Arc::clone(gets), puts: Arc::clone(puts), get: get.clone(), put: put.clone() }
+        let Self { inner, gets, puts, get, put, remove } = self;
+        let (inner, gets, puts) = (Arc::clone(inner), Arc::clone(gets), Arc::clone(puts));
+        Self { inner, gets, puts, get: get.clone(), put: put.clone(), remove: remove.clone() }
     }
 }
 
 impl<St> Scripted<St> {
     pub fn new(inner: St) -> Self {
-        Self { inner: Arc::new(inner), gets: Arc::default(), puts: Arc::default(), get: Fault::None, put: Fault::None }
+        let (gets, puts) = Default::default();
+        Self { inner: Arc::new(inner), gets, puts, get: Fault::None, put: Fault::None, remove: Fault::None }
     }
 
     pub fn on_get(mut self, fault: Fault) -> Self {
@@ -51,6 +54,11 @@ impl<St> Scripted<St> {
 
     pub fn on_put(mut self, fault: Fault) -> Self {
         self.put = fault;
+        self
+    }
+
+    pub fn on_remove(mut self, fault: Fault) -> Self {
+        self.remove = fault;
         self
     }
 }
@@ -86,6 +94,7 @@ where
     }
 
     async fn remove(&self, key: &Key) -> Result<bool, Error> {
+        self.remove.strike().await?;
         self.inner.remove(key).await
     }
 
