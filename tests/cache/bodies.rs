@@ -8,6 +8,7 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -117,8 +118,8 @@ async fn an_endless_response_is_streamed_in_bounded_memory_and_stops_when_nobody
     assert_eq!(made.load(std::sync::atomic::Ordering::SeqCst), when_left, "the upstream is not read for nobody");
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_slow_reader_of_a_long_response_is_cut_off_and_the_others_are_not() {
+/// A response of 4 MiB, too long to keep, and two who read it: one at once, the other at a pace of its own.
+async fn at_a_pace(pause: Duration) -> Result<usize, tower_response_cache::BoxError> {
     let (feed_of, mut feeds) = tokio::sync::mpsc::unbounded_channel();
     let origin = Origin::new(move |_| {
         let feed_of = feed_of.clone();
@@ -135,13 +136,34 @@ async fn a_slow_reader_of_a_long_response_is_cut_off_and_the_others_are_not() {
     let fast = send(&cache, post("/", "")).await;
     assert_eq!(outcome(&fast), Outcome::Collapsed);
     let fast = tokio::spawn(async move { fast.into_body().collect().await.unwrap().to_bytes().len() });
+    let slow = tokio::spawn(async move {
+        let (mut body, mut read) = (slow.into_body(), 0);
+        loop {
+            tokio::time::sleep(pause).await;
+            let Some(frame) = body.frame().await else { return Ok(read) };
+            read += frame?.into_data().unwrap().len();
+        }
+    });
     for _ in 0..64 {
         feed.send(data(vec![0; 1 << 16])).await.unwrap();
     }
     drop(feed);
     assert_eq!(fast.await.unwrap(), 4 << 20);
-    let error = slow.into_body().collect().await.unwrap_err();
-    assert!(error.to_string().contains("too slow"), "{error}");
+    slow.await.unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_reader_of_a_long_response_is_cut_off_and_the_others_are_not() {
+    // One that does not read at all while the others do, and one that never stops for as long as it may.
+    for pause in [3600, 4] {
+        let error = at_a_pace(Duration::from_secs(pause)).await.unwrap_err();
+        assert!(error.to_string().contains("too slow"), "{error}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reader_that_reads_in_time_what_is_held_back_for_it_is_not_cut_off() {
+    assert_eq!(at_a_pace(Duration::from_millis(500)).await.unwrap(), 4 << 20);
 }
 
 #[tokio::test]
@@ -367,7 +389,7 @@ async fn what_a_validation_says_anew_keeps_no_more_alive_than_that_either() {
     let get = || Request::get("http://origin/").body(http_body_util::Full::<Bytes>::default()).unwrap();
     assert_eq!(ask(&cache, get()).await.1, "body");
     crate::calm().await;
-    clock.advance(std::time::Duration::from_secs(11));
+    clock.advance(Duration::from_secs(11));
     gone.store(false, Ordering::SeqCst);
     let answer = send(&cache, get()).await;
     assert_eq!((outcome(&answer), answer.headers()["x-from"].len()), (Outcome::Revalidated, 100));
