@@ -88,10 +88,8 @@ impl Frames {
     /// Copies chunks into one buffer and keeps their boundaries: many small allocations become one, and nothing else of what a connection read at a
     /// time is kept alive. A single chunk of 256 KiB or more is not copied.
     pub fn compact(chunks: &[Bytes]) -> Self {
-        if let [one] = chunks
-            && one.len() >= KEPT_FROM
-        {
-            return Self::from(one.clone());
+        if let [one] = chunks {
+            return Self::from(if one.len() < KEPT_FROM { Bytes::copy_from_slice(one) } else { one.clone() });
         }
         let mut all = BytesMut::with_capacity(chunks.iter().map(Bytes::len).sum());
         for chunk in chunks {

@@ -180,13 +180,14 @@ where
         let mut vigil = Vigil::begin(&shared.core, self.lead.flight(), record.refresh, self.abandoned());
 
         // Other processes.
-        let mut tries = 0;
+        let (mut tries, since) = (0, tokio::time::Instant::now());
+        let patience = || shared.settings.patience.saturating_sub(since.elapsed());
         let lease = loop {
-            match self.turn(&mut vigil, record.refresh).await {
+            match self.turn(&mut vigil, record.refresh, patience()).await {
                 Ok(Turn::Ours(lease)) => break lease,
-                Ok(Turn::Theirs(token)) => match Box::pin(self.follow(token, caller)).await {
+                Ok(Turn::Theirs(token)) => match Box::pin(self.follow(token, patience(), caller)).await {
                     Followed::Shown => return Err(NotStored::Elsewhere),
-                    Followed::Gone if tries < FOLLOWS => tries += 1,
+                    Followed::Gone if tries < FOLLOWS && !patience().is_zero() => tries += 1,
                     Followed::Gone | Followed::Unfit => break None,
                 },
                 Err(reason) => {
