@@ -7,6 +7,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
+use futures_util::future::join_all;
 use http::{Extensions, HeaderMap, Request, Response, StatusCode, request, response};
 use http_body::Body;
 use tokio::{sync::oneshot, task::JoinHandle, time::timeout};
@@ -643,12 +644,14 @@ where
         Some(core.tasks.spawn(async move {
             let Core { store, flights, stop, .. } = &*task.core;
             let removing = async {
-                for key in keys {
+                // All at once: a store that does not answer holds the caller up for one deadline.
+                join_all(keys.iter().map(async |key| {
                     // Those who come from now on are not to join a call that began before.
-                    flights.detach(&key);
-                    task.attempt("remove", store.remove(&key)).await;
-                    flights.detach(&key);
-                }
+                    flights.detach(key);
+                    task.attempt("remove", store.remove(key)).await;
+                    flights.detach(key);
+                }))
+                .await;
                 for selection in selections {
                     flights.detach_all();
                     task.attempt("remove", store.remove_where(&selection)).await;

@@ -1,18 +1,23 @@
-//! What varies by request fields, while calls overtake one another.
+//! What varies by request fields, while calls overtake one another and stores do not answer.
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http::Request;
 use http_body_util::Full;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tower::Layer;
 use tower_response_cache::{Cache, CacheLayer, Clock, Handle, HttpPolicy, status::Outcome, store::Memory};
 
 use crate::{
     ask, calm,
-    origin::{Feed, Origin, data, streamed},
+    origin::{Feed, Origin, data, streamed, text},
     outcome, read, send,
+    store::{Fault, Scripted},
+    until,
 };
 
 /// A cache in front of an origin that varies by the fields that a request names in `by`, and of which the test makes the bodies.
@@ -121,4 +126,51 @@ async fn variants_that_are_made_at_the_same_time_are_all_stored_where_it_is_know
     for value in ["0", "1", "2"] {
         assert_eq!(ask(&rig.cache, get(&[("foo", value), ("by", "foo")])).await, (Outcome::Hit, value.to_owned()));
     }
+}
+
+#[tokio::test]
+async fn a_store_that_does_not_answer_holds_a_request_up_for_one_look_up_however_many_variants_there_are() {
+    let permits = Arc::new(Semaphore::new(100));
+    let store = Scripted::new(Memory::new(1 << 20)).on_get(Fault::Waits(Arc::clone(&permits)));
+    let origin = Origin::new(|call| async move {
+        let mut response = text("answer");
+        response.headers_mut().insert("cache-control", http::HeaderValue::from_static("max-age=60"));
+        response.headers_mut().insert("vary", call.head.headers["by"].clone());
+        Ok(response)
+    });
+    let cache = CacheLayer::new(store.clone(), HttpPolicy::shared()).layer(origin);
+    for by in ["foo", "bar", "baz"] {
+        ask(&cache, get(&[("cache-control", "no-cache"), ("by", by)])).await;
+        calm().await;
+    }
+    // The primary key is found; what comes after it fails.
+    permits.forget_permits(permits.available_permits() - 1);
+    let before = store.gets.load(Ordering::SeqCst);
+    let asking = tokio::spawn({
+        let cache = cache.clone();
+        async move { ask(&cache, get(&[("by", "foo")])).await.1 }
+    });
+    until(|| store.gets.load(Ordering::SeqCst) == before + 2).await;
+    permits.close();
+    assert_eq!(asking.await.unwrap(), "answer");
+    assert_eq!(store.gets.load(Ordering::SeqCst), before + 2);
+}
+
+#[tokio::test]
+async fn what_an_answer_makes_invalid_is_removed_all_at_once() {
+    let permits = Arc::new(Semaphore::new(0));
+    let store = Scripted::new(Memory::new(1 << 20)).on_remove(Fault::Waits(Arc::clone(&permits)));
+    let origin = Origin::new(|_| async {
+        let mut response = text("done");
+        response.headers_mut().insert("location", http::HeaderValue::from_static("/a"));
+        response.headers_mut().insert("content-location", http::HeaderValue::from_static("/b"));
+        Ok(response)
+    });
+    let cache = CacheLayer::new(store.clone(), HttpPolicy::shared()).layer(origin);
+    let request = Request::delete("http://origin/").body(Full::<Bytes>::default()).unwrap();
+    let asking = tokio::spawn(async move { read(send(&cache, request).await).await });
+    until(|| store.removals.load(Ordering::SeqCst) == 3).await;
+    assert!(!asking.is_finished());
+    permits.add_permits(3);
+    assert_eq!(asking.await.unwrap(), "done");
 }

@@ -18,6 +18,7 @@ pub struct Scripted<St> {
     inner: Arc<St>,
     pub gets: Arc<AtomicUsize>,
     pub puts: Arc<AtomicUsize>,
+    pub removals: Arc<AtomicUsize>,
     get: Fault,
     put: Fault,
     remove: Fault,
@@ -35,16 +36,16 @@ pub enum Fault {
 
 impl<St> Clone for Scripted<St> {
     fn clone(&self) -> Self {
-        let Self { inner, gets, puts, get, put, remove } = self;
-        let (inner, gets, puts) = (Arc::clone(inner), Arc::clone(gets), Arc::clone(puts));
-        Self { inner, gets, puts, get: get.clone(), put: put.clone(), remove: remove.clone() }
+        let Self { inner, gets, puts, removals, get, put, remove } = self;
+        let (inner, gets, puts, removals) = (Arc::clone(inner), Arc::clone(gets), Arc::clone(puts), Arc::clone(removals));
+        Self { inner, gets, puts, removals, get: get.clone(), put: put.clone(), remove: remove.clone() }
     }
 }
 
 impl<St> Scripted<St> {
     pub fn new(inner: St) -> Self {
-        let (gets, puts) = Default::default();
-        Self { inner: Arc::new(inner), gets, puts, get: Fault::None, put: Fault::None, remove: Fault::None }
+        let (gets, puts, removals) = Default::default();
+        Self { inner: Arc::new(inner), gets, puts, removals, get: Fault::None, put: Fault::None, remove: Fault::None }
     }
 
     pub fn on_get(mut self, fault: Fault) -> Self {
@@ -94,6 +95,7 @@ where
     }
 
     async fn remove(&self, key: &Key) -> Result<bool, Error> {
+        self.removals.fetch_add(1, Ordering::SeqCst);
         self.remove.strike().await?;
         self.inner.remove(key).await
     }
