@@ -7,6 +7,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
+use futures_util::future::join_all;
 use http::{Extensions, HeaderMap, Request, Response, StatusCode, request, response};
 use http_body::Body;
 use tokio::{sync::oneshot, task::JoinHandle, time::timeout};
@@ -211,6 +212,11 @@ impl<S, St, P> Flow<S, St, P> {
         P: Policy,
         B: Upload,
     {
+        let entered = self.shared.core.enter();
+        if entered.is_none() {
+            drop(lead);
+            return Some(self.pass(RequestBody::buffered(std::mem::take(body)), Bypass::Shutdown).await);
+        }
         self.recorder.outcome(Outcome::Unanswered);
         let (key, why, on_failure) = (&question.key, missed.why, missed.on_failure);
         let asked = Arc::new(head_of(&self.request));
@@ -223,6 +229,7 @@ impl<S, St, P> Flow<S, St, P> {
         let (sent, found, conditions) = (std::mem::take(body), missed.found.clone(), missed.conditions.take());
         self.fill(lead, request, asked, sent, question, found, conditions, on_failure == OnFailure::Stale, tab)
             .spawn(self.inner.clone(), Some(answer));
+        drop(entered);
         let opening = opening.await;
         self.recorder.waited(start);
         Some(match opening {
@@ -294,6 +301,10 @@ impl<S, St, P> Flow<S, St, P> {
         };
 
         let (found, _) = look_up(&self.shared, &asked, &identity.key).await;
+        let Some(entered) = self.shared.core.enter() else {
+            let asked = self.shared.settings.keeps_books().then(|| Box::new(watched));
+            return Ok(passed(&self.shared.settings, asked, response, reason, self.recorder));
+        };
         let lead = self.shared.core.flights.alone(&found.key);
         let ticket = lead.ticket();
         let tab = Arc::<Tab>::default();
@@ -301,6 +312,7 @@ impl<S, St, P> Flow<S, St, P> {
         let (answer, opening) = oneshot::channel::<Opening<S::ResponseBody, S::Error>>();
         let fill = self.fill(lead, head_of(&asked), Arc::new(asked), Whole::default(), Question::from(&identity), found, None, false, tab);
         Fill { waited, ..fill }.adopt(response, answer);
+        drop(entered);
         match opening.await {
             Ok(Opening::Live { head, reader, .. }) => {
                 let recorder = self.answered(Outcome::Bypass(reason), head.status);
@@ -317,17 +329,19 @@ impl<S, St, P> Flow<S, St, P> {
     }
 
     /// Passes a request on as if the cache were not there. On the heap, so that a hit does not carry the room for it.
-    fn pass<B>(self, body: RequestBody<B>, reason: Bypass) -> Rest<S::ResponseBody, S::Error>
+    fn pass<B>(&mut self, body: RequestBody<B>, reason: Bypass) -> Rest<S::ResponseBody, S::Error>
     where
         S: Upstream<B>,
         B: Upload,
         St: Store,
         P: Policy,
     {
-        let Self { shared, inner, request, recorder, .. } = self;
-        let asked = shared.settings.keeps_books().then(|| Box::new(head_of(&request)));
-        let call = inner.oneshot(Request::from_parts(request, body));
-        Box::pin(async move { pass(&shared.settings, asked, call, reason, recorder).await })
+        let settings = Arc::clone(&self.shared.settings);
+        let asked = settings.keeps_books().then(|| Box::new(head_of(&self.request)));
+        let request = std::mem::replace(&mut self.request, Request::new(()).into_parts().0);
+        let call = self.inner.clone().oneshot(Request::from_parts(request, body));
+        let recorder = self.recorder.take();
+        Box::pin(async move { pass(&settings, asked, call, reason, recorder).await })
     }
 }
 
@@ -441,7 +455,7 @@ where
         S: Upstream<B>,
         B: Upload,
     {
-        if self.options.wishes().mode == Mode::ReadOnly {
+        if self.options.wishes().mode == Mode::ReadOnly || self.shared.core.tasks.is_closed() {
             return;
         }
         if let Role::Lead(lead) = self.shared.core.flights.join(&found.key, None, false, found.generation) {
@@ -632,18 +646,24 @@ where
         }
         let task = self.shared.clone();
         Some(core.tasks.spawn(async move {
-            let Core { store, flights, .. } = &*task.core;
-            for key in keys {
-                // Those who come from now on are not to join a call that began before.
-                flights.detach(&key);
-                task.attempt("remove", store.remove(&key)).await;
-                flights.detach(&key);
-            }
-            for selection in selections {
-                flights.detach_all();
-                task.attempt("remove", store.remove_where(&selection)).await;
-                flights.detach_all();
-            }
+            let Core { store, flights, stop, .. } = &*task.core;
+            let removing = async {
+                // All at once: a store that does not answer holds the caller up for one deadline.
+                join_all(keys.iter().map(async |key| {
+                    // Those who come from now on are not to join a call that began before.
+                    flights.detach(key);
+                    task.attempt("remove", store.remove(key)).await;
+                    flights.detach(key);
+                }))
+                .await;
+                for selection in selections {
+                    flights.detach_all();
+                    task.attempt("remove", store.remove_where(&selection)).await;
+                    flights.detach_all();
+                }
+            };
+            // Shutting down, the store is given no more than the bound that the rest has.
+            stop.run_until_cancelled(removing).await;
         }))
     }
 }

@@ -6,7 +6,7 @@ use http::{Method, Request, Response, header, request};
 use tokio::time::timeout;
 
 use crate::{
-    entry::{Entry, Frames, Metadata, Record},
+    entry::{Entry, Frames, Metadata, Record, detached},
     error::Error,
     explain::{Explanation, explain},
     key::Key,
@@ -114,7 +114,7 @@ where
             ..Metadata::of(&options)
         };
         metadata.add_tags(storing.tags);
-        let (status, headers, body) = (response.status, storing.headers, Frames::from(body));
+        let (status, headers, body) = (response.status, detached(storing.headers), Frames::compact(&[body]));
         let entry = Entry { status, headers, body, trailers: None, lifetime: self.shared.settings.jittered(storing.lifetime), metadata };
         let generation = self.shared.get_sound(&key).await?.generation;
         let stored = self.shared.core.store.put(&key, Record::Response(Arc::new(entry)), generation).await?;
@@ -283,8 +283,8 @@ where
         self.shared.core.counters.stats(usage, self.shared.core.store.health())
     }
 
-    /// Ends the cache: requests from now on pass through, upstream calls under way are finished and stored, and what is not done
-    /// `within` is given up. Says whether all was done.
+    /// Ends the cache: requests from now on pass through, and so do those that have not come to their upstream call. Calls under way are finished and stored,
+    /// what unsafe requests make invalid meanwhile is removed, and what is not done `within` is given up. Says whether all was done.
     pub async fn shutdown(&self, within: Duration) -> bool {
         let core = &self.shared.core;
         core.tasks.close();

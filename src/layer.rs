@@ -105,7 +105,8 @@ impl<St, P> CacheLayer<St, P> {
         self
     }
 
-    /// Sets how long a reader may hold up the others on a response that is too long to keep, before it is cut off with an error. Default: 10 s.
+    /// Sets how long a reader may hold up the others on a response that is too long to keep, before it is cut off with an error: so long it may take to read what is held
+    /// back for it, 1 MiB, or 64 KiB where memory is short. Default: 10 s.
     #[must_use]
     pub fn stall_limit(mut self, limit: Duration) -> Self {
         self.settings().stall_limit = limit;

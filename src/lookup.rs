@@ -56,6 +56,10 @@ where
         if found.key == *primary || since(&entry) > since(&found.entry) {
             found = Found { key, entry, generation, ..found };
         }
+        // Each of the others could take as long as a store may before it has failed as well.
+        if failures > 0 {
+            break;
+        }
     }
     (found, failures)
 }

@@ -66,12 +66,11 @@ where
         let mut options = parts.extensions.remove::<CacheOptions>().unwrap_or_default();
         let mut recorder = Recorder::begin(self.shared.sink());
         let policy = &self.shared.core.policy;
-        let admission = if self.shared.core.tasks.is_closed() {
-            Admission::Bypass(Bypass::Shutdown)
-        } else {
-            contain(&self.shared.core.counters, || policy.admit(&mut parts, &mut options)).unwrap_or(Admission::Bypass(Bypass::Panic))
+        let admission = contain(&self.shared.core.counters, || policy.admit(&mut parts, &mut options));
+        let admission = match self.shared.settings.restrict(admission.unwrap_or(Admission::Bypass(Bypass::Panic)), &mut options) {
+            Admission::Cache if self.shared.core.tasks.is_closed() => Admission::Bypass(Bypass::Shutdown),
+            admission => admission,
         };
-        let admission = self.shared.settings.restrict(admission, &mut options);
         recorder.label(&options);
         match admission {
             Admission::Cache => {

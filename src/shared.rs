@@ -11,7 +11,10 @@ use std::{
 use futures_util::FutureExt as _;
 use http::{HeaderValue, request, response};
 use tokio::sync::Semaphore;
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::{
+    sync::CancellationToken,
+    task::{TaskTracker, task_tracker::TaskTrackerToken},
+};
 
 use crate::{
     body::tape::Budget,
@@ -73,6 +76,12 @@ impl<St, P> Core<St, P> {
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
         }
+    }
+
+    /// Leave to begin a task, unless the cache shuts down: whoever waits for all tasks to end waits for this one, too. Not to be held over an await.
+    pub(crate) fn enter(&self) -> Option<TaskTrackerToken> {
+        let token = self.tasks.token();
+        (!self.tasks.is_closed()).then_some(token)
     }
 }
 

@@ -125,6 +125,7 @@ where
     fn size_hint(&self) -> SizeHint {
         match &self.kind {
             Kind::Untouched { body } => body.size_hint(),
+            Kind::Buffered { whole: Whole { bytes, trailers: Some(_) } } => before_trailers(bytes.len() as u64),
             Kind::Buffered { whole } => SizeHint::with_exact(whole.bytes.len() as u64),
             Kind::Rejoined { rejoined } => {
                 let Rejoined { prefix, rest, .. } = &**rejoined;
@@ -161,6 +162,13 @@ where
         Ok(frame) => Ok(frame.map_data(|mut data| data.copy_to_bytes(data.remaining()))),
         Err(error) => Err(error.into()),
     }))
+}
+
+/// A length that is not told as that of the whole: it would become a `content-length`, after which HTTP/1.1 has no room for trailers.
+pub(crate) fn before_trailers(len: u64) -> SizeHint {
+    let mut hint = SizeHint::new();
+    hint.set_lower(len);
+    hint
 }
 
 /// A request body after the attempt to read it whole.

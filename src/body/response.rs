@@ -11,7 +11,7 @@ use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
 use super::{
-    request::poll_bytes,
+    request::{before_trailers, poll_bytes},
     tape::{Reader, Step},
 };
 use crate::{
@@ -25,8 +25,8 @@ pin_project! {
     /// The response body as the caller receives it: the inner service's own, or from the store, or from an upstream call as it speaks.
     ///
     /// An error of the inner body is passed on; it is shared between all callers of one upstream call, so it arrives boxed.
-    /// The cache adds no errors but two: the upstream call was given up (its task panicked, or the cache shut down), and this reader held
-    /// up others on a response too long to keep.
+    /// The cache adds no errors but these: the upstream call was given up (its task panicked, the cache shut down, or the process that made it is
+    /// gone); the body is not as long as its `content-length` says; and this reader held up others on a response too long to keep.
     pub struct ResponseBody<B> {
         #[pin]
         kind: Kind<B>,
@@ -107,12 +107,7 @@ where
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Pass { body } => body.size_hint(),
-            // A length that is known in advance would become a `content-length`, after which HTTP/1.1 has no room for trailers.
-            Self::Stored { entry, left, .. } if entry.trailers.is_some() => {
-                let mut hint = SizeHint::new();
-                hint.set_lower(*left);
-                hint
-            }
+            Self::Stored { entry, left, .. } if entry.trailers.is_some() => before_trailers(*left),
             Self::Stored { left, .. } => SizeHint::with_exact(*left),
             Self::Reading { reader, .. } => reader.size_hint(),
             Self::Empty => SizeHint::with_exact(0),

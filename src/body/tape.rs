@@ -79,6 +79,22 @@ struct State {
     writer: Option<Waker>,
 }
 
+impl State {
+    /// Where the writer is.
+    fn last(&self) -> usize {
+        self.base + self.frames.len()
+    }
+
+    /// Where the readers are that were not cut off.
+    fn current(&self) -> impl Iterator<Item = &Place> {
+        self.readers.iter().flatten().filter(|place| !place.cut)
+    }
+
+    fn slowest(&self) -> Option<usize> {
+        self.current().map(|place| place.at).min()
+    }
+}
+
 #[derive(Clone)]
 enum End {
     Clean(Option<HeaderMap>),
@@ -203,24 +219,26 @@ impl Writer {
         Poll::Pending
     }
 
-    /// Cuts off the readers that hold the writer up, if others are further. Says whether there were any.
-    pub(crate) fn cut_laggards(&self) -> bool {
+    /// How many frames there were until now.
+    pub(crate) fn count(&self) -> usize {
+        self.tape.lock().last()
+    }
+
+    /// Have all readers read so many frames?
+    pub(crate) fn is_read_to(&self, count: usize) -> bool {
+        self.tape.lock().slowest().is_none_or(|slowest| slowest >= count)
+    }
+
+    /// Cuts off the slowest readers, if they have not read so many frames, and others have read all there is.
+    pub(crate) fn cut_laggards(&self, count: usize) {
         let mut state = self.tape.lock();
-        let last = state.base + state.frames.len();
-        let (mut slowest, mut fastest) = (usize::MAX, 0);
-        for place in state.readers.iter().flatten().filter(|place| !place.cut) {
-            slowest = slowest.min(place.at);
-            fastest = fastest.max(place.at);
-        }
-        if slowest >= fastest || fastest < last {
-            return false;
-        }
+        let fastest = state.current().map(|place| place.at).max();
+        let Some(slowest) = state.slowest().filter(|slowest| *slowest < count && fastest == Some(state.last())) else { return };
         for place in state.readers.iter_mut().flatten().filter(|place| place.at == slowest) {
             place.cut = true;
         }
         self.trim(&mut state);
         wake(state);
-        true
     }
 
     /// How long the body will be, if its framing says so.
@@ -259,8 +277,7 @@ impl Writer {
         for place in state.readers.iter_mut().flatten() {
             place.cut |= place.yields;
         }
-        let last = state.base + state.frames.len();
-        let slowest = state.readers.iter().flatten().filter(|place| !place.cut).map(|place| place.at).min().unwrap_or(last);
+        let slowest = state.slowest().unwrap_or(state.last());
         while state.base < slowest {
             let Some(frame) = state.frames.pop_front() else { break };
             state.base += 1;
@@ -336,7 +353,7 @@ impl Reader {
         }
         let state = self.tape.lock();
         let Some(Some(place)) = state.readers.get(self.slot) else { return true };
-        place.at == state.base + state.frames.len() && matches!(state.end, Some(End::Clean(None)))
+        place.at == state.last() && matches!(state.end, Some(End::Clean(None)))
     }
 
     pub(crate) fn size_hint(&self) -> SizeHint {

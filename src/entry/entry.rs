@@ -40,6 +40,25 @@ impl Entry {
     }
 }
 
+/// Single chunks from this size on are not copied: what clients read at a time is not much larger.
+const KEPT_FROM: usize = 256 << 10;
+
+/// The same fields with values in one buffer of their own: as they were read, they keep all alive that a connection read at that time.
+pub(crate) fn detached(mut fields: HeaderMap) -> HeaderMap {
+    let mut all = BytesMut::with_capacity(fields.values().map(HeaderValue::len).sum());
+    for value in fields.values() {
+        all.extend_from_slice(value.as_bytes());
+    }
+    let mut rest = all.freeze();
+    for value in fields.values_mut() {
+        if let Ok(mut own) = HeaderValue::from_maybe_shared(rest.split_to(value.len())) {
+            own.set_sensitive(value.is_sensitive());
+            *value = own;
+        }
+    }
+    fields
+}
+
 /// A body as a sequence of chunks, with their boundaries kept.
 ///
 /// Event streams and gRPC messages are replayed as they were cut. All chunks are slices of shared buffers: cloning copies no bytes.
@@ -70,10 +89,11 @@ impl Frames {
         Self { chunks, len }
     }
 
-    /// Copies chunks into one buffer and keeps their boundaries: many small allocations become one.
+    /// Copies chunks into one buffer and keeps their boundaries: many small allocations become one, and nothing else of what a connection read at a
+    /// time is kept alive. A single chunk of 256 KiB or more is not copied.
     pub fn compact(chunks: &[Bytes]) -> Self {
         if let [one] = chunks {
-            return Self::from(one.clone());
+            return Self::from(if one.len() < KEPT_FROM { Bytes::copy_from_slice(one) } else { one.clone() });
         }
         let mut all = BytesMut::with_capacity(chunks.iter().map(Bytes::len).sum());
         for chunk in chunks {

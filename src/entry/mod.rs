@@ -5,6 +5,7 @@ mod entry;
 mod labels;
 pub mod record;
 
+pub(crate) use entry::detached;
 pub use entry::{Entry, Frames, Lifetime, Metadata, Usage, Variants};
 pub use labels::Labels;
 

@@ -5,7 +5,7 @@ use http::{HeaderMap, HeaderName, header, response};
 
 use super::{Caller, Fill, Question, tell};
 use crate::{
-    entry::{Entry, Frames, Metadata, Record, Variants},
+    entry::{Entry, Frames, Metadata, Record, Variants, detached},
     flight::State,
     inspect::Findings,
     key::Key,
@@ -49,9 +49,9 @@ where
         metadata.add_tags(storing.tags);
         let entry = Entry {
             status: head.status,
-            headers: storing.headers,
+            headers: detached(storing.headers),
             body: Frames::compact(frames),
-            trailers,
+            trailers: trailers.map(detached),
             lifetime: self.shared.settings.jittered(storing.lifetime),
             metadata,
         };
@@ -82,9 +82,7 @@ where
 
     /// Stores an entry, unless it was superseded.
     pub(super) async fn commit(&self, entry: Entry, vary: Option<Vec<HeaderName>>) -> Result<(), NotStored> {
-        // Shutting down, the store is given no more than the bound that the rest has.
-        let committed = self.shared.core.stop.run_until_cancelled(self.put(Arc::new(entry), vary)).await;
-        committed.unwrap_or(Err(NotStored::Store))?;
+        self.until_stopped(self.put(Arc::new(entry), vary)).await.unwrap_or(Err(NotStored::Store))?;
         self.shared.core.flights.landed(&self.identity.key, self.lead.key());
         Ok(())
     }
@@ -98,39 +96,45 @@ where
         let selected = self.variant(&fields).ok_or(NotStored::Panic)?;
         let expires = entry.lifetime.expires();
 
-        // First the response, then the way to it. Others may put theirs at the same time: theirs is kept. Whoever removed the way meant this one too.
-        let (mut known, mut generation) = (found.variants.clone(), generation);
-        let mut placed = None;
-        for _ in 0..MERGES {
-            let epoch = known.as_ref().map_or_else(|| fastrand::u64(..), |known| known.epoch);
-            let key = self.shared.settings.envelope.in_epoch(&selected, epoch);
-            if placed != Some(key) {
-                self.unplace(placed.take()).await;
-                let of_variant = match found.generation {
-                    Some(generation) if found.key == key => generation,
-                    _ => self.shared.get(&key).await.ok_or(NotStored::Store)?.generation,
-                };
-                self.put_one(&key, Record::Response(Arc::clone(&entry)), of_variant).await?;
-                placed = Some(key);
+        // First the response, then the way to it.
+        let epoch = found.variants.as_ref().map_or_else(|| fastrand::u64(..), |known| known.epoch);
+        let key = self.shared.settings.envelope.in_epoch(&selected, epoch);
+        let of_variant = match found.generation {
+            Some(generation) if found.key == key => generation,
+            // Nobody looked there before the call: what is there may have come since.
+            _ => {
+                let there = self.shared.get(&key).await.ok_or(NotStored::Store)?;
+                let since = there.record.and_then(Record::response).map(|there| there.lifetime.since);
+                if since.is_some_and(|since| since >= entry.lifetime.since) {
+                    return Err(NotStored::Superseded);
+                }
+                there.generation
             }
+        };
+        self.put_one(&key, Record::Response(Arc::clone(&entry)), of_variant).await?;
+
+        let (mut known, mut generation) = (found.variants.clone(), generation);
+        for _ in 0..MERGES {
             let mut merged = merge(known.as_deref(), &fields, epoch, expires);
             merged.note(&entry, &key);
             if self.put_one(primary, Record::Variants(Arc::new(merged)), generation).await.is_ok() {
                 return Ok(());
             }
             let lookup = self.shared.get(primary).await.ok_or(NotStored::Store)?;
-            let Some(Record::Variants(variants)) = lookup.record else { break };
-            (known, generation) = (Some(variants), lookup.generation);
+            match lookup.record {
+                // Others put theirs at the same time: theirs is kept.
+                Some(Record::Variants(variants)) if variants.epoch == epoch => (known, generation) = (Some(variants), lookup.generation),
+                // Whoever removed the way meant this one too, and it may have begun anew since. Two who begin it at once look the same: one of them is not stored.
+                _ => break,
+            }
         }
-        self.unplace(placed).await;
+        self.unplace(&key).await;
         Err(NotStored::Superseded)
     }
 
     /// Removes a variant that nothing leads to.
-    async fn unplace(&self, key: Option<Key>) {
-        if let Some(key) = key {
-            self.shared.attempt("remove", self.shared.core.store.remove(&key)).await;
-        }
+    async fn unplace(&self, key: &Key) {
+        self.shared.attempt("remove", self.shared.core.store.remove(key)).await;
     }
 
     async fn put_one(&self, key: &Key, record: Record, generation: Generation) -> Result<(), NotStored> {
@@ -141,8 +145,7 @@ where
                 None => self.shared.attempt("put", store.put(key, record, generation)).await,
             }
         };
-        // Shutting down, the store is given no more than the bound that the rest has.
-        match self.shared.core.stop.run_until_cancelled(put).await.flatten() {
+        match self.until_stopped(put).await.flatten() {
             Some(true) => Ok(()),
             Some(false) => Err(NotStored::Superseded),
             None => Err(NotStored::Store),
@@ -183,7 +186,10 @@ where
             return;
         }
         match contain(&shared.core.counters, || shared.core.policy.revise(&self.asked, entry, head, self.moment())) {
-            Some(Revision::Replace(entry)) => drop(self.put_one(key, Record::Response(Arc::new(*entry)), *generation).await),
+            Some(Revision::Replace(entry)) => {
+                let entry = Entry { headers: detached(entry.headers), ..*entry };
+                drop(self.put_one(key, Record::Response(Arc::new(entry)), *generation).await);
+            }
             Some(Revision::Remove) => drop(shared.attempt("remove", shared.core.store.remove(key)).await),
             Some(Revision::Keep) | None => {}
         }
@@ -191,7 +197,8 @@ where
 
     /// Hands a freshened entry to all who wait, and stores it where it was.
     pub(super) async fn freshened<RB, E>(&self, entry: Entry, caller: &mut Option<Caller<RB, E>>) -> Result<(), NotStored> {
-        let entry = Arc::new(Entry { lifetime: self.shared.settings.jittered(entry.lifetime), ..entry });
+        let (lifetime, headers) = (self.shared.settings.jittered(entry.lifetime), detached(entry.headers));
+        let entry = Arc::new(Entry { lifetime, headers, ..entry });
         self.lead.settle();
         self.lead.publish(State::Freshened(Arc::clone(&entry)));
         tell(caller, Opening::Freshened(Arc::clone(&entry)));

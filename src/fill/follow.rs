@@ -1,4 +1,4 @@
-use std::{collections::VecDeque, hash::Hasher as _, pin::Pin, sync::Arc};
+use std::{collections::VecDeque, hash::Hasher as _, pin::Pin, sync::Arc, time::Duration};
 
 use futures_util::{Stream, StreamExt as _, stream::once};
 use http_body::SizeHint;
@@ -21,7 +21,7 @@ use crate::{
 pub(super) enum Followed {
     /// Someone here was shown the head, and then what came after it.
     Shown,
-    /// What it makes is no answer to this request.
+    /// What it makes is no answer to this request, or takes too long to begin.
     Unfit,
     /// There was nothing to be shown.
     Gone,
@@ -40,17 +40,17 @@ where
     St: Store,
     P: Policy,
 {
-    /// Puts on the tape, for all who wait here, what another process makes as it makes it.
-    pub(super) async fn follow<RB, E>(&self, token: Token, caller: &mut Option<Caller<RB, E>>) -> Followed {
+    /// Puts on the tape, for all who wait here, what another process makes as it makes it, if that begins while there is patience.
+    pub(super) async fn follow<RB, E>(&self, token: Token, patience: Duration, caller: &mut Option<Caller<RB, E>>) -> Followed {
         let shared = &self.shared;
         // Whether the call goes on is not ours to say.
         let mut vigil = Vigil::begin(&shared.core, self.lead.flight(), false, Abandoned::Cancel);
         let mut remote = Remote::new(shared, &self.lead, token);
-        let head = match vigil.keep(&self.lead, remote.next()).await {
-            Ok(Some(LivePart::Head(head))) if self.is_for_us(&head) => *head,
-            Ok(Some(_)) => return Followed::Unfit,
+        let head = match vigil.keep(&self.lead, timeout(patience, remote.next())).await {
+            Ok(Ok(Some(LivePart::Head(head)))) if self.is_for_us(&head) => *head,
+            Ok(Ok(Some(_)) | Err(_)) => return Followed::Unfit,
             // Lost, or nobody waits any more.
-            Ok(None) | Err(_) => return Followed::Gone,
+            Ok(Ok(None)) | Err(_) => return Followed::Gone,
         };
 
         // Those who wait.

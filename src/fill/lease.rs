@@ -4,7 +4,10 @@ use std::{
     time::Duration,
 };
 
-use futures_util::{FutureExt as _, future::join};
+use futures_util::{
+    FutureExt as _,
+    future::{join, lazy},
+};
 use tokio::{sync::oneshot, task::AbortHandle, time::sleep};
 
 use super::{
@@ -43,12 +46,12 @@ where
     St: Store,
     P: Policy,
 {
-    /// Asks the store whether to make the call, or whether another process does; then it waits, as long as anyone waits here.
+    /// Asks the store whether to make the call, or whether another process does; then it waits, as long as anyone waits here and there is patience.
     ///
     /// # Errors
     ///
     /// [`NotStored::Elsewhere`] if there is an answer by now: look again.
-    pub(super) async fn turn(&self, vigil: &mut Vigil, refresh: bool) -> Result<Turn, NotStored> {
+    pub(super) async fn turn(&self, vigil: &mut Vigil, refresh: bool, patience: Duration) -> Result<Turn, NotStored> {
         let Some(generation) = self.found.generation.filter(|_| self.lead.is_joinable() && self.options.wishes().mode == Mode::ReadWrite)
         else {
             return Ok(Turn::Ours(None));
@@ -59,8 +62,9 @@ where
         }
         let (shared, key) = (&self.shared, self.lead.key());
         // Who refreshes in the background need not wait for another who does.
-        let patience = if refresh { Duration::ZERO } else { shared.settings.patience };
-        let claim = shared.attempt("claim", shared.core.store.claim(key, generation, patience));
+        let patience = if refresh { Duration::ZERO } else { patience };
+        // Within the guard also what a store does before its first await: a panic there costs the lease, and no request.
+        let claim = shared.attempt("claim", lazy(|_| shared.core.store.claim(key, generation, patience)).flatten());
         let claim = vigil.keep(&self.lead, claim).await;
         if matches!(claim, Ok(Some(Claim::Granted(..) | Claim::Live(_)))) {
             self.lead.is_of(generation);

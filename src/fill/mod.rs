@@ -9,6 +9,7 @@ mod vigil;
 
 use std::{
     any::Any,
+    future::Future,
     panic::AssertUnwindSafe,
     sync::Arc,
     time::{Duration, Instant},
@@ -188,13 +189,14 @@ where
         let mut vigil = Vigil::begin(&shared.core, self.lead.flight(), record.refresh, self.abandoned());
 
         // Other processes.
-        let mut tries = 0;
+        let (mut tries, since) = (0, tokio::time::Instant::now());
+        let patience = || shared.settings.patience.saturating_sub(since.elapsed());
         let lease = loop {
-            match self.turn(&mut vigil, record.refresh).await {
+            match self.turn(&mut vigil, record.refresh, patience()).await {
                 Ok(Turn::Ours(lease)) => break lease,
-                Ok(Turn::Theirs(token)) => match Box::pin(self.follow(token, caller)).await {
+                Ok(Turn::Theirs(token)) => match Box::pin(self.follow(token, patience(), caller)).await {
                     Followed::Shown => return Err(NotStored::Elsewhere),
-                    Followed::Gone if tries < FOLLOWS => tries += 1,
+                    Followed::Gone if tries < FOLLOWS && !patience().is_zero() => tries += 1,
                     Followed::Gone | Followed::Unfit => break None,
                 },
                 Err(reason) => {
@@ -247,7 +249,7 @@ where
                     record.last_byte = start.elapsed();
                     match head.status {
                         StatusCode::NOT_MODIFIED if self.conditions.is_some() => {
-                            if let Some(entry) = self.freshen(&head).await {
+                            if let Some(entry) = self.until_stopped(self.freshen(&head)).await.flatten() {
                                 self.bill(&head, record);
                                 return self.freshened(entry, caller).await;
                             }
@@ -315,16 +317,23 @@ where
         // The verdict, and those who wait.
         let verdict = self.verdict(&head, promised.exact());
         if verdict.storing.is_none() {
-            self.revise(&head).await;
+            self.until_stopped(self.revise(&head)).await;
         }
         let (writer, tape) = Tape::new(promised, Arc::clone(&shared.core.budget));
+        // Before anything is on the tape: where there is no room to keep it, only what someone reads stays there.
+        let reader = tape.read().filter(|_| caller.is_some());
         for chunk in before.iter().flat_map(Frames::as_slice) {
             record.bytes += chunk.len() as u64;
             writer.push(chunk.clone());
         }
-        if caller.is_some()
-            && let Some(reader) = tape.read()
-        {
+        // Whoever frames the response is to know before its head is gone that nothing follows: gRPC tells failures so.
+        if body.is_end_stream() && !self.is_cut_short(head.status, &head.headers, record.bytes) {
+            if verdict.why_not.is_none() {
+                self.lead.settle();
+            }
+            writer.finish(None);
+        }
+        if let Some(reader) = reader {
             let opening = Opening::Live { head: head.clone(), upstream, reader, storing: verdict.why_not.is_none() };
             self.announce(&verdict, &head, tape);
             tell(caller, opening);
@@ -370,9 +379,15 @@ where
         let (entry, vary) = self.entry(&head, storing, findings, &frames, trailers, record);
         let entry = self.merge(entry)?;
         if moved {
-            self.relocate(&entry).await?;
+            let stop = shared.core.stop.clone();
+            stop.run_until_cancelled(self.relocate(&entry)).await.unwrap_or(Err(NotStored::Store))?;
         }
         self.commit(entry, vary).await
+    }
+
+    /// Shutting down, the store is given no more than the bound that the rest has.
+    async fn until_stopped<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        self.shared.core.stop.run_until_cancelled(work).await
     }
 
     /// May a stale answer still stand in, if this one is a failure?

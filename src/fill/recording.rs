@@ -3,7 +3,10 @@ use std::{future::poll_fn, pin::pin, sync::Arc, time::Duration};
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::Body;
-use tokio::{task::coop::consume_budget, time::timeout};
+use tokio::{
+    task::coop::consume_budget,
+    time::{Instant, timeout},
+};
 
 use super::{
     Verdict,
@@ -37,6 +40,8 @@ pub(super) struct Recording<'a> {
     limit: usize,
     frames: usize,
     stall_limit: Duration,
+    /// Since when all readers are to read how many frames.
+    lap: Option<(Instant, usize)>,
     counters: &'a Arc<Counters>,
 }
 
@@ -56,6 +61,7 @@ impl<'a> Recording<'a> {
             why_not,
             inspector,
             stall_limit: settings.stall_limit,
+            lap: None,
             counters,
         }
     }
@@ -92,8 +98,6 @@ impl<'a> Recording<'a> {
                         self.inspect(&data);
                         self.put(data, writer, lead, record.bytes);
                         self.wait_for_room(writer, vigil, lead).await?;
-                        // A body that is always ready would keep other tasks from running.
-                        consume_budget().await;
                         if self.why_not.is_some() && lead.close_if_unwanted() {
                             return Err(unwanted(Unwanted::Abandoned));
                         }
@@ -101,6 +105,8 @@ impl<'a> Recording<'a> {
                 }
                 Err(frame) => trailers = frame.into_trailers().ok(),
             }
+            // A body that is always ready would keep other tasks from running.
+            consume_budget().await;
         }
         Ok(trailers)
     }
@@ -126,9 +132,13 @@ impl<'a> Recording<'a> {
     /// Waits while a tape that keeps only a window is full.
     pub(super) async fn wait_for_room(&mut self, writer: &Writer, vigil: &mut Vigil, lead: &Lead) -> Result<(), Broken> {
         while !writer.has_room() {
-            let room = poll_fn(|cx| writer.poll_room(cx));
-            if vigil.keep(lead, timeout(self.stall_limit, room)).await.map_err(unwanted)?.is_err() {
-                writer.cut_laggards();
+            // One that reads a frame now and then holds up the others as well: it has to get to where the writer was.
+            let lap = self.lap.filter(|(_, count)| !writer.is_read_to(*count));
+            let (since, count) = *self.lap.insert(lap.unwrap_or_else(|| (Instant::now(), writer.count())));
+            let room = timeout(self.stall_limit.saturating_sub(since.elapsed()), poll_fn(|cx| writer.poll_room(cx)));
+            if vigil.keep(lead, room).await.map_err(unwanted)?.is_err() {
+                writer.cut_laggards(count);
+                self.lap = None;
             }
         }
         Ok(())

@@ -73,14 +73,13 @@ impl Vigil {
         {
             return Ok(output);
         }
-        let mut stop = pin!(self.stop.clone().cancelled_owned());
+        let mut stop = pin!(self.stop.cancelled());
         loop {
             let until = self.orphan.as_ref().map(|orphan| orphan.until);
-            let flight = Arc::clone(&self.flight);
             let over = pin!(async {
                 match until {
                     Some(until) => sleep_until(until).await,
-                    None => flight.abandoned().await,
+                    None => self.flight.abandoned().await,
                 }
             });
             match select(future.as_mut(), select(over, stop.as_mut())).await {

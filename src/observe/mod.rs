@@ -154,7 +154,7 @@ impl FillRecord {
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct Trouble<'a> {
-    /// What was tried: `get`, `put`, `remove`.
+    /// What was tried: `get`, `put`, `remove`, `usage`; `claim`, `renew`, `release` of leases; `publish`, `follow` of live streams.
     pub operation: &'static str,
     /// What went wrong.
     pub error: &'a crate::Error,

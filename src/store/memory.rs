@@ -56,7 +56,7 @@ const STRIPES: usize = 1024;
 /// What the table takes per entry besides the record: key, pointer, number, and its own 21 bytes, with room to grow.
 const OVERHEAD: u64 = 160;
 
-/// Entries that a listing goes over before others have their turn.
+/// Entries that a listing or a removal goes over before others have their turn.
 const PART: usize = 4096;
 
 impl Memory {
@@ -91,16 +91,29 @@ impl Memory {
         now < held.expires
     }
 
-    /// Removes what the predicate names and counts it.
-    fn sweep(&self, doomed: impl Fn(&Key, &Held) -> bool) -> u64 {
-        let keys: Vec<(Key, u64)> =
-            self.cache.iter().filter(|(key, held)| doomed(key, held)).map(|(key, held)| (key, held.number)).collect();
+    /// Removes what the predicate names, a part of the table at a time, and counts it.
+    async fn sweep(&self, doomed: impl Fn(&Key, &Held) -> bool) -> u64 {
+        let mut keys = Vec::new();
+        for (at, (key, held)) in self.cache.iter().enumerate() {
+            rest(at).await;
+            if doomed(&key, &held) {
+                keys.push((key, held.number));
+            }
+        }
         let mut removed = 0;
-        for (key, number) in keys {
+        for (at, (key, number)) in keys.into_iter().enumerate() {
+            rest(at).await;
             let _lock = self.stripe(&key).lock();
             removed += u64::from(self.cache.remove_if(&key, |held| held.number == number).is_some());
         }
         removed
+    }
+}
+
+/// Lets others have their turn now and then.
+async fn rest(at: usize) {
+    if at % PART == PART - 1 {
+        tokio::task::yield_now().await;
     }
 }
 
@@ -180,12 +193,14 @@ impl Store for Memory {
             drop(stripe.lock());
         }
         let now = self.clock.now();
-        self.sweep(|_, held| !self.live(held, now));
-        let removed = self.sweep(|key, held| match (selection, Listing::of(*key, &held.record)) {
-            (Selection::All, _) => true,
-            (_, Some(listing)) => selection.matches(&listing),
-            (_, None) => false,
-        });
+        self.sweep(|_, held| !self.live(held, now)).await;
+        let removed = self
+            .sweep(|key, held| match (selection, &held.record) {
+                (Selection::All, _) => true,
+                (_, Record::Response(entry)) => selection.names(key, &entry.metadata),
+                (_, Record::Variants(_)) => false,
+            })
+            .await;
         // And again, for look-ups that saw what was about to be removed.
         self.epoch.fetch_add(1, Ordering::SeqCst);
         Ok(removed)
@@ -199,9 +214,7 @@ impl Store for Memory {
         let mut first = BTreeMap::new();
         let mut is_more = false;
         for (at, (key, held)) in self.cache.iter().enumerate() {
-            if at % PART == PART - 1 {
-                tokio::task::yield_now().await;
-            }
+            rest(at).await;
             if last.is_some_and(|last| key <= last) || !self.live(&held, now) {
                 continue;
             }
@@ -222,7 +235,7 @@ impl Store for Memory {
 
     async fn cleanup(&self) -> Result<u64, Error> {
         let now = self.clock.now();
-        Ok(self.sweep(|_, held| !self.live(held, now)))
+        Ok(self.sweep(|_, held| !self.live(held, now)).await)
     }
 
     async fn usage(&self) -> Result<StoreUsage, Error> {

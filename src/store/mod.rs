@@ -291,11 +291,14 @@ pub enum Selection {
 impl Selection {
     /// Does it name the entry?
     pub fn matches(&self, listing: &Listing) -> bool {
+        self.names(&listing.key, &listing.metadata)
+    }
+
+    pub(crate) fn names(&self, key: &Key, meta: &Metadata) -> bool {
         match self {
             Self::All => true,
-            Self::Tag(tag) => listing.metadata.tags.contains(tag),
+            Self::Tag(tag) => meta.tags.contains(tag),
             Self::Pattern(pattern) => {
-                let meta = &listing.metadata;
                 let named = [("model", &meta.model), ("provider", &meta.provider)];
                 let mut values = named
                     .into_iter()
@@ -303,7 +306,7 @@ impl Selection {
                     .chain(meta.labels.iter().map(|(name, value)| (name.as_str(), value.as_str())));
                 match pattern.split_once('=') {
                     Some((name, pattern)) => values.any(|(n, value)| n == name && glob(pattern, value)),
-                    None => glob(pattern, &listing.key.to_string()) || values.any(|(_, value)| glob(pattern, value)),
+                    None => glob(pattern, &key.to_string()) || values.any(|(_, value)| glob(pattern, value)),
                 }
             }
         }

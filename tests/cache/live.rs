@@ -20,7 +20,7 @@ use tower_response_cache::{
     entry::{Lifetime, Record, Usage},
     key::Key,
     observe::{Ending, Event, RequestRecord},
-    status::Outcome,
+    status::{Miss, Outcome},
     store::{BoxStore, Claim, Generation, LiveEnd, LiveHead, LivePart, Lookup, Store, Token},
 };
 
@@ -178,6 +178,16 @@ async fn before_anything_was_shown_trouble_costs_the_caller_nothing() {
         assert!(matches!(outcome, Outcome::Miss(_)) && body == "my own", "{outcome:?}: {body}");
         assert_eq!((origin.calls(), store.claims.load(Ordering::SeqCst)), (1, claims));
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn patience_with_another_process_ends_though_it_gives_signs_of_life() {
+    // It is heard of, and its response does not begin.
+    let store = Elsewhere { heard: Some(Arc::new(Semaphore::new(1))), ..Elsewhere::saying([LivePart::SIGN, begin(&[])]) };
+    let origin = Origin::new(|_| async { Ok(text("my own")) });
+    let cache = CacheLayer::new(store.clone(), ApiPolicy::new(Sharing::Shared)).patience(Duration::from_secs(30)).layer(origin);
+    assert_eq!(ask(&cache, post("/", "")).await, (Outcome::Miss(Miss::Absent), "my own".into()));
+    assert_eq!(store.claims.load(Ordering::SeqCst), 1);
 }
 
 #[tokio::test]

@@ -37,6 +37,7 @@ mod policies;
 mod secrets;
 mod serving;
 mod soft;
+mod variants;
 mod wire;
 
 use bytes::Bytes;

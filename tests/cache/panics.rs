@@ -1,8 +1,11 @@
 //! Panics in code that is not the cache's: the request is served, the flight is released, others go on.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
 
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, request, response};
@@ -14,7 +17,7 @@ use tower_response_cache::{
     inspect::{Findings, Inspect, Inspector},
     key::{Envelope, Identity, Key, Scope},
     policy::{Abandoned, Admission, Bypass, Moment, NotStored, Reuse, Storing},
-    store::{Generation, Lookup, Memory, Store},
+    store::{Claim, Generation, Lookup, Memory, Store},
 };
 
 use crate::{
@@ -238,19 +241,24 @@ impl Inspector for Watching {
     }
 }
 
-/// A store that panics before there is a future to poll.
-struct Rash;
+/// A store that panics in one method before there is a future to poll.
+struct Rash(&'static str);
 
 impl Store for Rash {
     #[allow(clippy::manual_async_fn, reason = "an async fn would panic only when it is polled")]
     fn get(&self, _: &Key) -> impl Future<Output = Result<Lookup, Error>> + Send {
-        let there = false;
-        assert!(there, "broken by a test");
-        async { Err(Error::unavailable("never reached")) }
+        assert_ne!(self.0, "get", "broken by a test");
+        async { Ok(Lookup { record: None, generation: Generation([1, 1]) }) }
     }
 
     async fn put(&self, _: &Key, _: Record, _: Generation) -> Result<bool, Error> {
         Ok(false)
+    }
+
+    #[allow(clippy::manual_async_fn, reason = "an async fn would panic only when it is polled")]
+    fn claim(&self, _: &Key, _: Generation, _: Duration) -> impl Future<Output = Result<Claim, Error>> + Send {
+        assert_ne!(self.0, "claim", "broken by a test");
+        async { Ok(Claim::Alone) }
     }
 
     async fn remove(&self, _: &Key) -> Result<bool, Error> {
@@ -260,11 +268,13 @@ impl Store for Rash {
 
 #[tokio::test]
 async fn a_store_that_panics_before_it_is_polled_costs_no_request() {
-    let layer = CacheLayer::new(Rash, ApiPolicy::new(Sharing::Shared));
-    let handle = layer.handle();
-    let cache = layer.layer(Origin::signed());
-    assert_eq!(ask(&cache, post("/", "x")).await.1, "call 1 to / with x");
-    assert_eq!(handle.stats().await.panics, 1);
+    for method in ["get", "claim"] {
+        let layer = CacheLayer::new(Rash(method), ApiPolicy::new(Sharing::Shared));
+        let handle = layer.handle();
+        let cache = layer.layer(Origin::signed());
+        assert_eq!(ask(&cache, post("/", "x")).await.1, "call 1 to / with x");
+        assert_eq!(handle.stats().await.panics, 1, "{method}");
+    }
 }
 
 #[tokio::test]

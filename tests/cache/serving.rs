@@ -344,3 +344,111 @@ async fn shutdown_does_not_wait_for_the_write_of_what_was_validated_either() {
     until(|| puts.load(std::sync::atomic::Ordering::SeqCst) == 2).await;
     assert!(!handle.shutdown(Duration::from_millis(10)).await, "the write was given up");
 }
+
+/// An origin that waits for leave, and then says its body frame by frame as the test does.
+fn gated() -> (Origin, Arc<Semaphore>, tokio::sync::mpsc::UnboundedReceiver<crate::origin::Feed>) {
+    let gate = Arc::new(Semaphore::new(0));
+    let (feeds, fed) = tokio::sync::mpsc::unbounded_channel();
+    let opened = Arc::clone(&gate);
+    let origin = Origin::new(move |call| {
+        let (opened, feeds) = (Arc::clone(&opened), feeds.clone());
+        async move {
+            opened.acquire().await.unwrap().forget();
+            let (feed, mut response) = streamed();
+            response.headers_mut().insert("cache-control", http::HeaderValue::from_static("max-age=60"));
+            response.headers_mut().insert("content-location", http::HeaderValue::from_str(call.head.uri.path()).unwrap());
+            feeds.send(feed).unwrap();
+            Ok(response)
+        }
+    });
+    (origin, gate, fed)
+}
+
+#[tokio::test]
+async fn who_comes_to_its_call_after_the_shutdown_has_it_without_the_cache() {
+    let (origin, gate, mut fed) = gated();
+    gate.add_permits(1);
+    let layer = layer();
+    let handle = layer.handle();
+    let cache = layer.layer(origin);
+    let (upload, frames) = tokio::sync::mpsc::channel(1);
+    let body = http_body_util::StreamBody::new(tokio_stream::wrappers::ReceiverStream::new(frames));
+    let request = Request::post("http://origin/").body(body).unwrap();
+    let asking = tokio::spawn(async move { send(&cache, request).await });
+    upload.send(data("question")).await.unwrap();
+    crate::calm().await;
+    assert!(handle.shutdown(Duration::from_secs(600)).await, "nothing was under way");
+    drop(upload);
+    let answer = asking.await.unwrap();
+    assert_eq!(answer.headers()["cache-status"], "tower-response-cache; fwd=bypass; detail=shutdown");
+    let feed = fed.recv().await.unwrap();
+    crate::calm().await;
+    feed.send(data("answer")).await.unwrap();
+    drop(feed);
+    assert_eq!(read(answer).await, "answer");
+}
+
+#[tokio::test]
+async fn an_answer_that_would_be_kept_and_comes_after_the_shutdown_is_passed_on_whole() {
+    let (origin, gate, mut fed) = gated();
+    let layer = CacheLayer::new(Memory::new(1 << 20), tower_response_cache::HttpPolicy::shared());
+    let handle = layer.handle();
+    let cache = layer.layer(origin.clone());
+    // Its answer is one to a GET as well.
+    let asking = tokio::spawn(async move { send(&cache, post("/made", "")).await });
+    until(|| origin.calls() == 1).await;
+    assert!(handle.shutdown(Duration::from_secs(600)).await, "nothing was under way");
+    gate.add_permits(1);
+    let answer = asking.await.unwrap();
+    let feed = fed.recv().await.unwrap();
+    crate::calm().await;
+    feed.send(data("made")).await.unwrap();
+    drop(feed);
+    assert_eq!(read(answer).await, "made");
+}
+
+#[tokio::test]
+async fn what_an_unsafe_request_makes_invalid_is_removed_while_the_cache_shuts_down_too() {
+    let (origin, gate, mut fed) = gated();
+    gate.add_permits(10);
+    let layer = CacheLayer::new(Memory::new(1 << 20), tower_response_cache::HttpPolicy::shared());
+    let handle = layer.handle();
+    let cache = layer.layer(origin);
+    let get = |path: &str| Request::get(format!("http://origin{path}")).body(Full::new(Bytes::new())).unwrap();
+    let stored = send(&cache, get("/page")).await;
+    drop(fed.recv().await.unwrap());
+    read(stored).await;
+    crate::calm().await;
+    // Something is under way, and the shutdown waits for it.
+    let streaming = send(&cache, get("/stream")).await;
+    let feed = fed.recv().await.unwrap();
+    let ending = tokio::spawn({
+        let handle = handle.clone();
+        async move { handle.shutdown(Duration::from_secs(600)).await }
+    });
+    crate::calm().await;
+    let page = Request::get("http://origin/page").body("").unwrap();
+    assert!(handle.get(&page).await.unwrap().is_some());
+    let change = send(&cache, Request::delete("http://origin/page").body(Full::new(Bytes::new())).unwrap()).await;
+    assert!(handle.get(&page).await.unwrap().is_none());
+    drop(fed.recv().await.unwrap());
+    read(change).await;
+    drop(feed);
+    read(streaming).await;
+    assert!(ending.await.unwrap());
+}
+
+#[tokio::test]
+async fn shutdown_does_not_wait_for_a_removal_that_the_store_does_not_answer() {
+    use crate::store::{Fault, Scripted};
+    let (origin, gate, _fed) = gated();
+    gate.add_permits(1);
+    let store = Scripted::new(Memory::new(1 << 20)).on_remove(Fault::Waits(Arc::new(Semaphore::new(0))));
+    let layer = CacheLayer::new(store, tower_response_cache::HttpPolicy::shared());
+    let handle = layer.handle();
+    let cache = layer.layer(origin);
+    let asking = tokio::spawn(async move { send(&cache, Request::delete("http://origin/").body(Full::new(Bytes::new())).unwrap()).await });
+    crate::calm().await;
+    assert!(!handle.shutdown(Duration::from_millis(10)).await, "the removal was given up");
+    assert_eq!(asking.await.unwrap().status(), 200);
+}

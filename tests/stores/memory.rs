@@ -1,5 +1,9 @@
 use std::{
-    sync::{Arc, Barrier, Mutex},
+    future::Future,
+    sync::{
+        Arc, Barrier, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, SystemTime},
 };
 
@@ -211,4 +215,31 @@ fn a_look_up_that_races_a_removal_and_sees_the_record_is_void() {
     }
     looks.join().unwrap();
     assert!(met > 0, "no look-up ever met a removal");
+}
+
+/// How often others have their turn while a future goes on.
+async fn turns<F: Future>(work: F) -> usize {
+    let turns = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&turns);
+    let others = tokio::spawn(async move {
+        loop {
+            counted.fetch_add(1, Ordering::SeqCst);
+            tokio::task::yield_now().await;
+        }
+    });
+    work.await;
+    others.abort();
+    turns.load(Ordering::SeqCst)
+}
+
+#[tokio::test]
+async fn a_removal_of_many_lets_others_have_their_turn() {
+    let (store, record) = (Memory::default(), record(16));
+    let generation = store.get(&key(0)).await.unwrap().generation;
+    for n in 0..50_000 {
+        assert!(store.put(&key(n), record.clone(), generation).await.unwrap());
+    }
+    assert!(turns(store.remove_where(&Selection::Tag("none".to_owned()))).await >= 10);
+    assert!(turns(store.cleanup()).await >= 10);
+    assert!(turns(async { assert_eq!(store.remove_where(&Selection::All).await.unwrap(), 50_000) }).await >= 20);
 }

@@ -18,8 +18,10 @@ pub struct Scripted<St> {
     inner: Arc<St>,
     pub gets: Arc<AtomicUsize>,
     pub puts: Arc<AtomicUsize>,
+    pub removals: Arc<AtomicUsize>,
     get: Fault,
     put: Fault,
+    remove: Fault,
 }
 
 #[derive(Clone, Default)]
@@ -34,14 +36,16 @@ pub enum Fault {
 
 impl<St> Clone for Scripted<St> {
     fn clone(&self) -> Self {
-        let Self { inner, gets, puts, get, put } = self;
-        Self { inner: Arc::clone(inner), gets: Arc::clone(gets), puts: Arc::clone(puts), get: get.clone(), put: put.clone() }
+        let Self { inner, gets, puts, removals, get, put, remove } = self;
+        let (inner, gets, puts, removals) = (Arc::clone(inner), Arc::clone(gets), Arc::clone(puts), Arc::clone(removals));
+        Self { inner, gets, puts, removals, get: get.clone(), put: put.clone(), remove: remove.clone() }
     }
 }
 
 impl<St> Scripted<St> {
     pub fn new(inner: St) -> Self {
-        Self { inner: Arc::new(inner), gets: Arc::default(), puts: Arc::default(), get: Fault::None, put: Fault::None }
+        let (gets, puts, removals) = Default::default();
+        Self { inner: Arc::new(inner), gets, puts, removals, get: Fault::None, put: Fault::None, remove: Fault::None }
     }
 
     pub fn on_get(mut self, fault: Fault) -> Self {
@@ -51,6 +55,11 @@ impl<St> Scripted<St> {
 
     pub fn on_put(mut self, fault: Fault) -> Self {
         self.put = fault;
+        self
+    }
+
+    pub fn on_remove(mut self, fault: Fault) -> Self {
+        self.remove = fault;
         self
     }
 }
@@ -86,6 +95,8 @@ where
     }
 
     async fn remove(&self, key: &Key) -> Result<bool, Error> {
+        self.removals.fetch_add(1, Ordering::SeqCst);
+        self.remove.strike().await?;
         self.inner.remove(key).await
     }
 
