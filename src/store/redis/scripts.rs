@@ -72,22 +72,40 @@ return was",
 
 /// Adds to the fields of hashes and appends to a stream, once per marker. Fields are numbers, or histograms: `bucket:count bucket:count`, in any order.
 ///
+/// What a script has done before it fails stays done. So the marker says how many of its writes that were, and whoever tries again goes on from there; empty, it says that all are.
+///
 /// Keys: marker, stream; hashes in pairs, of numbers and of histograms. Arguments: lifetime of the marker in milliseconds; of the stream, its length, its lifetime and the time before which
 /// nothing is kept; the count of records, the number of the addition; for each record how many texts and those; for each pair its lifetime, and twice the count of fields, and for each its
 /// name and what is added.
 #[cfg(feature = "analytics")]
 pub(super) static ADD: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
-        "if not redis.call('SET', KEYS[1], '', 'NX', 'PX', ARGV[1]) then return 0 end
+        "local before = redis.call('GET', KEYS[1])
+if before == '' then return 0 end
+before = tonumber(before or 0)
+local function mark(count) redis.call('SET', KEYS[1], count, 'PX', ARGV[1]) end
+-- Should this not be possible, nothing was done yet.
+mark(before)
+local writes, fault = 0, nil
+local function try(...)
+  if fault then return end
+  local told = redis.pcall(...)
+  if type(told) == 'table' and told.err then fault = told end
+  return told
+end
+local function write(...)
+  if writes >= before then try(...) end
+  if not fault then writes = writes + 1 end
+end
 local at = 7
 for _ = 1, tonumber(ARGV[5]) do
   local count = tonumber(ARGV[at])
-  redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[2], '*', unpack(ARGV, at + 1, at + count))
+  write('XADD', KEYS[2], 'MAXLEN', '~', ARGV[2], '*', unpack(ARGV, at + 1, at + count))
   at = at + 1 + count
 end
 if tonumber(ARGV[5]) > 0 then
-  redis.call('XTRIM', KEYS[2], 'MINID', '~', ARGV[4])
-  redis.call('PEXPIRE', KEYS[2], ARGV[3])
+  write('XTRIM', KEYS[2], 'MINID', '~', ARGV[4])
+  write('PEXPIRE', KEYS[2], ARGV[3])
 end
 local function add(sums, text)
   for bucket, count in string.gmatch(text, '(%d+):(%d+)') do sums[bucket] = (sums[bucket] or 0) + count end
@@ -95,27 +113,32 @@ end
 for i = 3, #KEYS, 2 do
   local lifetime, count = ARGV[at], tonumber(ARGV[at + 1])
   at = at + 2
-  for field = at, at + 2 * count - 2, 2 do redis.call('HINCRBY', KEYS[i], ARGV[field], ARGV[field + 1]) end
-  redis.call('HSET', KEYS[i], 'v', ARGV[6])
-  redis.call('PEXPIRE', KEYS[i], lifetime)
+  for field = at, at + 2 * count - 2, 2 do write('HINCRBY', KEYS[i], ARGV[field], ARGV[field + 1]) end
+  write('HSET', KEYS[i], 'v', ARGV[6])
+  write('PEXPIRE', KEYS[i], lifetime)
   at = at + 2 * count
   count = tonumber(ARGV[at])
   at = at + 1
   for field = at, at + 2 * count - 2, 2 do
     local text = ARGV[field + 1]
-    local there = redis.call('HGET', KEYS[i + 1], ARGV[field])
-    if there then
+    local there = try('HGET', KEYS[i + 1], ARGV[field])
+    if there and not fault then
       local sums, parts = {}, {}
       add(sums, there)
       add(sums, text)
       for bucket, count in pairs(sums) do parts[#parts + 1] = bucket .. string.format(':%.0f', count) end
       text = table.concat(parts, ' ')
     end
-    redis.call('HSET', KEYS[i + 1], ARGV[field], text)
+    write('HSET', KEYS[i + 1], ARGV[field], text)
   end
-  if count > 0 then redis.call('PEXPIRE', KEYS[i + 1], lifetime) end
+  if count > 0 then write('PEXPIRE', KEYS[i + 1], lifetime) end
   at = at + 2 * count
 end
+if fault then
+  mark(writes)
+  return fault
+end
+mark('')
 return 1",
     )
 });
