@@ -183,6 +183,11 @@ where
         let lease = loop {
             match self.turn(&mut vigil, record.refresh).await {
                 Ok(Turn::Ours(lease)) => break lease,
+                // It lives, and is followed here already.
+                Ok(Turn::Theirs(token)) if self.lead.reopen(token) => {
+                    self.look_again(caller);
+                    return Err(NotStored::Elsewhere);
+                }
                 Ok(Turn::Theirs(token)) => match Box::pin(self.follow(token, caller)).await {
                     Followed::Shown => return Err(NotStored::Elsewhere),
                     Followed::Gone if tries < FOLLOWS => tries += 1,
@@ -190,8 +195,7 @@ where
                 },
                 Err(reason) => {
                     if reason == NotStored::Elsewhere {
-                        self.lead.end(Ended::Elsewhere);
-                        tell(caller, Opening::LookAgain { request: Box::new(self.request), body: self.body });
+                        self.look_again(caller);
                     }
                     return Err(reason);
                 }
@@ -205,6 +209,12 @@ where
             lease.give_back(true);
         }
         flown
+    }
+
+    /// Another process has made the answer, or makes it.
+    fn look_again<RB, E>(self, caller: &mut Option<Caller<RB, E>>) {
+        self.lead.end(Ended::Elsewhere);
+        tell(caller, Opening::LookAgain { request: Box::new(self.request), body: self.body });
     }
 
     async fn call<S, B>(
