@@ -194,6 +194,11 @@ where
         let lease = loop {
             match self.turn(&mut vigil, record.refresh, patience()).await {
                 Ok(Turn::Ours(lease)) => break lease,
+                // It lives, and is followed here already.
+                Ok(Turn::Theirs(token)) if self.lead.reopen(token) => {
+                    self.look_again(caller);
+                    return Err(NotStored::Elsewhere);
+                }
                 Ok(Turn::Theirs(token)) => match Box::pin(self.follow(token, patience(), caller)).await {
                     Followed::Shown => return Err(NotStored::Elsewhere),
                     Followed::Gone if tries < FOLLOWS && !patience().is_zero() => tries += 1,
@@ -201,8 +206,7 @@ where
                 },
                 Err(reason) => {
                     if reason == NotStored::Elsewhere {
-                        self.lead.end(Ended::Elsewhere);
-                        tell(caller, Opening::LookAgain { request: Box::new(self.request), body: self.body });
+                        self.look_again(caller);
                     }
                     return Err(reason);
                 }
@@ -216,6 +220,12 @@ where
             lease.give_back(true);
         }
         flown
+    }
+
+    /// Another process has made the answer, or makes it.
+    fn look_again<RB, E>(self, caller: &mut Option<Caller<RB, E>>) {
+        self.lead.end(Ended::Elsewhere);
+        tell(caller, Opening::LookAgain { request: Box::new(self.request), body: self.body });
     }
 
     async fn call<S, B>(

@@ -13,7 +13,7 @@ use crate::{
 /// Someone in another process who wants to follow what is made under a lease: what there is room for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Audience {
-    /// Bytes of body that may be published at most.
+    /// Bytes of body that may be published at most. If there is no room, nothing is: whoever asks only wants to know that the holder of the lease lives.
     pub max_bytes: usize,
     /// How often to publish something, be it a [sign of life](LivePart::SIGN): who hears nothing for much longer takes the publisher for dead.
     pub renew_in: Duration,

@@ -133,6 +133,67 @@ pub async fn all_tell_the_same(url: &str) {
     assert_eq!(both[0].last(7 * DAY).await.totals.requests, 8, "by the hour as well");
 }
 
+#[tokio::test]
+async fn a_batch_that_fails_half_way_is_gone_on_with_from_there_and_counts_once() {
+    let server = Server::start();
+    let permit = |rule: &str| server.run::<()>(&["ACL", "SETUSER", "u", "on", ">p", "~t:*", "+@all", rule]);
+    permit("+@all");
+    let analytics = analytics(&format!("redis://u:p@127.0.0.1:{}/0", server.port()));
+    let cache = cache(&analytics);
+    let refusals = || {
+        let stats: String = server.run(&["INFO", "commandstats"]);
+        let scripts = stats.lines().find(|line| line.starts_with("cmdstat_evalsha:"));
+        scripts.map_or(0, |line| line.rsplit('=').next().unwrap().trim().parse::<u64>().unwrap())
+    };
+    let mut asked = 0;
+    let counted = async |asked: u64| {
+        let all = analytics.last(HOUR).await;
+        all.shared && all.totals.requests == asked
+    };
+    // Each is one of those that the script calls, some after many others. All that is done before stays done.
+    for denied in ["-set", "-pexpire", "-hincrby", "-hset", "-hget"] {
+        permit(denied);
+        let before = refusals();
+        for question in ["a", "b", "a", "a"] {
+            ask(&cache, &format!("{question}{denied}"), "m").await;
+        }
+        asked += 4;
+        // It is tried more than once.
+        crate::until(async || refusals() > before + 1).await;
+        permit("+@all");
+        crate::until(async || counted(asked).await).await;
+        let (minutes, hours) = (analytics.last(HOUR).await, analytics.last(7 * DAY).await);
+        for period in [&minutes, &hours] {
+            let counts = (period.totals.requests, period.totals.hits, period.hit_latency.count(), period.miss_latency.count());
+            assert_eq!(counts, (asked, asked / 2, asked / 2, asked / 2), "{denied}");
+            assert_eq!(group(period, "model", "m").hit_latency.count(), asked / 2, "{denied}");
+        }
+        assert_eq!(server.run::<u64>(&["XLEN", "t:{sums}:records"]), asked, "{denied}");
+    }
+}
+
+#[tokio::test]
+async fn a_batch_that_something_in_its_place_stands_in_the_way_of_holds_up_no_other() {
+    let server = Server::start();
+    let analytics = analytics(&server.url());
+    let mut record = record().await;
+    record.at = SystemTime::now() - 5 * HOUR;
+    let hour = record.at.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs() / 3600;
+    let () = server.run(&["SET", &format!("t:{{sums}}:h:{hour}"), "a foreign hand's"]);
+    analytics.on_event(&Event::Request(&record));
+    analytics.flush().await;
+    record.at = SystemTime::now();
+    analytics.on_event(&Event::Request(&record));
+    crate::until(async || {
+        let all = analytics.last(HOUR).await;
+        all.shared && all.totals.requests == 1
+    })
+    .await;
+    // It is gone on with when that is gone.
+    let () = server.run(&["DEL", &format!("t:{{sums}}:h:{hour}")]);
+    crate::until(async || analytics.last(DAY).await.totals.requests == 2).await;
+}
+
 /// For a user with what the guide to operations says, word for word, and no more.
 #[tokio::test]
 async fn the_permissions_that_the_guide_publishes_are_enough() {

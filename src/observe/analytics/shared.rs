@@ -103,11 +103,15 @@ impl Outbox {
         while let Some((addition, _)) = self.waiting.front() {
             let oldest = unix_millis(SystemTime::now().checked_sub(self.age).unwrap_or(SystemTime::UNIX_EPOCH));
             let cap = Cap { records: self.records, age: self.age, oldest };
-            if let Err(_error) = self.redis.add_sums(addition, &cap).await {
+            if let Err(error) = self.redis.add_sums(addition, &cap).await {
                 // Once: a user without the permissions is refused each time.
                 #[cfg(feature = "tracing")]
-                if _error.is_refused() && !std::mem::replace(&mut self.told, true) {
-                    tracing::warn!(target: "tower_response_cache::redis", error = %_error, "redis refuses sums of analytics: are they permitted?");
+                if error.is_refused() && !std::mem::replace(&mut self.told, true) {
+                    tracing::warn!(target: "tower_response_cache::redis", error = %error, "redis refuses sums of analytics: are they permitted?");
+                }
+                // Others are not to wait for one that what is in its place in Redis stands in the way of.
+                if error.is_refused() || error.is_corrupt() {
+                    self.waiting.rotate_left(1);
                 }
                 break;
             }
