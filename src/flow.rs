@@ -240,7 +240,7 @@ impl<S, St, P> Flow<S, St, P> {
             }
             Ok(Opening::Live { head, upstream, reader, storing }) => Ok(self.live(head, upstream, reader, ticket, key, why, storing)),
             Ok(Opening::Joined { live, reader }) => Ok(self.collapsed(&live, reader, ticket, key)),
-            Ok(Opening::Freshened(entry)) => Ok(self.stored_after_wait(entry, key, Outcome::Revalidated)),
+            Ok(Opening::Freshened(entry)) => Ok(self.stored_after_wait(entry, key, Outcome::Revalidated(why))),
             // A response is withheld where a stale one stood in for it a moment ago.
             Ok(Opening::Failed(failure)) => match (fallback.filter(|entry| failure.is_response() || self.stands_in(entry)), failure) {
                 (Some(entry), _) => Ok(self.stored_after_wait(entry, key, Outcome::Stale(Stale::IfError))),
@@ -529,7 +529,7 @@ where
         RB::Error: Into<BoxError>,
     {
         let age = entry.lifetime.age(now);
-        let upstream_status = (outcome == Outcome::Revalidated).then_some(StatusCode::NOT_MODIFIED);
+        let upstream_status = matches!(outcome, Outcome::Revalidated(_)).then_some(StatusCode::NOT_MODIFIED);
         let (ttl, stale_for) = (entry.lifetime.ttl_at(age), entry.lifetime.staleness_at(age));
         let status = CacheStatus { key: Some(*key), age: Some(age), ttl, stale_for, upstream_status, ..CacheStatus::of(outcome) };
         let mut answer = Replay { status: entry.status, headers: entry.headers.clone(), body: None };

@@ -36,8 +36,8 @@ pub enum Outcome {
     Hit,
     /// From the store, stale.
     Stale(Stale),
-    /// From the store, after the upstream said that it still holds.
-    Revalidated,
+    /// From the store, after the upstream, asked for this reason, said that it still holds.
+    Revalidated(Miss),
     /// From upstream.
     Miss(Miss),
     /// From an upstream call that another request made.
@@ -84,13 +84,38 @@ pub enum Miss {
     Request,
 }
 
+impl Miss {
+    const fn label(self) -> &'static str {
+        match self {
+            Self::Absent => "absent",
+            Self::Uri => "uri",
+            Self::Vary => "vary",
+            Self::Partial => "partial",
+            Self::Stale => "stale",
+            Self::Request => "request",
+        }
+    }
+
+    /// Why a request was forwarded, in the words of RFC 9211 section 2.2.
+    const fn fwd(self) -> &'static str {
+        match self {
+            Self::Absent => "miss",
+            Self::Uri => "uri-miss",
+            Self::Vary => "vary-miss",
+            Self::Partial => "partial",
+            Self::Stale => "stale",
+            Self::Request => "request",
+        }
+    }
+}
+
 impl Outcome {
     /// In a word, for labels.
     pub const fn label(self) -> &'static str {
         match self {
             Self::Hit => "hit",
             Self::Stale(_) => "stale",
-            Self::Revalidated => "revalidated",
+            Self::Revalidated(_) => "revalidated",
             Self::Miss(_) => "miss",
             Self::Collapsed | Self::CollapsedElsewhere => "collapsed",
             Self::Bypass(_) => "bypass",
@@ -107,12 +132,7 @@ impl Outcome {
             Self::Stale(Stale::WhileRevalidate) => "while-revalidate",
             Self::Stale(Stale::IfError) => "if-error",
             Self::Stale(Stale::Accepted) => "accepted",
-            Self::Miss(Miss::Absent) => "absent",
-            Self::Miss(Miss::Uri) => "uri",
-            Self::Miss(Miss::Vary) => "vary",
-            Self::Miss(Miss::Partial) => "partial",
-            Self::Miss(Miss::Stale) => "stale",
-            Self::Miss(Miss::Request) => "request",
+            Self::Miss(why) | Self::Revalidated(why) => why.label(),
             Self::CollapsedElsewhere => "elsewhere",
             _ => "",
         }
@@ -146,15 +166,12 @@ impl CacheStatus {
             Outcome::Hit => member.push_str("; hit"),
             Outcome::Stale(Stale::WhileRevalidate) => member.push_str("; hit; detail=stale-while-revalidate"),
             Outcome::Stale(Stale::Accepted) => member.push_str("; hit; detail=max-stale"),
-            // Where the upstream was asked it was no hit, whatever the answer is made of (RFC 9211 section 2.1).
-            Outcome::Revalidated => member.push_str("; fwd=stale"),
             Outcome::Stale(Stale::IfError) => member.push_str("; fwd=stale; detail=stale-if-error"),
-            Outcome::Miss(Miss::Absent) => member.push_str("; fwd=miss"),
-            Outcome::Miss(Miss::Uri) => member.push_str("; fwd=uri-miss"),
-            Outcome::Miss(Miss::Vary) => member.push_str("; fwd=vary-miss"),
-            Outcome::Miss(Miss::Partial) => member.push_str("; fwd=partial"),
-            Outcome::Miss(Miss::Stale) => member.push_str("; fwd=stale"),
-            Outcome::Miss(Miss::Request) => member.push_str("; fwd=request"),
+            // Where the upstream was asked it was no hit, whatever the answer is made of (RFC 9211 section 2.1).
+            Outcome::Miss(why) | Outcome::Revalidated(why) => {
+                member.push_str("; fwd=");
+                member.push_str(why.fwd());
+            }
             Outcome::Collapsed => member.push_str("; fwd=miss; collapsed"),
             Outcome::CollapsedElsewhere => member.push_str("; fwd=miss; collapsed; detail=elsewhere"),
             Outcome::Bypass(Bypass::Semantics) => member.push_str("; fwd=method"),
@@ -198,5 +215,35 @@ thread_local! {
 pub(crate) fn set_age(age: Duration, headers: &mut HeaderMap) {
     if let Ok(age) = HeaderValue::from_str(itoa::Buffer::new().format(age.as_secs())) {
         headers.insert(http::header::AGE, age);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_said_of_an_outcome_stands_in_the_readme() {
+        let readme = include_str!("../README.md");
+        let missed = [Miss::Absent, Miss::Uri, Miss::Vary, Miss::Stale, Miss::Request].map(Outcome::Miss);
+        let stale = [Stale::WhileRevalidate, Stale::IfError, Stale::Accepted].map(Outcome::Stale);
+        let validated = [Miss::Stale, Miss::Request].map(Outcome::Revalidated);
+        let others = [
+            Outcome::Hit,
+            Outcome::Collapsed,
+            Outcome::CollapsedElsewhere,
+            Outcome::Unsatisfied,
+            Outcome::Unreachable,
+            Outcome::Bypass(Bypass::Path),
+        ];
+        for outcome in missed.into_iter().chain(stale).chain(validated).chain(others) {
+            let said = CacheStatus::of(outcome).member("cache", false).unwrap();
+            let said = said.to_str().unwrap().trim_start_matches("cache; ").replace("detail=path", "detail=..");
+            let row = format!("| {} | ", outcome.label());
+            let rows = || readme.lines().filter_map(|line| line.strip_prefix(&row)?.split('|').next());
+            let is_told =
+                |cell: &str| cell.split('`').skip(1).step_by(2).any(|words| words == said || words.starts_with(&format!("{said};")));
+            assert!(rows().any(is_told), "{outcome:?}: `{said}` is in none of {:?}", rows().collect::<Vec<_>>());
+        }
     }
 }

@@ -104,7 +104,7 @@ pub(crate) struct Counters {
 impl Counters {
     pub(crate) fn count(&self, outcome: Outcome, bytes: u64, saved_time: Option<Duration>) {
         let saved = match outcome {
-            Outcome::Hit | Outcome::Revalidated => Some(&self.hits),
+            Outcome::Hit | Outcome::Revalidated(_) => Some(&self.hits),
             Outcome::Stale(_) => Some(&self.stale),
             Outcome::Collapsed | Outcome::CollapsedElsewhere => Some(&self.coalesced),
             _ => None,

@@ -392,7 +392,7 @@ async fn what_a_validation_says_anew_keeps_no_more_alive_than_that_either() {
     clock.advance(Duration::from_secs(11));
     gone.store(false, Ordering::SeqCst);
     let answer = send(&cache, get()).await;
-    assert_eq!((outcome(&answer), answer.headers()["x-from"].len()), (Outcome::Revalidated, 100));
+    assert_eq!((outcome(&answer), answer.headers()["x-from"].len()), (Outcome::Revalidated(Miss::Stale), 100));
     assert_eq!(crate::read(answer).await, "body");
     crate::until(|| gone.load(Ordering::SeqCst)).await;
     assert_eq!(send(&cache, get()).await.headers()["x-from"].len(), 100);

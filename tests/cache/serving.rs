@@ -340,7 +340,7 @@ async fn shutdown_does_not_wait_for_the_write_of_what_was_validated_either() {
     until(|| permits.available_permits() == 0).await;
     crate::calm().await;
     clock.advance(Duration::from_secs(11));
-    assert_eq!(ask(&cache, get()).await, (Outcome::Revalidated, "body".to_owned()));
+    assert_eq!(ask(&cache, get()).await, (Outcome::Revalidated(tower_response_cache::status::Miss::Stale), "body".to_owned()));
     until(|| puts.load(std::sync::atomic::Ordering::SeqCst) == 2).await;
     assert!(!handle.shutdown(Duration::from_millis(10)).await, "the write was given up");
 }

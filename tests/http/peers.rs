@@ -145,7 +145,7 @@ async fn what_nginx_serves_is_stored_validated_and_cut_as_nginx_means_it() {
         .await;
     play("> GET /page.txt | If-None-Match: *\n= 304 | #fresh | ETag: *".into()).await;
     nginx.asked(1).await;
-    play(format!("> GET /page.txt | Cache-Control: no-cache\n= 200 | Cache-Status: ~fwd=stale; fwd-status=304 | {whole}")).await;
+    play(format!("> GET /page.txt | Cache-Control: no-cache\n= 200 | Cache-Status: ~fwd=request; fwd-status=304 | {whole}")).await;
     play(format!("> GET /page.txt\n= 200 | #fresh | {whole}")).await;
     assert!(nginx.asked(2).await[1].contains(" 304 "));
 
@@ -183,7 +183,7 @@ async fn what_nginx_compresses_is_a_variant_of_its_own() {
         let answer = rig.send("GET", "/page.txt", &fields, b"").await.unwrap();
         (answer.field("cache-status").unwrap(), answer.field("content-encoding"), answer.field("etag").unwrap(), answer.body)
     };
-    for round in ["uri-miss", "hit", "fwd=stale; fwd-status=304", "hit"] {
+    for round in ["uri-miss", "hit", "fwd=request; fwd-status=304", "hit"] {
         let directive = if round.contains("304") { "no-cache" } else { "none" };
         // Spelled otherwise, and in another order, it is the same that is accepted.
         for (accepted, again) in [("gzip, br", "BR ,gzip"), ("identity", "identity")] {
@@ -310,9 +310,9 @@ async fn a_browsers_cache_in_front_of_the_proxy_asks_as_its_mode_says() {
             1,
         ),
         ("default", plain(), "", "tower-response-cache; fwd=uri-miss; fwd-status=200; stored, browser; hit; ttl=", 1),
-        ("no-cache", plain(), "no-cache", "tower-response-cache; fwd=stale; fwd-status=304; ttl=", 2),
-        ("reload", plain().mode(Mode::WriteOnly), "no-cache", "tower-response-cache; fwd=stale; fwd-status=304; ttl=", 3),
-        ("reload by the key", plain(), "max-age=0", "tower-response-cache; fwd=stale; fwd-status=304; ttl=", 4),
+        ("no-cache", plain(), "no-cache", "tower-response-cache; fwd=request; fwd-status=304; ttl=", 2),
+        ("reload", plain().mode(Mode::WriteOnly), "no-cache", "tower-response-cache; fwd=request; fwd-status=304; ttl=", 3),
+        ("reload by the key", plain(), "max-age=0", "tower-response-cache; fwd=request; fwd-status=304; ttl=", 4),
         ("only-if-cached", plain().only_if_cached(), "", "browser; hit; ttl=", 4),
         ("no-store", plain().mode(Mode::Off), "", "tower-response-cache; hit; ttl=", 4),
     ] {

@@ -203,7 +203,7 @@ impl<'a> Noted<'a> {
         let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
         let took = latency::micros(record.timings.total);
         let (count, latency) = match record.outcome {
-            Outcome::Hit | Outcome::Revalidated => (&mut totals.hits, Some(Answered::Cache(took))),
+            Outcome::Hit | Outcome::Revalidated(_) => (&mut totals.hits, Some(Answered::Cache(took))),
             Outcome::Stale(_) => (&mut totals.stale, Some(Answered::Cache(took))),
             Outcome::Collapsed | Outcome::CollapsedElsewhere => (&mut totals.coalesced, Some(Answered::Cache(took))),
             Outcome::Miss(_) => (&mut totals.misses, Some(Answered::Upstream(took))),

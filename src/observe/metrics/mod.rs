@@ -186,35 +186,29 @@ fn describe(recorder: &dyn Recorder) {
     recorder.describe_gauge(KeyName::from_const_str("cache_store_link_up"), Some(Unit::Count), up);
 }
 
-const PLAIN: [Outcome; 7] = [
-    Outcome::Hit,
-    Outcome::Revalidated,
-    Outcome::Collapsed,
-    Outcome::Unsatisfied,
-    Outcome::Unreachable,
-    Outcome::Unanswered,
-    Outcome::CollapsedElsewhere,
-];
+const PLAIN: [Outcome; 6] =
+    [Outcome::Hit, Outcome::Collapsed, Outcome::Unsatisfied, Outcome::Unreachable, Outcome::Unanswered, Outcome::CollapsedElsewhere];
 const STALE: [Stale; 3] = [Stale::WhileRevalidate, Stale::IfError, Stale::Accepted];
 const MISSED: [Miss; 6] = [Miss::Absent, Miss::Uri, Miss::Vary, Miss::Partial, Miss::Stale, Miss::Request];
 
 /// All outcomes, in the order of [`index`].
 fn outcomes() -> impl Iterator<Item = Outcome> {
-    PLAIN.into_iter().chain(STALE.map(Outcome::Stale)).chain(MISSED.map(Outcome::Miss)).chain(Bypass::ALL.map(Outcome::Bypass))
+    let of_the_upstream = MISSED.map(Outcome::Miss).into_iter().chain(MISSED.map(Outcome::Revalidated));
+    PLAIN.into_iter().chain(STALE.map(Outcome::Stale)).chain(of_the_upstream).chain(Bypass::ALL.map(Outcome::Bypass))
 }
 
 fn index(outcome: Outcome) -> usize {
     match outcome {
         Outcome::Hit => 0,
-        Outcome::Revalidated => 1,
-        Outcome::Collapsed => 2,
-        Outcome::Unsatisfied => 3,
-        Outcome::Unreachable => 4,
-        Outcome::Unanswered => 5,
-        Outcome::CollapsedElsewhere => 6,
+        Outcome::Collapsed => 1,
+        Outcome::Unsatisfied => 2,
+        Outcome::Unreachable => 3,
+        Outcome::Unanswered => 4,
+        Outcome::CollapsedElsewhere => 5,
         Outcome::Stale(why) => PLAIN.len() + why as usize,
         Outcome::Miss(why) => PLAIN.len() + STALE.len() + why as usize,
-        Outcome::Bypass(why) => PLAIN.len() + STALE.len() + MISSED.len() + why as usize,
+        Outcome::Revalidated(why) => PLAIN.len() + STALE.len() + MISSED.len() + why as usize,
+        Outcome::Bypass(why) => PLAIN.len() + STALE.len() + 2 * MISSED.len() + why as usize,
     }
 }
 
