@@ -107,7 +107,7 @@ fn vary(record: &mut RequestRecord, number: u64) {
     let (outcome, least) = if number.is_multiple_of(3) { (Outcome::Miss(Miss::Absent), 500_000.0) } else { (Outcome::Hit, 120.0) };
     record.outcome = outcome;
     record.timings.total = Duration::from_micros((least * factor) as u64);
-    record.model = Some(["gpt-4o", "gpt-4o-mini", "claude-sonnet-4-5", "gemini-2.5-pro"][(chance >> 16) as usize % 4].to_owned());
+    record.model = Some(["gpt-4o", "gpt-4o-mini", "claude-sonnet-4-5", "gemini-2.5-pro"][(chance >> 16) as usize % 4].into());
 }
 
 /// Of this process, in memory.

@@ -48,7 +48,7 @@ fn entry(content_type: &'static str, body: Frames) -> Entry {
         upstream_time: Duration::from_millis(2400),
         upstream_first_byte: Duration::from_millis(310),
         usage: Some(Usage { input_uncached: 120, output: 700, ..Usage::default() }),
-        labels: vec![("model".into(), "gpt-4o-mini".into())],
+        labels: vec![("model".into(), "gpt-4o-mini".into())].into(),
         ..Metadata::default()
     };
     Entry { status: StatusCode::OK, headers, body, trailers: None, lifetime: Lifetime::fresh(since, Duration::from_secs(3600)), metadata }

@@ -81,7 +81,8 @@ fn small() -> Record {
 }
 
 fn tagged(tag: &str, model: &str) -> Record {
-    let metadata = Metadata { tags: vec![tag.to_owned()], labels: vec![("model".to_owned(), model.to_owned())], ..Metadata::default() };
+    let metadata =
+        Metadata { tags: vec![tag.to_owned()], labels: vec![("model".to_owned(), model.to_owned())].into(), ..Metadata::default() };
     record(HeaderMap::new(), Bytes::from(vec![b'x'; 64]).into(), metadata)
 }
 

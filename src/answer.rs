@@ -86,7 +86,7 @@ where
 /// Passes a request on as if the cache were not there.
 pub(crate) async fn pass<RB, E>(
     settings: &Settings,
-    asked: Option<&request::Parts>,
+    asked: Option<Box<request::Parts>>,
     call: impl Future<Output = Result<Response<RB>, E>>,
     reason: Bypass,
     mut recorder: Recorder,
@@ -105,10 +105,11 @@ where
     }
 }
 
-/// The response to a request that was passed on; `asked` is that request, if there is a cost model. Its extensions stay as they are: a bypass allocates nothing.
+/// The response to a request that was passed on; `asked` is that request, if [the books are kept](Settings::keeps_books). Its extensions stay as they are: otherwise a bypass allocates
+/// nothing.
 pub(crate) fn passed<RB>(
     settings: &Settings,
-    asked: Option<&request::Parts>,
+    asked: Option<Box<request::Parts>>,
     response: Response<RB>,
     reason: Bypass,
     mut recorder: Recorder,
@@ -118,9 +119,9 @@ where
     RB::Error: Into<BoxError>,
 {
     recorder.outcome(Outcome::Bypass(reason));
-    recorder.pass(asked, &response);
-    recorder.head(response.status());
     let (mut head, body) = response.into_parts();
+    recorder.pass(asked, &head);
+    recorder.head(head.status);
     if settings.status_header {
         head.headers.append(&CACHE_STATUS, settings.bypass_status(reason));
     }

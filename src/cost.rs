@@ -12,7 +12,7 @@ use std::{
 
 use http::{HeaderMap, StatusCode, request};
 
-use crate::entry::Usage;
+use crate::entry::{Labels, Usage};
 
 /// Prices calls.
 ///
@@ -63,7 +63,7 @@ pub struct Call<'a> {
     /// The service tier, as the answer says.
     pub service_tier: Option<&'a str>,
     /// The labels of the request that is priced.
-    pub labels: &'a [(String, String)],
+    pub labels: &'a Labels,
     /// How long the upstream took to the response head.
     pub first_byte: Duration,
     /// How long it took to the end of the body; 0 if the body is not watched.

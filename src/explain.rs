@@ -245,18 +245,14 @@ where
             return Err(NotStored::ReadOnly);
         }
         // The length of a body that is at hand is no promise of the response's: its head has to make one.
-        let Storing { max_body, inspector, lifetime, needs_proof, .. } = storing(&shared.core.policy, head, options, &parts, None, moment)?;
+        let Storing { max_body, lifetime, needs_proof, .. } = storing(&shared.core.policy, head, options, &parts, None, moment)?;
         if body.len() > max_body {
             return Err(NotStored::TooLarge);
         }
-        let findings = inspector.map(|mut inspector| {
-            inspector.frame(body);
-            inspector.end()
-        });
-        let proven = findings.as_ref().is_some_and(|findings| findings.proven);
-        match findings.and_then(|findings| findings.objection) {
+        let findings = shared.settings.inspected(head, &parts, body);
+        match findings.objection {
             Some(objection) => Err(NotStored::Objection(objection)),
-            None => Ok(Verdict::Stored { fresh_for: lifetime.fresh_for, needs_proof: needs_proof && !proven }),
+            None => Ok(Verdict::Stored { fresh_for: lifetime.fresh_for, needs_proof: needs_proof && !findings.proven }),
         }
     });
     verdict.unwrap_or(Err(NotStored::Panic)).unwrap_or_else(Verdict::NotStored)
@@ -333,7 +329,7 @@ fn why_bypassed(reason: Bypass) -> &'static str {
         Bypass::TooLarge => "The request body is over the policy's limit (`request_limit`), and cannot be part of a key.",
         Bypass::BrokenBody => "The request body broke off.",
         Bypass::Stateful => {
-            "It goes on from state at the upstream (`previous_response_id`, `conversation`, `background`); `cache_stateful` caches it all the same."
+            "It goes on from state at the upstream (`previous_response_id`, `conversation`, `background` and their like); `cache_stateful` caches it all the same."
         }
         Bypass::Temperature => "Its temperature is above the policy's bound (`max_temperature`).",
         Bypass::Unreadable => "It calls itself JSON, and cannot be read as JSON.",

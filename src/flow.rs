@@ -91,17 +91,18 @@ impl<S, St, P> Flow<S, St, P> {
                 Ok(identity) => identity,
                 Err(reason) => return Step::On(self.pass(RequestBody::buffered(body), reason)),
             };
-            self.recorder.keyed(&identity);
-            match self.look(&identity.key, || Question::from(&identity), &body).await {
+            let keyed = self.recorder.keyed(&identity);
+            match self.look(keyed, &identity.key, || Question::from(&identity), &body).await {
                 Ok(answer) => Step::Done(Ok(answer)),
                 Err(missed) => Step::On(Box::pin(self.miss(Question::from(&identity), body, missed))),
             }
         }
     }
 
-    /// Looks up, and answers if what is stored may answer the request.
+    /// Looks up, from this time on, and answers if what is stored may answer the request.
     async fn look<B>(
         &mut self,
+        since: Option<Instant>,
         key: &Key,
         question: impl FnOnce() -> Question,
         body: &Whole,
@@ -113,7 +114,7 @@ impl<S, St, P> Flow<S, St, P> {
         B: Upload,
     {
         let mark = self.shared.core.flights.mark(key);
-        let mut found = self.look_up(key).await;
+        let mut found = self.look_up(since, key).await;
         let moment = self.shared.settings.moment();
         let (outcome, refresh) = match self.reuse(&found, moment) {
             Reuse::Fresh { refresh } => (Outcome::Hit, refresh),
@@ -152,7 +153,8 @@ impl<S, St, P> Flow<S, St, P> {
             loop {
                 // The store, once more. On the heap, for it is rare, and may take much room.
                 if looks > 0 {
-                    missed = match Box::pin(self.look(&question.key, || question, &body)).await {
+                    let since = self.recorder.now();
+                    missed = match Box::pin(self.look(since, &question.key, || question, &body)).await {
                         Ok(answer) => return Ok(answer),
                         Err(missed) => missed,
                     };
@@ -254,7 +256,8 @@ impl<S, St, P> Flow<S, St, P> {
             Ok(Opening::Yours(call)) => match call.await {
                 Ok(answer) => answer.map(|response| {
                     self.recorder.leave();
-                    passed(&self.shared.settings, Some(&self.request), response, Bypass::Shutdown, self.recorder.take())
+                    let asked = self.shared.settings.keeps_books().then(|| Box::new(head_of(&self.request)));
+                    passed(&self.shared.settings, asked, response, Bypass::Shutdown, self.recorder.take())
                 }),
                 Err(panic) => std::panic::resume_unwind(panic),
             },
@@ -293,12 +296,14 @@ impl<S, St, P> Flow<S, St, P> {
         let policy = &self.shared.core.policy;
         let adopted = contain(&self.shared.core.counters, || policy.adopts(&self.shared.settings.envelope, &watched, &self.options, &seen));
         let Some((identity, asked)) = adopted.flatten() else {
-            return Ok(passed(&self.shared.settings, Some(&watched), response, reason, self.recorder));
+            let asked = self.shared.settings.keeps_books().then(|| Box::new(watched));
+            return Ok(passed(&self.shared.settings, asked, response, reason, self.recorder));
         };
 
         let (found, _) = look_up(&self.shared, &asked, &identity.key).await;
         let Some(entered) = self.shared.core.enter() else {
-            return Ok(passed(&self.shared.settings, Some(&watched), response, reason, self.recorder));
+            let asked = self.shared.settings.keeps_books().then(|| Box::new(watched));
+            return Ok(passed(&self.shared.settings, asked, response, reason, self.recorder));
         };
         let lead = self.shared.core.flights.alone(&found.key);
         let ticket = lead.ticket();
@@ -332,11 +337,11 @@ impl<S, St, P> Flow<S, St, P> {
         P: Policy,
     {
         let settings = Arc::clone(&self.shared.settings);
-        let asked = settings.cost.is_some().then(|| head_of(&self.request));
+        let asked = settings.keeps_books().then(|| Box::new(head_of(&self.request)));
         let request = std::mem::replace(&mut self.request, Request::new(()).into_parts().0);
         let call = self.inner.clone().oneshot(Request::from_parts(request, body));
         let recorder = self.recorder.take();
-        Box::pin(async move { pass(&settings, asked.as_ref(), call, reason, recorder).await })
+        Box::pin(async move { pass(&settings, asked, call, reason, recorder).await })
     }
 }
 
@@ -358,10 +363,9 @@ where
         .unwrap_or(Err(Bypass::Panic))
     }
 
-    async fn look_up(&mut self, primary: &Key) -> Found {
-        let start = self.recorder.now();
+    async fn look_up(&mut self, since: Option<Instant>, primary: &Key) -> Found {
         let (found, failures) = look_up(&self.shared, &self.request, primary).await;
-        self.recorder.looked(start, failures);
+        self.recorder.looked(since, failures);
         found
     }
 

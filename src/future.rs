@@ -100,7 +100,7 @@ where
                 let answer = ready!(call.poll(cx));
                 let Some(mut recorder) = recorder.take() else { unreachable!("a future is not polled after it is ready") };
                 Poll::Ready(match answer {
-                    Ok(response) => Ok(answer::passed(settings, asked.as_deref(), response, *reason, recorder)),
+                    Ok(response) => Ok(answer::passed(settings, asked.take(), response, *reason, recorder)),
                     Err(error) => {
                         recorder.end(Ending::Failed);
                         Err(error)

@@ -100,25 +100,16 @@ where
         if head.method != Method::HEAD && promised.is_some_and(|promised| promised != Some(body.len())) {
             return Ok(Err(NotStored::Incomplete));
         }
-        let mut findings = crate::inspect::Findings::default();
-        if let Some(mut inspector) = storing.inspector {
-            let inspected = contain(&self.shared.core.counters, || {
-                inspector.frame(&body);
-                inspector.end()
-            });
-            findings = match inspected {
-                None => return Ok(Err(NotStored::Panic)),
-                Some(findings) => findings,
-            };
-            if let Some(objection) = findings.objection {
-                return Ok(Err(NotStored::Objection(objection)));
-            }
+        let inspected = contain(&self.shared.core.counters, || self.shared.settings.inspected(&head, &response, &body));
+        let Some(findings) = inspected else { return Ok(Err(NotStored::Panic)) };
+        if let Some(objection) = findings.objection {
+            return Ok(Err(NotStored::Objection(objection)));
         }
         let mut metadata = Metadata {
-            model: findings.model,
+            model: findings.model.map(Arc::from),
             usage: findings.usage,
-            service_tier: findings.service_tier,
-            upstream_request_id: storing.upstream_request_id,
+            service_tier: findings.service_tier.map(Arc::from),
+            upstream_request_id: storing.upstream_request_id.map(Arc::from),
             cached_at: Some(moment.now),
             ..Metadata::of(&options)
         };

@@ -1,7 +1,7 @@
 //! A look at a response while it goes by: is it complete, may it be stored, what did it cost?
 //!
-//! The core knows nothing of what responses mean. A policy supplies one [`Inspector`] per fill; it sees every frame once, never delays one,
-//! and whatever goes wrong in it means "do not store", never a failed response.
+//! The core knows nothing of what responses mean. A policy supplies one [`Inspector`] per response, [also where that bypasses the cache](crate::Policy::inspect); it sees every frame once,
+//! never delays one, and whatever goes wrong in it means "do not store", never a failed response.
 
 use std::borrow::Cow;
 
@@ -16,7 +16,7 @@ pub trait Inspect: Send + Sync + 'static {
 }
 
 /// Watches one response body.
-pub trait Inspector: Send {
+pub trait Inspector: Send + Sync {
     /// The next bytes, cut anywhere.
     fn frame(&mut self, data: &[u8]);
 

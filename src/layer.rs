@@ -8,6 +8,7 @@ use crate::{
     handle::Handle,
     key::Envelope,
     observe::Observer,
+    policy::Policy,
     service::Cache,
     shared::{Core, Settings, Shared},
     store::Store,
@@ -29,13 +30,18 @@ pub struct CacheLayer<St, P> {
     pub(crate) shared: Shared<St, P>,
 }
 
-impl<St, P> CacheLayer<St, P> {
+impl<St, P> CacheLayer<St, P>
+where
+    P: Policy,
+{
     /// A layer that keeps answers in `store`, as `policy` says.
     pub fn new(store: St, policy: P) -> Self {
-        let settings = Arc::<Settings>::default();
+        let settings = Arc::new(Settings::of(&policy));
         Self { shared: Shared { core: Arc::new(Core::new(store, policy, Arc::clone(&settings.counters))), settings } }
     }
+}
 
+impl<St, P> CacheLayer<St, P> {
     /// Sets a namespace, which goes into every key: caches of different namespaces share nothing, even on one store.
     /// Default: empty.
     #[must_use]

@@ -5,6 +5,7 @@ use std::{borrow::Cow, sync::Arc, time::Duration};
 use http::{request, response};
 
 use crate::{
+    entry::Labels,
     key::Scope,
     policy::{Moment, NotStored, Policy, Rule, Storing},
 };
@@ -36,8 +37,8 @@ pub(crate) struct Wishes {
     pub(crate) extra: Vec<u8>,
     pub(crate) scope: Option<Scope>,
     pub(crate) upstream: Option<String>,
-    pub(crate) labels: Vec<(String, String)>,
-    pub(crate) request_id: Option<String>,
+    pub(crate) labels: Labels,
+    pub(crate) request_id: Option<Arc<str>>,
     /// What is known to count of the query.
     pub(crate) search: Option<Arc<Rule>>,
 }
@@ -52,7 +53,7 @@ impl Wishes {
         extra: Vec::new(),
         scope: None,
         upstream: None,
-        labels: Vec::new(),
+        labels: Labels::NONE,
         request_id: None,
         search: None,
     };
@@ -70,11 +71,6 @@ pub enum Mode {
     WriteOnly,
     /// Neither.
     Off,
-}
-
-/// The value of the first label of this name.
-pub(crate) fn label<'a>(labels: &'a [(String, String)], wanted: &str) -> Option<&'a str> {
-    labels.iter().find(|(name, _)| name == wanted).map(|(_, value)| value.as_str())
 }
 
 impl CacheOptions {
@@ -156,13 +152,13 @@ impl CacheOptions {
     /// Adds a label for observers, metadata and invalidation by pattern, as in `("provider", "openai")`. Labels are no key material.
     #[must_use]
     pub fn label(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
-        self.wish().labels.push((name.into(), value.into()));
+        self.wish().labels.push(name, value);
         self
     }
 
     /// Names the request in records and metadata. Default: none.
     #[must_use]
-    pub fn request_id(mut self, id: impl Into<String>) -> Self {
+    pub fn request_id(mut self, id: impl Into<Arc<str>>) -> Self {
         self.wish().request_id = Some(id.into());
         self
     }

@@ -101,7 +101,7 @@ where
         S: Service<Request<RequestBody<B>>, Response = Response<RB>>,
         B: Body,
     {
-        let asked = self.shared.settings.cost.is_some().then(|| Box::new(head_of(&parts)));
+        let asked = self.shared.settings.keeps_books().then(|| Box::new(head_of(&parts)));
         let request = Request::from_parts(parts, RequestBody::untouched(body));
         ResponseFuture::pass(self.inner.clone().oneshot(request), self.shared.settings.clone(), asked, reason, recorder)
     }

@@ -9,7 +9,7 @@ use std::{
 };
 
 use futures_util::FutureExt as _;
-use http::{HeaderValue, request};
+use http::{HeaderValue, request, response};
 use tokio::sync::Semaphore;
 use tokio_util::{
     sync::CancellationToken,
@@ -22,6 +22,7 @@ use crate::{
     cost::{Call, CostModel, NanoUsd},
     entry::{Entry, Lifetime},
     flight::Flights,
+    inspect::{Findings, Inspect},
     key::{Envelope, Key},
     observe::{Counters, Event, LinkChange, Observer, Sink, Trouble},
     options::{CacheOptions, Mode},
@@ -119,6 +120,8 @@ pub(crate) struct Settings {
     pub(crate) envelope: Envelope,
     pub(crate) observers: Arc<[Arc<dyn Observer>]>,
     pub(crate) cost: Option<Arc<dyn CostModel>>,
+    /// The policy's.
+    pub(crate) inspect: Option<Arc<dyn Inspect>>,
     pub(crate) cost_headers: bool,
     pub(crate) patience: Duration,
     pub(crate) collapse: bool,
@@ -142,6 +145,11 @@ fn bypass_status(name: &str) -> Arc<[HeaderValue]> {
 }
 
 impl Settings {
+    /// The defaults.
+    pub(crate) fn of(policy: &impl Policy) -> Self {
+        Self { inspect: policy.inspect(), ..Self::default() }
+    }
+
     /// The name, and what is made of it beforehand.
     pub(crate) fn rename(&mut self, name: Arc<str>) {
         self.bypass_status = bypass_status(&name);
@@ -155,8 +163,8 @@ impl Settings {
     /// What becomes of a request where nothing is stored. A refresh would be of no use to anyone.
     pub(crate) fn restrict(&self, admission: Admission, options: &mut CacheOptions) -> Admission {
         match options.wishes().mode {
-            Mode::ReadWrite if self.read_only => options.wish().mode = Mode::ReadOnly,
             Mode::WriteOnly if self.read_only && admission == Admission::Cache => return Admission::Bypass(Bypass::Off),
+            Mode::ReadWrite | Mode::WriteOnly if self.read_only => options.wish().mode = Mode::ReadOnly,
             _ => {}
         }
         admission
@@ -170,6 +178,20 @@ impl Settings {
         let less = Duration::try_from_secs_f64(lifetime.fresh_for.as_secs_f64() * self.ttl_jitter * fastrand::f64());
         let left = less.ok().and_then(|less| lifetime.fresh_for.checked_sub(less)).filter(|left| !left.is_zero());
         Lifetime { fresh_for: left.unwrap_or(lifetime.fresh_for), ..lifetime }
+    }
+
+    /// Does anyone ask what calls cost that no answer is stored of?
+    pub(crate) fn keeps_books(&self) -> bool {
+        self.cost.is_some() || (self.inspect.is_some() && !self.observers.is_empty())
+    }
+
+    /// What the policy's inspector finds in a body that is at hand.
+    pub(crate) fn inspected(&self, request: &request::Parts, response: &response::Parts, body: &[u8]) -> Findings {
+        let inspector = self.inspect.as_ref().and_then(|inspect| inspect.begin(request, response));
+        inspector.map_or_else(Findings::default, |mut inspector| {
+            inspector.frame(body);
+            inspector.end()
+        })
     }
 
     /// What a call costs, if there is a model and it knows. What it does not know is counted.
@@ -193,6 +215,7 @@ impl Default for Settings {
             envelope: Envelope::new(""),
             observers: Arc::default(),
             cost: None,
+            inspect: None,
             cost_headers: false,
             patience: Duration::from_secs(60),
             collapse: true,

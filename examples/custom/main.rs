@@ -17,6 +17,7 @@ use tower_response_cache::{
     ApiPolicy, BoxError, CacheLayer, CacheOptions, Clock, NanoUsd, Policy, RequestBody, Sharing,
     cost::Call,
     entry::Entry,
+    inspect::Inspect,
     key::{Envelope, Identity},
     observe::Event,
     policy::{Admission, Bypass, Moment, NotStored, Reuse, Storing},
@@ -107,6 +108,10 @@ impl Policy for Patient {
             return Err(NotStored::Predicate);
         }
         self.calls.store(request, options, response, len, moment)
+    }
+
+    fn inspect(&self) -> Option<Arc<dyn Inspect>> {
+        self.calls.inspect()
     }
 
     fn complete(&self, response: &response::Parts, trailers: Option<&HeaderMap>) -> Result<(), NotStored> {

@@ -129,6 +129,10 @@ impl Inner {
         if let Some(model) = &model {
             options = options.label("model", label(model));
         }
+        if route.model != Model::None {
+            // What goes past the cache is read as well, for what it cost.
+            head.headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        }
         let tenant = self.tenant.as_ref().and_then(|name| head.headers.get(name)?.to_str().ok());
         if let Some(tenant) = tenant {
             options = options.label("tenant", label(tenant));

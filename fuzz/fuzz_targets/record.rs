@@ -14,7 +14,7 @@ use libfuzzer_sys::{
     fuzz_target,
 };
 use tower_response_cache::{
-    entry::{Entry, Frames, Lifetime, Metadata, Record, Usage, Variants, record::Codec},
+    entry::{Entry, Frames, Labels, Lifetime, Metadata, Record, Usage, Variants, record::Codec},
     key::Key,
 };
 
@@ -142,7 +142,7 @@ fn record(input: &mut Unstructured<'_>) -> Result<Record> {
             })?,
             service_tier: input.arbitrary()?,
             tags: input.arbitrary()?,
-            labels: input.arbitrary()?,
+            labels: Labels::from(input.arbitrary::<Vec<(String, String)>>()?),
             upstream_request_id: input.arbitrary()?,
         },
     })))

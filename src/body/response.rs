@@ -5,7 +5,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
@@ -153,7 +153,7 @@ where
         if let Some(recorder) = this.recorder.as_mut() {
             let ending = match &frame {
                 Some(Ok(frame)) => {
-                    recorder.frame(frame.data_ref().map_or(0, Buf::remaining));
+                    recorder.frame(frame.data_ref().map_or(&[], |data| data));
                     this.kind.is_over().then_some(Ending::Complete)
                 }
                 Some(Err(_)) => Some(Ending::Failed),

@@ -44,7 +44,8 @@ impl Budget {
         Arc::new(Self { held: AtomicUsize::new(0), limit })
     }
 
-    fn take(&self, len: usize) -> bool {
+    /// Counts so many bytes as held, until they are given back. Is there room for them?
+    pub(crate) fn take(&self, len: usize) -> bool {
         self.held.fetch_add(len, Ordering::Relaxed) + len <= self.limit
     }
 
@@ -52,7 +53,7 @@ impl Budget {
         if self.held.load(Ordering::Relaxed) > self.limit { NARROW_WINDOW } else { WINDOW }
     }
 
-    fn give_back(&self, len: usize) {
+    pub(crate) fn give_back(&self, len: usize) {
         self.held.fetch_sub(len, Ordering::Relaxed);
     }
 }

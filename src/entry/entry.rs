@@ -1,8 +1,12 @@
-use std::time::{Duration, SystemTime};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
+use super::Labels;
 use crate::key::Key;
 
 /// A stored response: head, body frames, trailers, and what is known about it.
@@ -218,11 +222,11 @@ impl Lifetime {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Metadata {
     /// The request that caused it to be stored, as its caller named it.
-    pub request_id: Option<String>,
+    pub request_id: Option<Arc<str>>,
     /// Who answered: the `provider` label of that request.
-    pub provider: Option<String>,
+    pub provider: Option<Arc<str>>,
     /// The model that answered, as the response says.
-    pub model: Option<String>,
+    pub model: Option<Arc<str>>,
     /// When it was stored, wall-clock; the Unix epoch in an entry that is not stored yet.
     pub cached_at: Option<SystemTime>,
     /// How long the upstream took to the end of the body.
@@ -232,27 +236,28 @@ pub struct Metadata {
     /// Tokens that the answer cost.
     pub usage: Option<Usage>,
     /// The service tier at which the upstream served the answer, as the response says; it selects among the model's prices.
-    pub service_tier: Option<String>,
+    pub service_tier: Option<Arc<str>>,
     /// Surrogate tags: handles for invalidation.
     pub tags: Vec<String>,
     /// The labels of the request that stored it: `model`, `route` and whatever else its caller set.
-    pub labels: Vec<(String, String)>,
+    pub labels: Labels,
     /// The names of the upstream's request ids, kept out of replayed heads.
-    pub upstream_request_id: Option<String>,
+    pub upstream_request_id: Option<Arc<str>>,
 }
 
 impl Metadata {
     /// What the request says of itself.
     pub(crate) fn of(options: &crate::options::CacheOptions) -> Self {
-        let label = |wanted: &str| crate::options::label(&options.wishes().labels, wanted).map(str::to_owned);
+        let wishes = options.wishes();
+        let label = |wanted| wishes.labels.get(wanted).map(Arc::from);
         let mut metadata = Self {
-            request_id: options.wishes().request_id.clone(),
+            request_id: wishes.request_id.clone(),
             provider: label("provider"),
             model: label("model"),
-            labels: options.wishes().labels.clone(),
+            labels: wishes.labels.clone(),
             ..Self::default()
         };
-        metadata.add_tags(options.wishes().tags.iter().cloned());
+        metadata.add_tags(wishes.tags.iter().cloned());
         metadata
     }
 
@@ -264,7 +269,7 @@ impl Metadata {
     }
 
     fn weight(&self) -> usize {
-        let text = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+        let text = |text: &Option<Arc<str>>| text.as_ref().map_or(0, |text| text.len());
         text(&self.request_id)
             + text(&self.provider)
             + text(&self.model)
@@ -284,7 +289,7 @@ pub struct Usage {
     pub input_uncached: u64,
     /// Prompt tokens that the provider read from its own cache.
     pub cache_read: u64,
-    /// Prompt tokens that the provider wrote into its own cache for five minutes.
+    /// Prompt tokens that the provider wrote into its own cache for five minutes, or for as long as it does by default.
     pub cache_write_5m: u64,
     /// Prompt tokens that the provider wrote into its own cache for an hour.
     pub cache_write_1h: u64,

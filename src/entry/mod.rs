@@ -2,10 +2,12 @@
 
 #[allow(clippy::module_inception, reason = "the file of a type bears its name")]
 mod entry;
+mod labels;
 pub mod record;
 
 pub(crate) use entry::detached;
 pub use entry::{Entry, Frames, Lifetime, Metadata, Usage, Variants};
+pub use labels::Labels;
 
 /// A value under a key in a store.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -41,11 +41,11 @@ where
             upstream_time: record.last_byte,
             upstream_first_byte: record.first_byte.unwrap_or_default(),
             usage: findings.usage,
-            service_tier: findings.service_tier,
-            upstream_request_id: storing.upstream_request_id,
+            service_tier: record.service_tier.clone(),
+            upstream_request_id: storing.upstream_request_id.map(Arc::from),
             ..Metadata::of(&self.options)
         };
-        metadata.model = findings.model.or(metadata.model);
+        metadata.model = record.model.clone().or(metadata.model);
         metadata.add_tags(storing.tags);
         let entry = Entry {
             status: head.status,

@@ -33,6 +33,9 @@ struct Remote<'a, St, P> {
     lead: &'a Lead,
     said: Pin<Box<dyn Stream<Item = Result<Vec<LivePart>, Error>> + Send + 'a>>,
     parts: VecDeque<LivePart>,
+    token: Token,
+    /// Others may join.
+    is_shown: bool,
 }
 
 impl<St, P> Fill<St, P>
@@ -60,12 +63,14 @@ where
         let LiveHead { status, version, headers, lifetime, vary, .. } = head;
         let head = Head { status, version, headers };
         let live = Arc::new(Live { head, tape, vary, lifetime: Some(lifetime), tab: Arc::clone(&self.tab.0), elsewhere: true });
+        remote.show();
         self.lead.publish(State::Streaming(Arc::clone(&live)));
         tell(caller, Opening::Joined { live: Arc::clone(&live), reader });
 
         // The body.
         match self.copy(&mut remote, &live.head, &writer, &mut vigil).await {
             Ok(end) => {
+                self.lead.heard_all();
                 let LiveEnd { trailers, model, provider, usage, cost, .. } = end;
                 self.tab.0.settle(Bill { model, provider, usage, cost, operation: None });
                 writer.finish(trailers);
@@ -127,7 +132,13 @@ where
     fn new(shared: &'a Shared<St, P>, lead: &'a Lead, token: Token) -> Self {
         // Within the guard of whoever reads also what a store does before its first await.
         let said = Box::pin(once(async move { shared.core.store.follow(*lead.key(), token) }).flatten());
-        Self { shared, lead, said, parts: VecDeque::new() }
+        Self { shared, lead, said, parts: VecDeque::new(), token, is_shown: false }
+    }
+
+    /// From now on, those who join go by when it was heard last.
+    fn show(&mut self) {
+        self.is_shown = true;
+        self.lead.heard(self.token);
     }
 
     /// The next part; `None` if there will be none.
@@ -136,9 +147,8 @@ where
             let over = || Err(Error::unavailable("a live stream ended before what it carries did"));
             let said = async { self.said.next().await.unwrap_or_else(over) };
             self.parts = self.shared.attempt("follow", said).await?.into();
-            if self.parts.is_empty() {
-                // Those aboard may have a body error; whoever comes now is not to share it.
-                self.lead.close();
+            if self.is_shown && !self.parts.is_empty() {
+                self.lead.heard(self.token);
             }
         }
         self.parts.pop_front()

@@ -8,7 +8,11 @@ use futures_util::{
     FutureExt as _,
     future::{join, lazy},
 };
-use tokio::{sync::oneshot, task::AbortHandle, time::sleep};
+use tokio::{
+    sync::{oneshot, watch},
+    task::AbortHandle,
+    time::sleep,
+};
 
 use super::{
     Fill,
@@ -20,6 +24,9 @@ use crate::{
     policy::{NotStored, Policy},
     store::{Claim, Store, Token},
 };
+
+/// How long it takes at least from one sign of life to the next: one is for all who ask.
+const SIGN_PACE: Duration = Duration::from_millis(50);
 
 /// Whose turn it is to make the answer.
 pub(super) enum Turn {
@@ -96,24 +103,31 @@ where
             }
         };
         let (over, settled) = oneshot::channel();
+        let (asks, asked) = watch::channel(());
         let publication = Publication {
             shared: self.shared.clone(),
             key,
             token,
             generation: self.found.generation.unwrap_or_default(),
             flight: Arc::clone(self.lead.flight()),
+            asked,
             settled,
         };
-        let publishing = async move {
-            let Publication { shared, .. } = &publication;
-            let tasks = shared.core.tasks.clone();
-            // A panic costs the audience its stream, and nobody anything else.
-            let audience = AssertUnwindSafe(shared.core.store.audience(&key, token)).catch_unwind().await;
-            if let Ok(Some(audience)) = audience {
-                tasks.spawn(publication.run(audience));
+        let shared = self.shared.clone();
+        let hearing = async move {
+            let mut publication = Some(publication);
+            loop {
+                // A panic costs the audience its stream, and nobody anything else.
+                let audience = AssertUnwindSafe(shared.core.store.audience(&key, token)).catch_unwind().await;
+                let Ok(Some(audience)) = audience else { return };
+                asks.send_replace(());
+                if let Some(publication) = publication.take_if(|_| audience.max_bytes > 0) {
+                    shared.core.tasks.spawn(publication.run(audience));
+                }
+                sleep(SIGN_PACE).await;
             }
         };
-        let renewal = tokio::spawn(join(renewing, publishing)).abort_handle();
+        let renewal = tokio::spawn(join(renewing, hearing)).abort_handle();
         let shared = self.shared.clone();
         let give_back = move |declined| {
             let tasks = shared.core.tasks.clone();

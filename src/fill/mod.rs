@@ -33,10 +33,11 @@ use crate::{
     entry::{Entry, Frames},
     error::BoxError,
     flight::{Ended, Head, Lead, Live, State},
+    inspect::Inspector,
     key::{Digest, Identity, Key},
     lookup::Found,
     observe::{Bill, Event, FillRecord, Tab},
-    options::{self, CacheOptions, Mode, label},
+    options::{self, CacheOptions, Mode},
     policy::{
         Abandoned, Moment, NotStored, OnFailure, Policy, Splice, Storing, drop_overridden_length, strip_conditions, strip_hop_by_hop,
     },
@@ -103,6 +104,14 @@ struct Verdict {
     storing: Option<Storing>,
     /// Why it is not stored, whatever the policy says of it.
     why_not: Option<NotStored>,
+    /// Watches the body.
+    inspector: Option<Box<dyn Inspector>>,
+}
+
+impl Verdict {
+    fn not_stored(reason: NotStored) -> Self {
+        Self { storing: None, why_not: Some(reason), inspector: None }
+    }
 }
 
 impl<St, P> Fill<St, P>
@@ -185,6 +194,11 @@ where
         let lease = loop {
             match self.turn(&mut vigil, record.refresh, patience()).await {
                 Ok(Turn::Ours(lease)) => break lease,
+                // It lives, and is followed here already.
+                Ok(Turn::Theirs(token)) if self.lead.reopen(token) => {
+                    self.look_again(caller);
+                    return Err(NotStored::Elsewhere);
+                }
                 Ok(Turn::Theirs(token)) => match Box::pin(self.follow(token, patience(), caller)).await {
                     Followed::Shown => return Err(NotStored::Elsewhere),
                     Followed::Gone if tries < FOLLOWS && !patience().is_zero() => tries += 1,
@@ -192,8 +206,7 @@ where
                 },
                 Err(reason) => {
                     if reason == NotStored::Elsewhere {
-                        self.lead.end(Ended::Elsewhere);
-                        tell(caller, Opening::LookAgain { request: Box::new(self.request), body: self.body });
+                        self.look_again(caller);
                     }
                     return Err(reason);
                 }
@@ -207,6 +220,12 @@ where
             lease.give_back(true);
         }
         flown
+    }
+
+    /// Another process has made the answer, or makes it.
+    fn look_again<RB, E>(self, caller: &mut Option<Caller<RB, E>>) {
+        self.lead.end(Ended::Elsewhere);
+        tell(caller, Opening::LookAgain { request: Box::new(self.request), body: self.body });
     }
 
     async fn call<S, B>(
@@ -435,11 +454,15 @@ where
 
     /// May the response be stored, going by its head?
     fn verdict(&self, head: &response::Parts, len: Option<u64>) -> Verdict {
-        let storing = contain(&self.shared.core.counters, || {
-            options::storing(&self.shared.core.policy, &self.asked, &self.options, head, len, self.moment())
-        });
-        match storing.unwrap_or(Err(NotStored::Panic)) {
-            Err(reason) => Verdict { storing: None, why_not: Some(reason) },
+        let Shared { core, settings } = &self.shared;
+        let storing = contain(&core.counters, || options::storing(&core.policy, &self.asked, &self.options, head, len, self.moment()));
+        let storing = storing.unwrap_or(Err(NotStored::Panic));
+        let inspect = settings.inspect.as_ref().filter(|_| storing.is_ok() || settings.keeps_books());
+        let Some(inspector) = contain(&core.counters, || inspect?.begin(&self.asked, head)) else {
+            return Verdict::not_stored(NotStored::Panic);
+        };
+        match storing {
+            Err(reason) => Verdict { inspector, ..Verdict::not_stored(reason) },
             Ok(storing) => {
                 let why_not = if self.options.wishes().mode == Mode::ReadOnly {
                     Some(NotStored::ReadOnly)
@@ -449,7 +472,7 @@ where
                 } else {
                     None
                 };
-                Verdict { storing: Some(storing), why_not }
+                Verdict { storing: Some(storing), why_not, inspector }
             }
         }
     }
@@ -531,7 +554,7 @@ struct Ending<St, P> {
 impl<St, P> Ending<St, P> {
     fn of(fill: &Fill<St, P>, refresh: bool) -> Self {
         let mut record = FillRecord::begin(fill.identity.digest, refresh);
-        record.provider = label(&fill.options.wishes().labels, "provider").map(str::to_owned);
+        record.provider = fill.options.wishes().labels.get("provider").map(Arc::from);
         Self { shared: fill.shared.clone(), key: *fill.lead.key(), start: Instant::now(), record }
     }
 

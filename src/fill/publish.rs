@@ -11,7 +11,7 @@ use bytes::Bytes;
 use futures_util::future::{Either, select};
 use http::{HeaderMap, header};
 use tokio::{
-    sync::oneshot,
+    sync::{oneshot, watch},
     time::{Instant, sleep_until, timeout_at},
 };
 use twox_hash::XxHash3_64;
@@ -32,9 +32,6 @@ const BATCH: usize = 32 << 10;
 /// How long it takes at least from one publication to the next: a stream of tokens costs no round trip for each. What comes after a pause waits for nothing.
 const PACE: Duration = Duration::from_millis(5);
 
-/// How long it takes at least to a sign of life: one is for all who ask.
-const SIGN_PACE: Duration = Duration::from_millis(50);
-
 /// What a sign of life takes of the room there is, in bytes.
 const SIGN: u64 = 128;
 
@@ -50,6 +47,8 @@ pub(super) struct Publication<St, P> {
     pub(super) token: Token,
     pub(super) generation: Generation,
     pub(super) flight: Arc<Flight>,
+    /// Tells of each who asks for a sign of life.
+    pub(super) asked: watch::Receiver<()>,
     /// Closed when the answer is stored, or is not going to be.
     pub(super) settled: oneshot::Receiver<()>,
 }
@@ -95,12 +94,14 @@ where
     async fn publish(&mut self, live: Arc<Live>, mut reader: Reader, audience: Audience) -> Result<(), Withdrawn> {
         // Who follows from afar wants the call as much as one who reads here.
         let mut ticket = Some(Ticket::new(&self.flight));
+        // Whoever asked until now finds that something is new.
+        self.asked.mark_unchanged();
         let mut next = self.tell(0, &[self.head(&live)?]).await.map(|_| 1)?;
         let (mut length, mut signs, mut sum) = (0, 0, XxHash3_64::with_seed(0));
         let (mut unheard, mut failures) = (Vec::new(), 0);
         loop {
             let told_at = Instant::now();
-            let page = Page::read(&mut reader, self.silence(told_at, audience.renew_in)).await?;
+            let page = Page::read(&mut reader, self.silence(told_at + audience.renew_in)).await?;
             length += page.len as u64;
             page.parts.iter().flatten().for_each(|frame| sum.write(frame));
             let is_over = page.end.is_some();
@@ -149,14 +150,13 @@ where
     }
 
     /// Returns when a sign of life is due, or somebody asks for one.
-    async fn silence(&self, told_at: Instant, renew_in: Duration) {
+    async fn silence(&mut self, due: Instant) {
         let asked = async {
-            sleep_until(told_at + SIGN_PACE).await;
-            if self.shared.core.store.audience(&self.key, self.token).await.is_none() {
+            if self.asked.changed().await.is_err() {
                 pending().await
             }
         };
-        timeout_at(told_at + renew_in, asked).await.ok();
+        timeout_at(due, asked).await.ok();
     }
 
     fn head(&self, live: &Live) -> Result<LivePart, Withdrawn> {

@@ -53,13 +53,13 @@ pub(super) struct Broken {
 
 impl<'a> Recording<'a> {
     pub(super) fn begin(verdict: Verdict, settings: &Settings, counters: &'a Arc<Counters>) -> Self {
-        let Verdict { mut storing, why_not } = verdict;
+        let Verdict { storing, why_not, inspector } = verdict;
         Self {
             limit: storing.as_ref().map_or(KEEP_UNSTORED, |storing| storing.max_body),
-            inspector: storing.as_mut().and_then(|storing| storing.inspector.take()),
             frames: 0,
             storing,
             why_not,
+            inspector,
             stall_limit: settings.stall_limit,
             lap: None,
             counters,
@@ -68,7 +68,7 @@ impl<'a> Recording<'a> {
 
     /// Of a body that another process stores.
     pub(super) fn elsewhere(settings: &Settings, counters: &'a Arc<Counters>) -> Self {
-        let verdict = Verdict { storing: None, why_not: Some(NotStored::Elsewhere) };
+        let verdict = Verdict::not_stored(NotStored::Elsewhere);
         // Its publisher keeps to a bound.
         Self { limit: usize::MAX, ..Self::begin(verdict, settings, counters) }
     }
@@ -159,9 +159,9 @@ impl<'a> Recording<'a> {
             None => Findings::default(),
             Some(inspector) => contain(self.counters, || inspector.end())?,
         };
-        record.model.clone_from(&findings.model);
+        record.model = findings.model.as_deref().map(Arc::from);
         record.usage = findings.usage;
-        record.service_tier.clone_from(&findings.service_tier);
+        record.service_tier = findings.service_tier.as_deref().map(Arc::from);
         record.operation.clone_from(&findings.operation);
         Some(findings)
     }

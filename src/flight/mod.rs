@@ -14,14 +14,17 @@ use std::{
 };
 
 use http::{HeaderMap, HeaderName, StatusCode, Version};
-use tokio::sync::{Notify, watch};
+use tokio::{
+    sync::{Notify, watch},
+    time,
+};
 
 use crate::{
     body::tape::Tape,
     entry::{Entry, Lifetime},
     key::Key,
     observe::Tab,
-    store::Generation,
+    store::{Generation, Token},
 };
 
 const SHARDS: usize = 64;
@@ -29,6 +32,9 @@ const SHARDS: usize = 64;
 /// How long a request waits for an answer that has been read to its end to be stored. The deadlines of stores are shorter; an upstream can take
 /// its time to end a body that has all its bytes.
 pub(crate) const SETTLE: Duration = Duration::from_secs(1);
+
+/// For how long the word of another process is good for those who come.
+const GOOD_FOR: Duration = Duration::from_millis(100);
 
 /// How many declined keys a shard remembers.
 const DECLINED: usize = 256;
@@ -85,12 +91,15 @@ impl Flights {
     /// no flight any more and yet no reason for another: with `mark`, the caller is then told to look again.
     ///
     /// Who has `seen` another generation of the store than one that is part of a fleet comes after an invalidation, or after another answer: it parts that from
-    /// those who come later, and starts anew.
+    /// those who come later, and starts anew. So does one who comes when the process that is followed has said nothing for a moment: it may be dead. If it is
+    /// not, the flight is [reopened](Lead::reopen).
     pub(crate) fn join(self: &Arc<Self>, key: &Key, mark: Option<Mark>, despite_declined: bool, seen: Option<Generation>) -> Role {
         let mut shard = self.shard(key);
+        let mut silent = None;
         if let Some(flight) = shard.flights.get(key) {
             match (flight.generation.get(), seen) {
                 (Some(generation), Some(seen)) if *generation != seen => drop(shard.flights.remove(key)),
+                _ if flight.is_silent() => silent = shard.flights.remove(key),
                 _ => return Role::Follow(Ticket::new(flight)),
             }
         }
@@ -106,12 +115,13 @@ impl Flights {
         }
         let flight = Arc::new(Flight::new());
         shard.flights.insert(*key, Arc::clone(&flight));
-        Role::Lead(Lead { flights: Arc::clone(self), joinable: true, settling: OnceLock::new(), key: *key, flight })
+        Role::Lead(Lead { flights: Arc::clone(self), joinable: true, settling: OnceLock::new(), key: *key, flight, silent })
     }
 
     /// A flight that nobody else can join.
     pub(crate) fn alone(self: &Arc<Self>, key: &Key) -> Lead {
-        Lead { flights: Arc::clone(self), joinable: false, settling: OnceLock::new(), key: *key, flight: Arc::new(Flight::new()) }
+        let flight = Arc::new(Flight::new());
+        Lead { flights: Arc::clone(self), joinable: false, settling: OnceLock::new(), key: *key, flight, silent: None }
     }
 
     /// Whoever has read a response to its end is to find it stored. Returns what to wait for if an answer is being stored that nobody could join.
@@ -166,6 +176,15 @@ pub(crate) struct Flight {
     abandoned: Notify,
     /// What its leader saw of a store that other processes share: they may invalidate what is under way here, and nobody here is told.
     generation: OnceLock<Generation>,
+    /// The process that is followed, if another makes the answer.
+    followed: OnceLock<Followed>,
+}
+
+/// Another process, as it is heard of.
+struct Followed {
+    token: Token,
+    /// When it said something last; `None` if it is over, or all was said.
+    heard: Mutex<Option<time::Instant>>,
 }
 
 /// How far a flight is.
@@ -221,6 +240,20 @@ impl Flight {
             interest: AtomicUsize::new(0),
             abandoned: Notify::new(),
             generation: OnceLock::new(),
+            followed: OnceLock::new(),
+        }
+    }
+
+    /// May the process that is followed be dead?
+    fn is_silent(&self) -> bool {
+        let heard = self.followed.get().and_then(|followed| *followed.heard());
+        heard.is_some_and(|heard| heard.elapsed() > GOOD_FOR)
+    }
+
+    /// Nothing more is expected of it.
+    fn is_heard_out(&self) {
+        if let Some(followed) = self.followed.get() {
+            *followed.heard() = None;
         }
     }
 
@@ -242,10 +275,18 @@ impl Flight {
     }
 }
 
+impl Followed {
+    fn heard(&self) -> MutexGuard<'_, Option<time::Instant>> {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// The one who makes the call. Dropped before it said how it ended, the flight has failed.
 pub(crate) struct Lead {
     flights: Arc<Flights>,
     joinable: bool,
+    /// The flight that was parted from those who come, for it follows a process that may be dead.
+    silent: Option<Arc<Flight>>,
     /// Dropped with this, when all is over.
     settling: OnceLock<watch::Sender<()>>,
     key: Key,
@@ -260,6 +301,33 @@ impl Lead {
     /// The answer is made for all processes that share a store, or by another of them.
     pub(crate) fn is_of(&self, generation: Generation) {
         self.flight.generation.get_or_init(|| generation);
+    }
+
+    /// The process with this token, which makes the answer, said something now.
+    pub(crate) fn heard(&self, token: Token) {
+        let followed = self.flight.followed.get_or_init(|| Followed { token, heard: Mutex::default() });
+        *followed.heard() = Some(time::Instant::now());
+    }
+
+    /// It has said all there is.
+    pub(crate) fn heard_all(&self) {
+        self.flight.is_heard_out();
+    }
+
+    /// The process with this token lives. If the flight that was parted from those who come follows it, that takes the place of this one, and whoever is here had
+    /// better join that.
+    pub(crate) fn reopen(&self, token: Token) -> bool {
+        let Some(silent) = &self.silent else { return false };
+        let Some(followed) = silent.followed.get().filter(|followed| followed.token == token) else { return false };
+        // Under this lock it ends.
+        let mut shard = self.flights.shard(&self.key);
+        let mut heard = followed.heard();
+        let Some(flight) = shard.flights.get_mut(&self.key).filter(|flight| Arc::ptr_eq(flight, &self.flight) && heard.is_some()) else {
+            return false;
+        };
+        *flight = Arc::clone(silent);
+        *heard = Some(time::Instant::now());
+        true
     }
 
     /// Can others join?
@@ -320,6 +388,7 @@ impl Lead {
 
     /// Takes the flight off the table, unless another has taken its place there.
     fn leave(&self, shard: &mut Shard) {
+        self.flight.is_heard_out();
         if shard.flights.get(&self.key).is_some_and(|flight| Arc::ptr_eq(flight, &self.flight)) {
             shard.flights.remove(&self.key);
         }

@@ -128,7 +128,7 @@ impl Fields {
 
     /// Says whose answer it is, and closes the envelope. The scope comes last, so that the digest without it costs no second pass.
     pub fn seal(mut self, scope: Scope) -> Identity {
-        let question = self.hash.clone();
+        let question = Question(self.hash.clone());
         self.add(Field::Scope, &scope.0);
         Identity { key: Key(self.hash.finalize().into()), question }
     }
@@ -145,13 +145,29 @@ impl std::fmt::Debug for Fields {
 pub struct Identity {
     /// The key.
     pub key: Key,
-    question: Sha256,
+    pub(crate) question: Question,
 }
 
 impl Identity {
     /// The digest of the request without its scope. Worked out when it is asked for: most hits need the key alone.
     pub fn digest(&self) -> Digest {
-        Digest(self.question.clone().finalize().into())
+        self.question.digest()
+    }
+}
+
+/// What is asked, before it is said by whom: most of those who might want to know its digest never do.
+#[derive(Clone)]
+pub(crate) struct Question(Sha256);
+
+impl Question {
+    pub(crate) fn digest(&self) -> Digest {
+        Digest(self.0.clone().finalize().into())
+    }
+}
+
+impl std::fmt::Debug for Question {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.digest().fmt(f)
     }
 }
 

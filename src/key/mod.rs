@@ -10,8 +10,8 @@ mod scope;
 
 use std::{fmt, str::FromStr};
 
-pub(crate) use envelope::Trace;
 pub use envelope::{Digest, Envelope, Field, Fields, Identity};
+pub(crate) use envelope::{Question, Trace};
 pub use scope::{CREDENTIAL_HEADERS, CREDENTIAL_PARAMETERS, Scope};
 
 /// The identity of a cached request: 256 bits that show nothing of what went in.

@@ -4,8 +4,36 @@ use std::sync::LazyLock;
 
 use sha2::{Digest, Sha256};
 
-/// Request fields that carry credentials, all of which a per-credential scope digests.
-pub const CREDENTIAL_HEADERS: &[&str] = &["authorization", "proxy-authorization", "cookie", "x-api-key", "api-key", "x-goog-api-key"];
+/// Request fields that carry credentials, all of which a per-credential scope digests: the standard ones, those of LLM services, and those of widespread gateways and proxies.
+pub const CREDENTIAL_HEADERS: &[&str] = &[
+    "authorization",
+    "proxy-authorization",
+    "cookie",
+    "x-api-key",
+    "api-key",
+    "x-goog-api-key",
+    "apikey",
+    "cf-access-jwt-assertion",
+    "cf-aig-authorization",
+    "helicone-auth",
+    "ocp-apim-subscription-key",
+    "private-token",
+    "x-access-token",
+    "x-amz-security-token",
+    "x-api-token",
+    "x-auth-request-access-token",
+    "x-auth-token",
+    "x-forwarded-access-token",
+    "x-functions-key",
+    "x-goog-iam-authorization-token",
+    "x-goog-iap-jwt-assertion",
+    "x-litellm-api-key",
+    "x-portkey-api-key",
+    "x-rapidapi-key",
+    "x-subscription-token",
+    "x-vault-token",
+    "xi-api-key",
+];
 
 /// Query parameters that carry credentials: they move from the query to the scope.
 pub const CREDENTIAL_PARAMETERS: &[&str] = &["key", "api_key", "api-key", "access_token"];

@@ -31,19 +31,19 @@
 //!
 //! | service | from | traps |
 //! |---|---|---|
-//! | OpenAI chat and compatible | `usage`, the last that says something | cached tokens are part of the prompt; DeepSeek's `prompt_cache_hit_tokens`; reasoning beside the completion, if the total says so |
+//! | OpenAI chat and compatible | `usage`, the last that says something | tokens read from the service's cache, or written into it, are part of the prompt; DeepSeek's `prompt_cache_hit_tokens`; reasoning beside the completion, if the total says so |
 //! | OpenAI embeddings | `usage` | there is no output |
-//! | OpenAI Responses | `usage`, `response.usage` | cached tokens are part of the input |
+//! | OpenAI Responses | `usage`, `response.usage` | tokens read from the cache, or written into it, are part of the input |
 //! | OpenAI transcriptions | `usage` of `type: tokens` | what is billed by its duration counts no tokens; no answer names its model |
 //! | Anthropic | `usage`; `message_start`, then `message_delta`, which is cumulative, field by field | cache reads and writes come on top of the input; writes for an hour stand apart |
 //! | Gemini | `usageMetadata`, field by field, the last | cached tokens are part of the prompt, thoughts are output beside the candidates, tool results are input |
 //!
 //! Audio is told apart within input, cached input and output: `audio_tokens` of OpenAI's details, `AUDIO` of Gemini's `promptTokensDetails`, `cacheTokensDetails`,
-//! `candidatesTokensDetails` and `toolUsePromptTokensDetails`. Where there is audio, and cached tokens that are not said to be audio or not, usage is `None`, as it is where an
+//! `candidatesTokensDetails` and `toolUsePromptTokensDetails`. Where there is audio, and tokens were cached or written to be that are not said to be audio or not, usage is `None`, as it is where an
 //! answer holds images or video: those are billed apart, and are not counted apart here.
 //!
-//! Usage is `None` where the input or the output is unknown. It is told for answers that are not stored as well: they were paid for. [`LlmPrices`] make
-//! money of it.
+//! Usage is `None` where the input or the output is unknown, and where a GET shows an answer again that an earlier call was billed for (`GET /v1/responses/{id}`). It is told for answers that
+//! are not stored as well, those of calls that bypass the cache among them: they were paid for. [`LlmPrices`] make money of it.
 
 mod anthropic;
 mod gemini;
@@ -55,6 +55,8 @@ mod template;
 mod usage;
 mod wire;
 
+use std::sync::Arc;
+
 use http::{HeaderMap, Method, header, request, response};
 
 pub use price::LlmPrices;
@@ -63,7 +65,10 @@ use self::{
     reading::{Form, Reading},
     sse::Splitter,
 };
-use crate::inspect::{Findings, Inspect, Inspector};
+use crate::{
+    body::tape::Budget,
+    inspect::{Findings, Inspect, Inspector},
+};
 
 /// Inspectors for the answers of LLM services.
 ///
@@ -80,6 +85,7 @@ pub struct Dialects {
     rules: Rules,
     event_limit: usize,
     document_limit: usize,
+    room: Arc<Budget>,
 }
 
 /// What may be stored all the same.
@@ -93,10 +99,13 @@ struct Rules {
     incomplete: bool,
 }
 
+/// Bytes that all documents of one [`Dialects`] and its clones may take at a time before further ones are not read.
+const ROOM: usize = 256 << 20;
+
 impl Dialects {
     /// All dialects, under the strictest rules.
     pub fn new() -> Self {
-        Self { rules: Rules::default(), event_limit: 1 << 20, document_limit: 8 << 20 }
+        Self { rules: Rules::default(), event_limit: 1 << 20, document_limit: 8 << 20, room: Budget::new(ROOM) }
     }
 
     /// Stores answers that hit a limit on their length: `length`, `max_tokens`, `model_context_window_exceeded`, `MAX_TOKENS`, Responses that are `incomplete` for that.
@@ -152,7 +161,7 @@ impl Dialects {
     }
 
     /// Reads documents of up to this many bytes; longer ones are not stored. Unless a document comes in one piece, it is buffered up to its end, beside the copy that is
-    /// to be stored. Default: 8 MiB.
+    /// to be stored; all together take no more than 256 MiB. Default: 8 MiB.
     #[must_use]
     pub fn document_limit(mut self, bytes: usize) -> Self {
         self.document_limit = bytes;
@@ -174,6 +183,7 @@ impl Inspect for Dialects {
         }
         let form = form(headers)?;
         let mut reading = Reading::new(form, self.rules);
+        reading.recalls = request.method.is_safe();
         // Gemini's word for the tier, which may be another than was asked for.
         if let Some(tier) = headers.get("x-gemini-service-tier").and_then(|tier| tier.to_str().ok()) {
             reading.served(tier);
@@ -184,6 +194,7 @@ impl Inspect for Dialects {
                 promised: headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok()),
                 limit: self.document_limit,
                 text: Vec::new(),
+                held: Held { room: Arc::clone(&self.room), bytes: 0 },
                 read: false,
                 too_long: false,
                 reading,
@@ -236,9 +247,34 @@ struct Document {
     promised: Option<usize>,
     limit: usize,
     text: Vec<u8>,
+    held: Held,
     read: bool,
     too_long: bool,
     reading: Reading,
+}
+
+/// What a document takes of the room that all share.
+#[derive(Debug)]
+struct Held {
+    room: Arc<Budget>,
+    bytes: usize,
+}
+
+impl Held {
+    fn take(&mut self, bytes: usize) -> bool {
+        self.bytes += bytes;
+        self.room.take(bytes)
+    }
+
+    fn give_back(&mut self) {
+        self.room.give_back(std::mem::take(&mut self.bytes));
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.give_back();
+    }
 }
 
 impl Inspector for Document {
@@ -248,12 +284,17 @@ impl Inspector for Document {
         }
         if self.text.len() + data.len() > self.limit {
             self.too_long = true;
-            self.text = Vec::new();
         } else if self.text.is_empty() && self.promised == Some(data.len()) && !self.read {
             self.read = true;
             self.reading.document(data);
-        } else {
+        } else if self.held.take(data.len()) {
             self.text.extend_from_slice(data);
+        } else {
+            self.too_long = true;
+        }
+        if self.too_long {
+            self.text = Vec::new();
+            self.held.give_back();
         }
     }
 
@@ -266,5 +307,34 @@ impl Inspector for Document {
         }
         let findings = self.reading.end(false);
         Findings { proven: findings.proven && !self.too_long, ..findings }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{Request, Response};
+
+    use super::*;
+
+    #[test]
+    fn documents_share_a_room_which_those_that_are_over_give_back() {
+        let dialects = Dialects { room: Budget::new(100), ..Dialects::new() };
+        let (request, ()) = Request::post("/").body(()).unwrap().into_parts();
+        let (response, ()) = Response::builder().header("content-type", "application/json").body(()).unwrap().into_parts();
+        let begin = |dialects: &Dialects| dialects.begin(&request, &response).unwrap();
+        let document = format!(r#"{{"a":"{}"}}"#, "x".repeat(60));
+        let objection = |mut inspector: Box<dyn Inspector>| {
+            inspector.frame(document.as_bytes());
+            inspector.end().objection
+        };
+
+        let mut first = begin(&dialects);
+        first.frame(&document.as_bytes()[..60]);
+        let clone = dialects.clone();
+        assert_eq!(objection(begin(&clone)).as_deref(), Some("body too long"), "there is no room for two");
+        first.frame(&document.as_bytes()[60..]);
+        assert_eq!(first.end().objection, None, "the one before is none the worse");
+        drop(begin(&dialects));
+        assert_eq!(objection(begin(&dialects)), None);
     }
 }

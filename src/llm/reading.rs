@@ -17,6 +17,8 @@ pub(super) struct Reading {
     pub(super) ended: bool,
     /// It is OpenAI's completions, which came before chat.
     is_legacy: bool,
+    /// What was asked for only shows again what an earlier call answered: its tokens were those of that call.
+    pub(super) recalls: bool,
     objection: Option<&'static str>,
     model: Option<String>,
     service_tier: Option<String>,
@@ -60,6 +62,7 @@ impl Reading {
             finished: 0,
             ended: false,
             is_legacy: false,
+            recalls: false,
             objection: None,
             model: None,
             service_tier: None,
@@ -134,10 +137,10 @@ impl Reading {
         Findings {
             objection: self.objection.map(Cow::Borrowed),
             proven: self.ended && !cut && !self.garbled && !self.surplus,
-            usage: self.counts.usage(),
+            usage: self.counts.usage().filter(|_| !self.recalls),
             model: self.model,
             service_tier: self.service_tier,
-            operation: self.dialect.map(|dialect| Cow::Borrowed(operation(dialect, self.is_legacy))),
+            operation: self.dialect.filter(|_| !self.recalls).map(|dialect| Cow::Borrowed(operation(dialect, self.is_legacy))),
         }
     }
 

@@ -6,7 +6,7 @@
 //! Audio costs many times what text does. Where it cannot be told how much of it was cached, or whether a later count leaves it out, the usage is unknown rather than
 //! priced as something else; so is output in images or video, which is billed apart and has no class here.
 
-use super::wire::{Metadata, Split, Tokens};
+use super::wire::{Cached, Metadata, Split, Tokens};
 use crate::entry::Usage;
 
 /// The counts of an answer so far. Each dialect fills in its own.
@@ -97,11 +97,13 @@ impl Counts {
     }
 }
 
-/// What a service says of a call, in which cached tokens are part of the prompt, and reasoning and audio of what they are in.
+/// What a service says of a call, in which tokens that are cached, and those that are written to be, are part of the prompt, and reasoning and audio of what they are in.
 #[derive(Default)]
 struct Whole {
     prompt: u64,
     cached: u64,
+    /// Written into the service's cache; none of it was read from there.
+    written: u64,
     output: u64,
     reasoning: u64,
     audio_prompt: u64,
@@ -114,8 +116,10 @@ impl Whole {
     /// Its classes; `None` if it cannot be told how much of the audio was cached.
     fn apart(self) -> Option<Usage> {
         let cache_read = self.cached.min(self.prompt);
-        let input_uncached = self.prompt - cache_read;
+        let cache_write = self.written.min(self.prompt - cache_read);
+        let input_uncached = self.prompt - cache_read - cache_write;
         let audio_cache_read = match self.audio_cached {
+            _ if cache_write > 0 && self.audio_prompt > 0 => return None,
             Some(audio) => audio.min(cache_read),
             None if cache_read == 0 || self.audio_prompt == 0 => 0,
             None => return None,
@@ -124,6 +128,8 @@ impl Whole {
         Some(Usage {
             input_uncached,
             cache_read,
+            // How long it is kept is not said: the shorter time is the default.
+            cache_write_5m: cache_write,
             output: self.output,
             reasoning,
             audio_input: self.audio_prompt.saturating_sub(audio_cache_read).min(input_uncached),
@@ -148,6 +154,7 @@ fn of_chat(tokens: &Tokens<'_>) -> Option<Whole> {
     Some(Whole {
         prompt,
         cached: prompt_details.cached_tokens.0.or(hit).unwrap_or(0),
+        written: written(&prompt_details),
         output: if beside { completion.saturating_add(reasoning) } else { completion },
         reasoning,
         audio_prompt: prompt_details.audio_tokens.0.unwrap_or(0),
@@ -163,12 +170,18 @@ fn of_responses(tokens: &Tokens<'_>) -> Option<Whole> {
     Some(Whole {
         prompt: tokens.input_tokens.0?,
         cached: input_details.cached_tokens.0.unwrap_or(0),
+        written: written(&input_details),
         output: tokens.output_tokens.0?,
         reasoning: output_details.reasoning_tokens.0.unwrap_or(0),
         audio_prompt: input_details.audio_tokens.0.unwrap_or(0),
         audio_cached: None,
         audio_output: output_details.audio_tokens.0.unwrap_or(0),
     })
+}
+
+/// Of late models of OpenAI's, and of others' behind compatible gateways.
+fn written(details: &Cached) -> u64 {
+    details.cache_write_tokens.0.or(details.cache_creation_tokens.0).unwrap_or(0)
 }
 
 impl Anthropic {
@@ -202,6 +215,7 @@ impl Gemini {
         let usage = Whole {
             prompt,
             cached: self.cached.unwrap_or(0),
+            written: 0,
             output,
             reasoning: thoughts,
             audio_prompt: audio(self.prompt_split),

@@ -151,6 +151,9 @@ pub(super) struct Tokens<'a> {
 #[serde(default)]
 pub(super) struct Cached {
     pub(super) cached_tokens: Count,
+    pub(super) cache_write_tokens: Count,
+    /// The same, as LiteLLM spells it.
+    pub(super) cache_creation_tokens: Count,
     pub(super) audio_tokens: Count,
 }
 

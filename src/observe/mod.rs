@@ -38,6 +38,7 @@ mod channel;
 mod genai;
 #[cfg(feature = "metrics")]
 mod metrics;
+mod passing;
 mod record;
 mod stats;
 mod tab;
@@ -46,6 +47,7 @@ mod tracing;
 
 use std::{
     borrow::Cow,
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
@@ -110,15 +112,15 @@ pub struct FillRecord {
     /// Bytes of the body.
     pub bytes: u64,
     /// The model that answered, if an inspector found it.
-    pub model: Option<String>,
+    pub model: Option<Arc<str>>,
     /// Tokens that the answer cost, if an inspector found them.
     pub usage: Option<Usage>,
     /// The service tier at which it was served, if an inspector found it.
-    pub service_tier: Option<String>,
+    pub service_tier: Option<Arc<str>>,
     /// What it did, if an inspector found it: `gen_ai.operation.name` of [OpenTelemetry](self#opentelemetry).
     pub operation: Option<Cow<'static, str>>,
     /// Who answered: the `provider` label of the request that made the call.
-    pub provider: Option<String>,
+    pub provider: Option<Arc<str>>,
     /// What it cost; `None` if that is unknown. The [record](RequestRecord::billed) of the request that made the call says the same; calls in the background belong to none.
     pub cost: Option<NanoUsd>,
     /// When it ended, wall-clock.

@@ -4,14 +4,14 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use http::{Response, StatusCode, request};
+use http::{StatusCode, request, response};
 
-use super::{Bill, Event, Tab, tab::Waiting};
+use super::{Bill, Event, Tab, passing::Passing, tab::Waiting};
 use crate::{
     cost::{Call, NanoUsd},
-    entry::{Entry, Usage},
-    key::{Digest, Identity},
-    options::label,
+    entry::{Entry, Labels, Usage},
+    key::{Digest, Identity, Question},
+    options::{CacheOptions, Wishes},
     shared::Settings,
     status::Outcome,
 };
@@ -24,12 +24,11 @@ pub struct RequestRecord {
     pub outcome: Outcome,
     /// The status of the response; `None` if there was none.
     pub status: Option<StatusCode>,
-    /// What was asked, regardless of who asked; `None` if no key was made.
-    pub digest: Option<Digest>,
+    pub(super) question: Option<Question>,
     /// The request's name, as its caller gave it.
-    pub request_id: Option<String>,
+    pub request_id: Option<Arc<str>>,
     /// Its labels, as its caller gave them.
-    pub labels: Vec<(String, String)>,
+    pub labels: Labels,
     /// Where the time went.
     pub timings: Timings,
     /// Bytes of the response body that were handed on.
@@ -41,15 +40,14 @@ pub struct RequestRecord {
     /// When it ended, wall-clock.
     pub at: SystemTime,
     /// The model that answered, as the answer says; without that, the one that was asked for: the `model` label.
-    pub model: Option<String>,
+    pub model: Option<Arc<str>>,
     /// Who answered: the `provider` label of the request that the answer was made for, or else of this one.
-    pub provider: Option<String>,
+    pub provider: Option<Arc<str>>,
     /// What the upstream call that this request made did: `gen_ai.operation.name` of [OpenTelemetry](super#opentelemetry). `None` if that is unknown, or if there was no such call.
     pub operation: Option<Cow<'static, str>>,
     /// Tokens of the upstream call that this request made. `None` if they are unknown, or if there was no such call.
     pub usage: Option<Usage>,
-    /// What that call cost: 0 for an answer from the store, or from another request's call. `None` if it is unknown, as it is to a model that goes by tokens where the request
-    /// bypassed the cache: then nobody looks at the body.
+    /// What that call cost: 0 for an answer from the store, or from another request's call. `None` if it is unknown.
     pub billed: Option<NanoUsd>,
     /// Tokens of an answer from the store, or from another request's call: replayed, not billed.
     pub saved_usage: Option<Usage>,
@@ -60,18 +58,23 @@ pub struct RequestRecord {
     /// Since when a stored answer has been stored.
     pub cached_since: Option<SystemTime>,
     /// The name of the request that a stored answer was made for.
-    pub original_request_id: Option<String>,
+    pub original_request_id: Option<Arc<str>>,
 }
 
 impl RequestRecord {
+    /// What was asked, regardless of who asked; `None` if no key was made. Worked out anew each time.
+    pub fn digest(&self) -> Option<Digest> {
+        self.question.as_ref().map(Question::digest)
+    }
+
     /// Of a request of which nothing is known yet.
     pub(super) fn begin() -> Self {
         Self {
             outcome: Outcome::Unanswered,
             status: None,
-            digest: None,
+            question: None,
             request_id: None,
-            labels: Vec::new(),
+            labels: Labels::NONE,
             timings: Timings::default(),
             bytes: 0,
             ending: Ending::Dropped,
@@ -132,12 +135,22 @@ pub(crate) struct Recorder {
     first_byte: Option<Duration>,
     rest: Option<Box<RequestRecord>>,
     sink: Option<Sink>,
-    /// The call that the request made or shares, and its part in it.
-    tab: Option<(Arc<Tab>, Part)>,
+    call: UpstreamCall,
+}
+
+/// The upstream call of a request.
+#[derive(Default)]
+enum UpstreamCall {
+    #[default]
+    None,
+    /// One that it made or shares, and its part in it.
+    Filling(Arc<Tab>, Part),
+    /// One past the cache.
+    Passing(Box<Passing>),
 }
 
 /// What a request has to do with an upstream call.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq)]
 pub(super) enum Part {
     /// It made the call, and is billed.
     Led,
@@ -166,7 +179,7 @@ impl Sink {
             return;
         }
         record.at = self.settings.clock.now();
-        let asked = |record: &RequestRecord, name| label(&record.labels, name).map(str::to_owned);
+        let asked = |record: &RequestRecord, name| record.labels.get(name).map(Arc::from);
         record.model = record.model.take().or_else(|| asked(record, "model"));
         record.provider = record.provider.take().or_else(|| asked(record, "provider"));
         // The body may be read, and the upstream call end, elsewhere.
@@ -197,14 +210,24 @@ impl Recorder {
             first_byte: None,
             rest: None,
             sink: Some(sink),
-            tab: None,
+            call: UpstreamCall::None,
         }
     }
 
     /// Hands on the recording to another; this one has nothing left to tell.
     pub(crate) fn take(&mut self) -> Self {
         let Self { outcome, status, bytes, saved_time, start, first_byte, .. } = *self;
-        Self { outcome, status, bytes, saved_time, start, first_byte, rest: self.rest.take(), sink: self.sink.take(), tab: self.tab.take() }
+        Self {
+            outcome,
+            status,
+            bytes,
+            saved_time,
+            start,
+            first_byte,
+            rest: self.rest.take(),
+            sink: self.sink.take(),
+            call: std::mem::take(&mut self.call),
+        }
     }
 
     /// The time, if anyone will ask how long something took.
@@ -220,22 +243,24 @@ impl Recorder {
     }
 
     /// Names the request as its caller did.
-    pub(crate) fn label(&mut self, options: &crate::options::CacheOptions) {
-        if options.wishes().request_id.is_some() || !options.wishes().labels.is_empty() {
+    pub(crate) fn label(&mut self, options: &CacheOptions) {
+        let Wishes { request_id, labels, .. } = options.wishes();
+        if request_id.is_some() || !labels.is_empty() {
             self.add(|record| {
-                record.request_id.clone_from(&options.wishes().request_id);
-                record.labels.clone_from(&options.wishes().labels);
+                record.request_id.clone_from(request_id);
+                record.labels.clone_from(labels);
             });
         }
     }
 
-    /// There is a key.
-    pub(crate) fn keyed(&mut self, identity: &Identity) {
-        let took = elapsed(self.start);
+    /// There is a key: since now, if anyone will ask how long something took.
+    pub(crate) fn keyed(&mut self, identity: &Identity) -> Option<Instant> {
+        let (start, now) = (self.start?, Instant::now());
         self.add(|record| {
-            record.digest = Some(identity.digest());
-            record.timings.key = took;
+            record.question = Some(identity.question.clone());
+            record.timings.key = now.duration_since(start);
         });
+        Some(now)
     }
 
     /// A look-up is over.
@@ -257,17 +282,17 @@ impl Recorder {
 
     /// From now on the request is one that made this call.
     pub(crate) fn lead(&mut self, tab: &Arc<Tab>) {
-        self.tab = Some((Arc::clone(tab), Part::Led));
+        self.call = UpstreamCall::Filling(Arc::clone(tab), Part::Led);
     }
 
     /// From now on the request is one that shares this call.
     pub(crate) fn join(&mut self, tab: &Arc<Tab>) {
-        self.tab = Some((Arc::clone(tab), Part::Joined));
+        self.call = UpstreamCall::Filling(Arc::clone(tab), Part::Joined);
     }
 
     /// The call is no longer one that the cache knows the end of.
     pub(crate) fn leave(&mut self) {
-        self.tab = None;
+        self.call = UpstreamCall::None;
     }
 
     /// The answer comes from the store. Says what it saved, if that is known.
@@ -302,24 +327,11 @@ impl Recorder {
         record.saved
     }
 
-    /// The answer comes from upstream, by a way that is not watched. `asked` is there if there is a cost model.
-    pub(crate) fn pass<RB>(&mut self, asked: Option<&request::Parts>, response: &Response<RB>) {
-        let (Some(sink), Some(request)) = (self.sink.as_ref().filter(|sink| sink.settings.cost.is_some()), asked) else { return };
-        let record = self.rest.get_or_insert_with(|| Box::new(RequestRecord::begin()));
-        let call = Call {
-            request,
-            status: response.status(),
-            headers: response.headers(),
-            usage: None,
-            model: None,
-            provider: label(&record.labels, "provider"),
-            service_tier: None,
-            labels: &record.labels,
-            first_byte: elapsed(self.start),
-            last_byte: Duration::ZERO,
-        };
-        record.billed = sink.settings.price(&sink.settings.counters, &call);
-        sink.settings.counters.billed_nanos.add(record.billed.unwrap_or_default().0);
+    /// The answer comes from upstream, past the cache. `asked` is there if [the books are kept](Settings::keeps_books).
+    pub(crate) fn pass(&mut self, asked: Option<Box<request::Parts>>, response: &response::Parts) {
+        if let (Some(sink), Some(request)) = (&self.sink, asked) {
+            self.call = UpstreamCall::Passing(Box::new(Passing::begin(&sink.settings, request, response, elapsed(self.start))));
+        }
     }
 
     /// The response head is there.
@@ -328,8 +340,12 @@ impl Recorder {
         self.first_byte = self.start.map(|start| start.elapsed());
     }
 
-    pub(crate) fn frame(&mut self, len: usize) {
-        self.bytes += len as u64;
+    /// A piece of the body goes by.
+    pub(crate) fn frame(&mut self, data: &[u8]) {
+        self.bytes += data.len() as u64;
+        if let (UpstreamCall::Passing(passing), Some(sink)) = (&mut self.call, &self.sink) {
+            passing.frame(&sink.settings, data);
+        }
     }
 
     /// Nothing more will happen: hands the record over now rather than at the drop.
@@ -339,13 +355,18 @@ impl Recorder {
         if !sink.is_watched() {
             return;
         }
-        let mut record = self.rest.take().map_or_else(RequestRecord::begin, |rest| *rest);
+        let mut record = self.rest.take().unwrap_or_else(|| Box::new(RequestRecord::begin()));
         (record.outcome, record.status, record.bytes) = (self.outcome, self.status, self.bytes);
         (record.saved_time, record.ending) = (self.saved_time, ending);
         (record.timings.first_byte, record.timings.total) = (self.first_byte, elapsed(self.start));
-        match self.tab.take() {
-            None => sink.hand_over(&mut record),
-            Some((tab, part)) => tab.put(Waiting { record, sink, part }),
+        match std::mem::take(&mut self.call) {
+            UpstreamCall::None => sink.hand_over(&mut record),
+            UpstreamCall::Filling(tab, part) => tab.put(Waiting { record, sink, part }),
+            UpstreamCall::Passing(passing) => {
+                let total = record.timings.total;
+                passing.close(&sink.settings, &mut record, total);
+                sink.hand_over(&mut record);
+            }
         }
     }
 }

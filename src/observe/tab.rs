@@ -1,6 +1,6 @@
 use std::{
     borrow::Cow,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use tokio::sync::oneshot;
@@ -33,7 +33,7 @@ impl Default for State {
 
 /// A record of which only the bill is missing.
 pub(super) struct Waiting {
-    pub(super) record: RequestRecord,
+    pub(super) record: Box<RequestRecord>,
     pub(super) sink: Sink,
     pub(super) part: Part,
 }
@@ -41,14 +41,14 @@ pub(super) struct Waiting {
 /// What a call came to; all unknown by default.
 #[derive(Clone, Default)]
 pub(crate) struct Bill {
-    pub(crate) model: Option<String>,
-    pub(crate) provider: Option<String>,
+    pub(crate) model: Option<Arc<str>>,
+    pub(crate) provider: Option<Arc<str>>,
     pub(crate) operation: Option<Cow<'static, str>>,
     pub(crate) usage: Option<Usage>,
     pub(crate) cost: Option<NanoUsd>,
 }
 
-/// So many records wait for one call; further ones are handed over without the bill.
+/// So many records wait for one call, beside that of the request which made it; further ones are handed over without the bill.
 const WAITING: usize = 1024;
 
 impl Tab {
@@ -80,7 +80,7 @@ impl Tab {
             let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
             match &mut *state {
                 State::Settled(bill) => bill.clone(),
-                State::Open { records, .. } if records.len() < WAITING => return records.push(record),
+                State::Open { records, .. } if records.len() < WAITING || record.part == Part::Led => return records.push(record),
                 State::Open { .. } => Bill::default(),
             }
         };

@@ -1,5 +1,5 @@
 use super::{Event, Observer, RequestRecord, genai};
-use crate::{NanoUsd, entry::Usage, options::label};
+use crate::{NanoUsd, entry::Usage};
 
 /// Writes one `tracing` event per request (target `tower_response_cache`, level `INFO`), per fill (`DEBUG`), and per trouble with the
 /// store (`WARN`; `DEBUG` where it is out of reach or refuses, which holds of every request until that is over: the Redis store says so once in a while by itself), and per change of the way there (`DEBUG`, message `link`, fields
@@ -37,7 +37,7 @@ impl Observer for TracingObserver {
                     reason = record.outcome.reason(),
                     status = record.status.map(|status| status.as_u16()),
                     request_id = record.request_id.as_deref(),
-                    digest = record.digest.map(tracing::field::display),
+                    digest = record.digest().map(tracing::field::display),
                     labels = ?record.labels,
                     bytes = record.bytes,
                     ending = ?record.ending,
@@ -50,7 +50,7 @@ impl Observer for TracingObserver {
                     saved_us = record.saved_time.map(micros),
                     gen_ai.operation.name = record.operation.as_deref(),
                     gen_ai.provider.name = record.provider.as_deref().map(genai::provider),
-                    gen_ai.request.model = label(&record.labels, "model"),
+                    gen_ai.request.model = record.labels.get("model"),
                     gen_ai.response.model = record.model.as_deref(),
                     gen_ai.usage.input_tokens = record.usage.map(|usage| usage.input()),
                     gen_ai.usage.output_tokens = record.usage.map(|usage| usage.output),
@@ -105,7 +105,7 @@ fn fill_in(span: &tracing::Span, record: &RequestRecord) {
     known(span, "cache.saved_usd", record.saved.map(NanoUsd::as_usd));
     known(span, "gen_ai.operation.name", record.operation.as_deref());
     known(span, "gen_ai.provider.name", record.provider.as_deref().map(genai::provider));
-    known(span, "gen_ai.request.model", label(&record.labels, "model"));
+    known(span, "gen_ai.request.model", record.labels.get("model"));
     known(span, "gen_ai.response.model", record.model.as_deref());
     known(span, "gen_ai.usage.input_tokens", record.usage.map(|usage| usage.input()));
     known(span, "gen_ai.usage.output_tokens", record.usage.map(|usage| usage.output));

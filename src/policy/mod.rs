@@ -4,12 +4,13 @@
 //! A panic in any of them is contained: the request is served without the cache.
 
 mod api;
+mod doubts;
 mod fields;
 mod grpc;
 mod http;
 mod names;
 
-use std::{borrow::Cow, time::Duration, time::SystemTime};
+use std::{borrow::Cow, sync::Arc, time::Duration, time::SystemTime};
 
 use ::http::{HeaderMap, HeaderName, Response, StatusCode, request, response};
 
@@ -22,7 +23,7 @@ pub use grpc::GrpcPolicy;
 
 use crate::{
     entry::{Entry, Frames, Lifetime, Variants},
-    inspect::Inspector,
+    inspect::Inspect,
     key::{Envelope, Identity, Key},
     options::CacheOptions,
     status::Miss,
@@ -30,6 +31,8 @@ use crate::{
 };
 
 /// Decides what may be cached, for whom, and for how long.
+///
+/// One that wraps another hands on all methods, those with a default as well: what it leaves out is not asked of the other.
 pub trait Policy: Send + Sync + 'static {
     /// May the cache touch this request at all? Seen is the head only. Control fields that are meant for the cache alone are
     /// removed from `request` and put into `options`.
@@ -117,6 +120,12 @@ pub trait Policy: Send + Sync + 'static {
         len: Option<u64>,
         moment: Moment,
     ) -> Result<Storing, NotStored>;
+
+    /// What looks at the bodies of responses: of those that may be stored, and, where there is an observer or a [cost model](crate::CostModel), of all others too, those of calls that bypass
+    /// the cache among them. Asked once, when the layer is made. The default: nothing.
+    fn inspect(&self) -> Option<Arc<dyn Inspect>> {
+        None
+    }
 
     /// May the response be stored, going by its trailers, if it has any? Asked when its body ended. The default: yes.
     ///
@@ -415,8 +424,6 @@ pub struct Storing {
     pub vary: Option<Vec<HeaderName>>,
     /// Does the response say something new of the key that its request has? Then it is stored where [`relocate`](Policy::relocate) says.
     pub moved: bool,
-    /// Watches the body.
-    pub inspector: Option<Box<dyn Inspector>>,
     /// Must something in the body prove that it is whole, because its framing does not?
     pub needs_proof: bool,
     /// Upstream request ids, for the metadata.

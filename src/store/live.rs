@@ -1,4 +1,4 @@
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, StatusCode, Version};
@@ -13,7 +13,7 @@ use crate::{
 /// Someone in another process who wants to follow what is made under a lease: what there is room for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Audience {
-    /// Bytes of body that may be published at most.
+    /// Bytes of body that may be published at most. If there is no room, nothing is: whoever asks only wants to know that the holder of the lease lives.
     pub max_bytes: usize,
     /// How often to publish something, be it a [sign of life](LivePart::SIGN): who hears nothing for much longer takes the publisher for dead.
     pub renew_in: Duration,
@@ -69,9 +69,9 @@ pub struct LiveEnd {
     /// XXH3-64 of the body, seed 0.
     pub checksum: u64,
     /// The model that answered.
-    pub model: Option<String>,
+    pub model: Option<Arc<str>>,
     /// Who answered.
-    pub provider: Option<String>,
+    pub provider: Option<Arc<str>>,
     /// Tokens that the answer cost.
     pub usage: Option<Usage>,
     /// What the call cost.

@@ -122,7 +122,8 @@ pub trait Store: Send + Sync + 'static {
     /// Waits until someone in another process wants to follow, part by part, what is made under a lease that was granted, and says what there is room for.
     /// `None` if nobody ever will: the default.
     ///
-    /// Asked again, it waits for the next: whoever comes later has to hear of whoever publishes before it follows, so that nobody follows a dead one.
+    /// To be asked again and again, for as long as the lease is held: it waits for the next then. Whoever comes later has to hear of whoever publishes before it
+    /// follows, so that nobody follows a dead one; and a store may take the lease from one who does not ask, since to wait here is to say that one lives.
     fn audience(&self, key: &Key, token: Token) -> impl Future<Output = Option<Audience>> + Send {
         let _ = (key, token);
         ready(None)
@@ -140,8 +141,6 @@ pub trait Store: Send + Sync + 'static {
     }
 
     /// What another process makes, from its first part on, as it makes it: what has come since is one item. To be asked after [`Claim::Live`].
-    ///
-    /// An empty item says that nothing was heard for so long that whoever publishes may be dead: those who follow hope on, and nobody else is to join them.
     ///
     /// # Errors
     ///

@@ -1,7 +1,10 @@
 //! What calls cost and answers save: every call is billed once, and nothing twice.
 
 use std::{
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -242,6 +245,132 @@ async fn one_who_leaves_before_the_head_is_recorded_once_and_billed_for_what_it_
     books.wait_for(1, 1).await;
     let record = books.last();
     assert_eq!((record.outcome, record.billed, books.requests().len()), (Outcome::Unanswered, Some(NanoUsd(8)), 1));
+}
+
+#[tokio::test]
+async fn a_call_past_the_cache_is_billed_by_its_tokens_for_as_much_as_went_by() {
+    for (told, expected) in [("whole", (Ending::Complete, 9)), ("left", (Ending::Dropped, 5)), ("broken", (Ending::Failed, 5))] {
+        let books = Books::default();
+        let (feeds, mut fed) = tokio::sync::mpsc::unbounded_channel();
+        let origin = Origin::new(move |_| {
+            let feeds = feeds.clone();
+            async move {
+                let (feed, response) = streamed();
+                feeds.send(feed).unwrap();
+                Ok(response)
+            }
+        });
+        let layer = CacheLayer::new(Memory::new(1 << 20), ApiPolicy::new(Sharing::Shared).inspector(PerByte(0)));
+        let layer = layer.cost(by_token).observer(books.observer());
+        let handle = layer.handle();
+        let cache = layer.layer(origin);
+        let mut request = post("/", "");
+        request.headers_mut().insert("range", HeaderValue::from_static("bytes=0-1"));
+        request.extensions_mut().insert(CacheOptions::new().label("provider", "p").label("model", "asked for"));
+
+        let mut body = send(&cache, request).await.into_body();
+        let feed = fed.recv().await.unwrap();
+        feed.send(data("some ")).await.unwrap();
+        assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "some ");
+        assert_eq!(books.requests().len(), 0, "what it cost is not known yet");
+        match told {
+            "whole" => {
+                feed.send(data("more")).await.unwrap();
+                drop(feed);
+                assert_eq!(body.collect().await.unwrap().to_bytes(), "more");
+            }
+            "left" => drop(body),
+            _ => {
+                feed.send(Err("broken by a test".into())).await.unwrap();
+                assert!(body.frame().await.unwrap().is_err());
+            }
+        }
+        let record = books.last();
+        let (ending, taken) = expected;
+        assert_eq!((record.outcome, record.ending), (Outcome::Bypass(Bypass::Range), ending), "{told}");
+        assert_eq!((record.billed, record.usage), (Some(NanoUsd(taken * 5)), tokens(taken)), "{told}");
+        assert_eq!((record.model.as_deref(), record.provider.as_deref(), record.saved), (Some("m"), Some("p"), None), "{told}");
+        let stats = handle.stats().await;
+        assert_eq!((stats.billed, stats.unpriced, books.fills().len()), (NanoUsd(taken * 5), 0, 0), "{told}");
+    }
+}
+
+#[tokio::test]
+async fn a_call_is_billed_to_the_one_who_made_it_however_many_wait_for_the_bill() {
+    let books = Books::default();
+    let (feeds, mut fed) = tokio::sync::mpsc::unbounded_channel();
+    let origin = Origin::new(move |_| {
+        let feeds = feeds.clone();
+        async move {
+            let (feed, response) = streamed();
+            feeds.send(feed).unwrap();
+            Ok(response)
+        }
+    });
+    let layer = CacheLayer::new(Memory::new(1 << 20), ApiPolicy::new(Sharing::Shared)).cost(by_path).observer(books.observer());
+    let cache = layer.layer(origin);
+    let leader = send(&cache, post("/8", "")).await;
+    let feed = fed.recv().await.unwrap();
+    // Those who leave wait for the bill, up to a bound.
+    for _ in 0..2000 {
+        drop(send(&cache, post("/8", "")).await);
+    }
+    let kept = send(&cache, post("/8", "")).await;
+    drop(leader);
+    drop(feed);
+    read(kept).await;
+    books.wait_for(2002, 1).await;
+    let requests = books.requests();
+    assert_eq!(requests.iter().filter_map(|record| record.billed).sum::<NanoUsd>(), NanoUsd(8));
+    assert!(requests.iter().any(|record| record.outcome == Outcome::Collapsed && record.saved.is_none()), "there is a bound");
+}
+
+#[tokio::test]
+async fn what_may_not_be_stored_by_its_head_is_billed_by_its_tokens_all_the_same() {
+    for field in ["cache-control", "content-length"] {
+        let books = Books::default();
+        let policy = ApiPolicy::new(Sharing::Shared).inspector(PerByte(0)).max_body(5);
+        let layer = CacheLayer::new(Memory::new(1 << 20), policy).cost(by_token).observer(books.observer());
+        let cache = layer.layer(Origin::new(move |_| async move {
+            let mut response = text("answer");
+            response.headers_mut().insert(field, HeaderValue::from_static(if field == "content-length" { "6" } else { "no-store" }));
+            Ok(response)
+        }));
+        ask(&cache, post("/", "")).await;
+        books.wait_for(1, 1).await;
+        assert_eq!((books.last().billed, books.last().usage), (Some(NanoUsd(30)), tokens(6)), "{field}");
+        let fill = &books.fills()[0];
+        assert!(fill.not_stored.is_some() && fill.cost == Some(NanoUsd(30)) && fill.model.as_deref() == Some("m"), "{field}");
+    }
+}
+
+#[tokio::test]
+async fn nobody_looks_at_what_bypasses_the_cache_if_nobody_asks_what_it_cost() {
+    /// Counts the responses that it is shown.
+    struct Counting(Arc<AtomicUsize>);
+
+    impl Inspect for Counting {
+        fn begin(&self, _: &http::request::Parts, _: &http::response::Parts) -> Option<Box<dyn Inspector>> {
+            self.0.fetch_add(1, Ordering::SeqCst);
+            Some(Box::new(PerByte(0)))
+        }
+    }
+
+    for (observed, priced, expected) in [(false, false, 0), (true, false, 1), (false, true, 1)] {
+        let shown = Arc::<AtomicUsize>::default();
+        let mut layer = CacheLayer::new(Memory::new(1 << 20), ApiPolicy::new(Sharing::Shared).inspector(Counting(Arc::clone(&shown))));
+        if observed {
+            layer = layer.observer(|_: &Event<'_>| {});
+        }
+        if priced {
+            layer = layer.cost(by_token);
+        }
+        let cache = layer.layer(Origin::signed());
+        let mut request = post("/", "");
+        request.headers_mut().insert("range", HeaderValue::from_static("bytes=0-1"));
+        read(send(&cache, request).await).await;
+        assert_eq!(shown.load(Ordering::SeqCst), expected, "observed: {observed}, priced: {priced}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

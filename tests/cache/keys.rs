@@ -60,6 +60,9 @@ fn what_separates_and_what_does_not() {
         ("credentials", false, set("authorization", "Bearer two")),
         ("more credentials", false, set("x-api-key", "one")),
         ("cookie", false, set("cookie", "session=1")),
+        ("a vendor's own credentials", false, set("xi-api-key", "one")),
+        ("a gateway's own credentials", false, set("ocp-apim-subscription-key", "one")),
+        ("who a proxy says it is", false, set("x-forwarded-access-token", "one")),
         ("credentials in the authority", false, uri("https://me:secret@api.example/v1/chat/completions?a=1&b=2")),
         ("content type", false, set("content-type", "text/plain")),
         ("parameter of the content type", true, set("content-type", "application/json; charset=utf-8")),
@@ -97,16 +100,31 @@ fn what_separates_and_what_does_not() {
 fn what_says_how_the_bytes_of_a_body_are_read_separates() {
     let handle = handle(ApiPolicy::new(Sharing::Shared));
     let key = |content_type: &'static str| {
-        handle.keys(&Request::post("http://a/").header("content-type", content_type).body(Bytes::from_static(b"--x--y")).unwrap()).unwrap()
+        let mut request = Request::post("http://a/").body(Bytes::from_static(b"--x--y")).unwrap();
+        for line in content_type.lines() {
+            request.headers_mut().append("content-type", HeaderValue::from_bytes(line.as_bytes()).unwrap());
+        }
+        handle.keys(&request).unwrap()
     };
     for (one, other) in [
         ("multipart/form-data; boundary=x", "multipart/form-data; boundary=y"),
         ("text/plain; charset=utf-8", "text/plain; charset=utf-16"),
         ("text/plain", "text/plain; charset=utf-7"),
+        ("application/json", "application/json; charset=iso-8859-1"),
+        ("application/json", "application/json; charset=utf-8; charset=utf-16"),
+        ("application/json", "application/json;odata=verbose"),
+        ("application/vnd.api+json", "application/vnd.api+json; ext=\"https://ext.example\""),
+        ("application/json", "application/json\n text/plain"),
+        ("text/plain", "text/plain\ntext/plain"),
+        ("text/\u{e4}", "text/\u{f6}"),
     ] {
         assert_ne!(key(one), key(other), "{one} and {other}");
     }
-    assert_eq!(key("application/json"), key("application/json;charset=utf-8"));
+    for same in
+        ["application/json;charset=utf-8", "application/json; charset=UTF-8", "application/json; Charset=\"utf-8\"", "application/json;"]
+    {
+        assert_eq!(key("application/json"), key(same), "{same}");
+    }
     assert_eq!(key("text/plain; charset=utf-8"), key("text/plain;charset=utf-8"));
 }
 

@@ -4,7 +4,7 @@ use std::{
     hash::Hasher,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU8, AtomicUsize, Ordering},
     },
     time::{Duration, SystemTime},
 };
@@ -37,12 +37,20 @@ struct Elsewhere {
     /// How many of them may be followed; without, all.
     heard: Option<Arc<Semaphore>>,
     claims: Arc<AtomicUsize>,
+    /// How many claims are answered; without, all.
+    gate: Option<Arc<Semaphore>>,
+    /// Whose lease it is.
+    next: Arc<AtomicU8>,
     follows: Arc<AtomicUsize>,
 }
 
 impl Elsewhere {
     fn saying(parts: impl Into<Arc<[LivePart]>>) -> Self {
         Self { parts: parts.into(), ..Self::default() }
+    }
+
+    fn holder(&self) -> Token {
+        Token([self.next.load(Ordering::SeqCst); 16])
     }
 }
 
@@ -61,19 +69,20 @@ impl Store for Elsewhere {
 
     async fn claim(&self, _: &Key, _: Generation, _: Duration) -> Result<Claim, Error> {
         self.claims.fetch_add(1, Ordering::SeqCst);
-        Ok(Claim::Live(Token([7; 16])))
+        if let Some(gate) = &self.gate {
+            gate.acquire().await.unwrap().forget();
+        }
+        Ok(Claim::Live(self.holder()))
     }
 
     fn follow(&self, _: Key, token: Token) -> impl Stream<Item = Result<Vec<LivePart>, Error>> + Send {
-        assert_eq!(token, Token([7; 16]));
+        assert_eq!(token, self.holder());
         try_unfold(0, async |at| {
             self.follows.fetch_add(1, Ordering::SeqCst);
             if let Some(heard) = &self.heard {
                 heard.acquire().await.unwrap().forget();
             }
             match self.parts.get(at) {
-                // Nothing was heard for long.
-                Some(part) if *part == LivePart::SIGN => Ok(Some((Vec::new(), at + 1))),
                 Some(part) => Ok(Some((vec![part.clone()], at + 1))),
                 None => Err(Error::unavailable("it says no more")),
             }
@@ -225,23 +234,86 @@ async fn what_another_process_paid_is_saved_here() {
     assert_eq!((stats.coalesced, stats.misses, stats.panics), (1, 0, 0));
 }
 
-#[tokio::test]
-async fn who_comes_when_nothing_was_heard_for_long_does_not_join_those_aboard() {
-    let heard = Arc::new(Semaphore::new(3));
+/// Longer than word of another process is good for those who come.
+const A_WHILE: Duration = Duration::from_millis(150);
+
+#[tokio::test(start_paused = true)]
+async fn who_comes_when_nothing_was_heard_for_a_moment_asks_before_it_joins_and_all_read_the_same() {
+    let heard = Arc::new(Semaphore::new(2));
     let parts = [begin(&[]), frames(&["one"]), LivePart::SIGN, frames(&["two"]), end("onetwo"), LivePart::Settled];
+    let store = Elsewhere { heard: Some(Arc::clone(&heard)), ..Elsewhere::saying(parts) };
+    let (cache, origin) = cache(store.clone());
+    let mut answers = vec![send(&cache, post("/", "")).await];
+    until(|| store.follows.load(Ordering::SeqCst) == 3).await;
+    let mut come = async || {
+        let answer = send(&cache, post("/", "")).await;
+        assert_eq!(outcome(&answer), Outcome::CollapsedElsewhere);
+        answers.push(answer);
+        store.claims.load(Ordering::SeqCst)
+    };
+    // What was heard a moment ago is good enough, from whomever, and by asking.
+    assert_eq!((come().await, come().await), (1, 1));
+    tokio::time::advance(A_WHILE).await;
+    assert_eq!((come().await, come().await), (2, 2));
+    tokio::time::advance(A_WHILE).await;
+    assert_eq!(come().await, 3);
+    tokio::time::advance(A_WHILE).await;
+    heard.add_permits(1);
+    until(|| store.follows.load(Ordering::SeqCst) == 4).await;
+    assert_eq!(come().await, 3);
+    heard.add_permits(20);
+    for answer in answers {
+        assert_eq!(read(answer).await, "onetwo");
+    }
+    // Nobody but the first follows.
+    assert_eq!((origin.calls(), store.follows.load(Ordering::SeqCst)), (0, 6));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_comes_when_another_has_taken_over_follows_that_and_those_aboard_stay() {
+    let heard = Arc::new(Semaphore::new(2));
+    let parts = [begin(&[]), frames(&["one"]), frames(&["two"]), end("onetwo"), LivePart::Settled];
     let store = Elsewhere { heard: Some(Arc::clone(&heard)), ..Elsewhere::saying(parts) };
     let (cache, _) = cache(store.clone());
     let aboard = send(&cache, post("/", "")).await;
-    until(|| store.follows.load(Ordering::SeqCst) == 4).await;
+    until(|| store.follows.load(Ordering::SeqCst) == 3).await;
+    tokio::time::advance(A_WHILE).await;
+    store.next.store(1, Ordering::SeqCst);
     let coming = tokio::spawn({
         let cache = cache.clone();
         async move { ask(&cache, post("/", "")).await }
     });
-    // It asks whose turn it is.
-    until(|| store.claims.load(Ordering::SeqCst) == 2).await;
+    until(|| store.follows.load(Ordering::SeqCst) == 4).await;
+    assert_eq!(store.claims.load(Ordering::SeqCst), 2);
     heard.add_permits(20);
-    assert_eq!(read(aboard).await, "onetwo", "those aboard hope on");
-    assert_eq!(coming.await.unwrap(), (Outcome::CollapsedElsewhere, "onetwo".into()));
+    assert_eq!((read(aboard).await, coming.await.unwrap()), ("onetwo".into(), (Outcome::CollapsedElsewhere, "onetwo".into())));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_ended_is_not_joined_whatever_is_heard_of_who_made_it() {
+    // It breaks off after the first frame.
+    let heard = Arc::new(Semaphore::new(2));
+    let store = Elsewhere {
+        heard: Some(Arc::clone(&heard)),
+        gate: Some(Arc::new(Semaphore::new(1))),
+        ..Elsewhere::saying([begin(&[]), frames(&["one"])])
+    };
+    let (cache, _) = cache(store.clone());
+    let aboard = send(&cache, post("/", "")).await;
+    until(|| store.follows.load(Ordering::SeqCst) == 3).await;
+    tokio::time::advance(A_WHILE).await;
+    let coming = tokio::spawn({
+        let cache = cache.clone();
+        async move { send(&cache, post("/", "")).await }
+    });
+    until(|| store.claims.load(Ordering::SeqCst) == 2).await;
+    heard.add_permits(1);
+    aboard.into_body().collect().await.unwrap_err();
+    heard.add_permits(1);
+    store.gate.as_ref().unwrap().add_permits(1);
+    // It follows on its own.
+    assert_eq!(outcome(&coming.await.unwrap()), Outcome::CollapsedElsewhere);
+    assert!(store.follows.load(Ordering::SeqCst) >= 4);
 }
 
 #[tokio::test]

@@ -5,11 +5,12 @@ use std::{
     sync::Arc,
 };
 
+use http::HeaderValue;
 use metrics::Unit;
 use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
 use tower::Layer;
 use tower_response_cache::{
-    ApiPolicy, CacheLayer, CacheOptions, NanoUsd, Sharing,
+    ApiPolicy, CacheLayer, CacheOptions, HttpPolicy, NanoUsd, Sharing,
     cost::Call,
     entry::Usage,
     inspect::{Findings, Inspect, Inspector},
@@ -20,7 +21,7 @@ use tower_response_cache::{
 use crate::{
     ask,
     origin::{Origin, text},
-    post,
+    post, read, send,
     store::{Fault, Scripted},
 };
 
@@ -75,6 +76,13 @@ impl Watched {
             // What was asked is stored, and told of, before more is asked.
             tokio::task::yield_now().await;
         }
+    }
+
+    /// What all counters of a name have counted since the last time.
+    fn counted(&self, name: &str) -> u64 {
+        let values = self.snapshotter.snapshot().into_vec();
+        let of_name = values.into_iter().filter(|(key, ..)| key.key().name() == name);
+        of_name.map(|(.., value)| if let DebugValue::Counter(count) = value { count } else { 0 }).sum()
     }
 
     /// Samples of histograms since the last time, by name and the values of their labels.
@@ -190,4 +198,39 @@ async fn pairs_beyond_the_bound_are_counted_together_and_those_within_it_stay() 
     let calls = watched.samples().remove("gen_ai.client.operation.duration").unwrap();
     let names: Vec<_> = calls.iter().map(|(labels, samples)| (labels.as_str(), samples.len())).collect();
     assert_eq!(names, [("chat other other", 2), ("chat p a", 1), ("chat p b", 1), ("chat p c", 1)]);
+}
+
+#[tokio::test]
+async fn a_call_past_the_cache_is_one_of_a_model_too() {
+    let watched = Watched::new();
+    let observer = Arc::clone(&watched.observer);
+    let cache = CacheLayer::new(Memory::new(1 << 20), ApiPolicy::new(Sharing::Shared).inspector(ByPath))
+        .observer(move |event: &Event<'_>| observer.on_event(event))
+        .layer(Origin::new(|_| async { Ok(text("answer")) }));
+    let mut request = post("/chat/m", "");
+    request.headers_mut().insert("range", HeaderValue::from_static("bytes=0-1"));
+    request.extensions_mut().insert(CacheOptions::new().label("provider", "openai"));
+    read(send(&cache, request).await).await;
+    let samples = watched.samples();
+    assert_eq!(samples["gen_ai.client.operation.duration"]["chat openai m"].len(), 1);
+    assert_eq!(samples["gen_ai.client.token.usage"]["chat openai m input"], [23.0]);
+    assert_eq!(samples["gen_ai.client.token.usage"]["chat openai m output"], [7.0]);
+}
+
+#[tokio::test]
+async fn a_call_whose_answer_is_stored_as_that_to_another_request_is_billed_once() {
+    let watched = Watched::new();
+    let observer = Arc::clone(&watched.observer);
+    let layer = CacheLayer::new(Memory::new(1 << 20), HttpPolicy::shared()).cost(|_: &Call<'_>| Some(NanoUsd(5)));
+    let handle = layer.handle();
+    let cache = layer.observer(move |event: &Event<'_>| observer.on_event(event)).layer(Origin::new(|_| async {
+        let mut response = text("made");
+        response.headers_mut().insert("cache-control", HeaderValue::from_static("max-age=60"));
+        response.headers_mut().insert("content-location", HeaderValue::from_static("/"));
+        Ok(response)
+    }));
+    read(send(&cache, post("/", "")).await).await;
+    assert!(handle.shutdown(std::time::Duration::from_secs(30)).await);
+    assert_eq!((handle.stats().await.stored, handle.stats().await.billed), (1, NanoUsd(5)));
+    assert_eq!(watched.counted("cache_billed_nanousd_total"), 5);
 }

@@ -10,7 +10,8 @@ use http_body_util::{BodyExt, Full, StreamBody};
 use tokio::sync::Semaphore;
 use tower::{Layer, ServiceExt};
 use tower_response_cache::{
-    ApiPolicy, Cache, CacheLayer, CacheStatus, Clock, Sharing,
+    ApiPolicy, Cache, CacheLayer, CacheOptions, CacheStatus, Clock, HttpPolicy, Sharing,
+    key::Scope,
     status::{Miss, Outcome, Stale},
     store::Memory,
 };
@@ -102,6 +103,16 @@ async fn a_refusal_of_credentials_reaches_only_who_has_the_same() {
     assert_eq!((read(bad).await, read(good).await), ("refused".to_owned(), "welcome".to_owned()));
 
     let (origin, gate) = gated(answer);
+    let cache = CacheLayer::new(Memory::new(1 << 20), ApiPolicy::new(Sharing::PerCredential)).layer(origin);
+    let of_the_team = |credential| {
+        let mut request = with("authorization", credential);
+        request.extensions_mut().insert(CacheOptions::new().scope(Scope::tenant("team")));
+        request
+    };
+    let [bad, good] = two(&cache, &gate, of_the_team("Bearer bad"), of_the_team("Bearer good")).await;
+    assert_eq!((read(bad).await, read(good).await), ("refused".to_owned(), "welcome".to_owned()), "a scope holds several credentials");
+
+    let (origin, gate) = gated(answer);
     let cache = CacheLayer::new(Memory::new(1 << 20), ApiPolicy::new(Sharing::PerCredential)).layer(origin.clone());
     let both = two(&cache, &gate, with("authorization", "Bearer bad"), with("authorization", "Bearer bad")).await;
     assert_eq!(both.map(|answer| answer.status()), [StatusCode::UNAUTHORIZED; 2]);
@@ -137,7 +148,13 @@ async fn what_is_shared_without_being_stored_is_nobodys_session_and_nobodys_secr
 
 #[tokio::test]
 async fn what_varies_by_credentials_is_stored_only_where_they_are_in_the_key() {
-    for (sharing, calls) in [(Sharing::Shared, 2), (Sharing::PerCredential, 1)] {
+    let scoped = || Some(CacheOptions::new().scope(Scope::tenant("team")));
+    for (sharing, options, calls) in [
+        (Sharing::Shared, None, 2),
+        (Sharing::PerCredential, None, 1),
+        (Sharing::by(|_| Scope::tenant("team")), None, 2),
+        (Sharing::PerCredential, scoped(), 2),
+    ] {
         let origin = Origin::new(|call| async move {
             let mut response = text(format!("for {:?}", call.head.headers.get("authorization")));
             response.headers_mut().insert("vary", HeaderValue::from_static("authorization"));
@@ -145,7 +162,11 @@ async fn what_varies_by_credentials_is_stored_only_where_they_are_in_the_key() {
         });
         let cache = CacheLayer::new(Memory::new(1 << 20), ApiPolicy::new(sharing)).layer(origin.clone());
         for _ in 0..2 {
-            assert_eq!(ask(&cache, with("authorization", "me")).await.1, "for Some(\"me\")");
+            let mut request = with("authorization", "me");
+            if let Some(options) = options.clone() {
+                request.extensions_mut().insert(options);
+            }
+            assert_eq!(ask(&cache, request).await.1, "for Some(\"me\")");
             settle().await;
         }
         assert_eq!(origin.calls(), calls);
@@ -214,13 +235,110 @@ async fn nothing_that_one_caller_plants_is_served_to_another() {
 }
 
 #[tokio::test]
-async fn fields_that_override_method_host_or_path_plant_nothing_though_the_upstream_heeds_them_in_silence() {
-    for name in ["x-forwarded-host", "x-forwarded-proto", "x-http-method-override", "x-original-url", "x-rewrite-url"] {
-        let origin = Origin::new(move |call| async move { Ok(text(format!("for {:?}", call.head.headers.get(name)))) });
-        let cache = layer().layer(origin);
-        assert_eq!(ask(&cache, with(name, "evil")).await.1, "for Some(\"evil\")");
+async fn no_store_is_heeded_whatever_stands_beside_it_and_nobody_is_told_whose_account_was_billed() {
+    for directives in ["no-store", "NO-STORE, max-age=5", "x=\"a, b\", no-store", "no-store, note=\"\u{fc}\"", "no-store;x", "no-store=1"] {
+        let origin = Origin::new(move |_| async move {
+            let mut response = text("answer");
+            response.headers_mut().insert("cache-control", HeaderValue::from_bytes(directives.as_bytes()).unwrap());
+            Ok(response)
+        });
+        let cache = layer().layer(origin.clone());
+        for _ in 0..2 {
+            ask(&cache, post("/", "question")).await;
+            settle().await;
+        }
+        assert_eq!(origin.calls(), 2, "{directives}");
+    }
+
+    let account = ["openai-organization", "openai-project", "anthropic-organization-id"];
+    let origin = Origin::new(move |_| async move {
+        let mut response = text("answer");
+        for name in account {
+            response.headers_mut().insert(name, HeaderValue::from_static("acme"));
+        }
+        Ok(response)
+    });
+    let cache = layer().layer(origin);
+    for (n, shown) in [true, false].into_iter().enumerate() {
+        let answer = send(&cache, post("/", "question")).await;
+        assert!(account.iter().all(|name| answer.headers().contains_key(*name) == shown), "{n}");
+        read(answer).await;
         settle().await;
-        assert_eq!(ask(&cache, post("/", "question")).await.1, "for None", "{name}");
+    }
+}
+
+/// Each planted by one caller of the target that the other asks for.
+const PLANTED: [(&str, &[&str]); 15] = [
+    ("x-forwarded-host", &["evil"]),
+    ("x-forwarded-proto", &["evil"]),
+    ("x-http-method-override", &["evil"]),
+    ("x-original-url", &["evil"]),
+    ("x-rewrite-url", &["evil"]),
+    // Whatever stands in the request line.
+    ("host", &["evil"]),
+    ("host", &["origin", "evil"]),
+    ("host", &["<evil>@origin"]),
+    ("forwarded", &["for=1.2.3.4;host=evil"]),
+    ("forwarded", &["for=1.2.3.4;proto=evil"]),
+    ("forwarded", &["for=1.2.3.4", "For=1.2.3.4; Host=\"evil\""]),
+    ("forwarded", &["for=\"a;host=origin\", host=\"origin, evil\""]),
+    ("x-forwarded-scheme", &["evil"]),
+    // Those who forward the request leave out what it lists.
+    ("connection", &["accept"]),
+    ("connection", &["close, Accept"]),
+];
+
+fn planted(mut request: Request<Full<Bytes>>, (name, values): (&'static str, &[&'static str])) -> Request<Full<Bytes>> {
+    for value in values {
+        request.headers_mut().append(HeaderName::from_static(name), HeaderValue::from_static(value));
+    }
+    request
+}
+
+#[tokio::test]
+async fn what_overrides_method_host_path_or_fields_plants_nothing_though_the_upstream_heeds_it_in_silence() {
+    for one in PLANTED {
+        let heeds = move |call: Call| async move {
+            let mut response = text(format!("for {:?}", call.head.headers.get_all(one.0).iter().next_back()));
+            response.headers_mut().insert("cache-control", HeaderValue::from_static("max-age=60"));
+            Ok(response)
+        };
+        let evil = format!("for {:?}", Some(HeaderValue::from_static(one.1.last().unwrap())));
+        let cache = layer().layer(Origin::new(heeds));
+        assert_eq!(ask(&cache, planted(post("/", "question"), one)).await.1, evil);
+        settle().await;
+        assert_eq!(ask(&cache, post("/", "question")).await.1, "for None", "{one:?}");
+
+        let cache = CacheLayer::new(Memory::new(1 << 20), HttpPolicy::shared()).layer(Origin::new(heeds));
+        let get = || Request::get("http://origin/").body(Full::new(Bytes::new())).unwrap();
+        assert_eq!(ask(&cache, planted(get(), one)).await.1, evil);
+        settle().await;
+        assert_eq!(ask(&cache, get()).await.1, "for None", "{one:?}");
+        settle().await;
+        let again = ask(&cache, planted(get(), one)).await;
+        assert_eq!(again, (Outcome::Hit, evil), "{one:?}: it is kept apart, not kept out");
+    }
+    // What everybody sends makes no difference, and neither does who asks through a proxy that gives another host.
+    let cache = CacheLayer::new(Memory::new(1 << 20), HttpPolicy::shared()).layer(Origin::new(|_| async {
+        let mut response = text("page");
+        response.headers_mut().insert("cache-control", HeaderValue::from_static("max-age=60"));
+        Ok(response)
+    }));
+    let get = || Request::get("http://origin/").body(Full::new(Bytes::new())).unwrap();
+    ask(&cache, get()).await;
+    settle().await;
+    for usual in [
+        ("host", &["Origin:80"][..]),
+        ("connection", &["keep-alive", "TE"]),
+        ("forwarded", &["for=1.2.3.4;by=\"[::1]\"", "for=\"_x\"; host=\"Origin:80\";proto=HTTP"]),
+    ] {
+        assert_eq!(ask(&cache, planted(get(), usual)).await.0, Outcome::Hit, "{usual:?}");
+    }
+    for (value, expected) in [("for=1.2.3.4;host=public", Outcome::Miss(Miss::Uri)), ("for=5.6.7.8;host=public", Outcome::Hit)] {
+        let mut request = get();
+        request.headers_mut().insert("forwarded", HeaderValue::from_static(value));
+        assert_eq!(ask(&cache, request).await.0, expected, "{value}");
+        settle().await;
     }
 }
 

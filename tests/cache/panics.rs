@@ -8,10 +8,11 @@ use std::{
     time::Duration,
 };
 
-use http::{HeaderMap, HeaderName, StatusCode, request, response};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, request, response};
 use tower::Layer;
 use tower_response_cache::{
-    ApiPolicy, CacheLayer, CacheOptions, Clock, Error, Policy, Sharing,
+    ApiPolicy, CacheLayer, CacheOptions, Clock, Error, NanoUsd, Policy, Sharing,
+    cost::Call,
     entry::{Entry, Record},
     inspect::{Findings, Inspect, Inspector},
     key::{Envelope, Identity, Key, Scope},
@@ -196,6 +197,21 @@ async fn a_panic_in_a_function_of_the_operators_costs_no_request() {
         assert!(handle.stats().await.panics >= 3, "{name}");
         assert_eq!(handle.stats().await.stored, 0, "{name}");
         assert!(handle.shutdown(std::time::Duration::from_secs(30)).await, "{name}: a task is left");
+    }
+}
+
+#[tokio::test]
+async fn an_inspector_that_panics_over_what_bypasses_the_cache_costs_no_response() {
+    for point in ["begin", "frame", "end"] {
+        let layer = CacheLayer::new(Memory::new(1 << 20), ApiPolicy::new(Sharing::Shared).inspector(Watching(point)));
+        let layer = layer.cost(|call: &Call<'_>| Some(NanoUsd(call.usage?.output)));
+        let handle = layer.handle();
+        let cache = layer.layer(Origin::signed());
+        let mut request = post("/", "x");
+        request.headers_mut().insert("range", HeaderValue::from_static("bytes=0-1"));
+        assert_eq!(crate::read(crate::send(&cache, request).await).await, "call 1 to / with x", "{point}");
+        let stats = handle.stats().await;
+        assert_eq!((stats.panics, stats.unpriced), (1, 1), "{point}");
     }
 }
 

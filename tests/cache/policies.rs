@@ -44,6 +44,10 @@ async fn what_is_not_to_be_cached_passes_through_with_its_reason() {
         ("stateful", ApiPolicy::new(Sharing::Shared).canonical_json(false), json(r#"{"model":"m","b\u0061ckground":true}"#)),
         ("stateful", ApiPolicy::new(Sharing::Shared), post("/", r#"{"model":"m","background":true}"#)),
         ("stateful", ApiPolicy::new(Sharing::Shared), json(r#"{"background":true,"background":false}"#)),
+        ("stateful", ApiPolicy::new(Sharing::Shared), json(r#"{"model":"m","previous_interaction_id":"i"}"#)),
+        ("stateful", ApiPolicy::new(Sharing::Shared), json(r#"{"model":"m","container":"container_01"}"#)),
+        ("stateful", ApiPolicy::new(Sharing::Shared), json(r#"{"model":"m","container":{"id":"container_01","skills":[]}}"#)),
+        ("stateful", ApiPolicy::new(Sharing::Shared), json(r#"{"model":"m","deferred":true}"#)),
         ("unreadable", ApiPolicy::new(Sharing::Shared), json(r#"{"model":"m",,"background":true}"#)),
         ("temperature", ApiPolicy::new(Sharing::Shared).max_temperature(0.5), json(r#"{"model":"m","temperature":0.7}"#)),
     ];
@@ -64,6 +68,8 @@ async fn what_only_looks_stateful_is_cached() {
         r#"{"model":"m","previous_response_id":null,"background":false}"#,
         r#"{"model":"m","messages":[{"background":true,"content":"previous_response_id"}]}"#,
         r#"{"model":"m","temperature":0.5}"#,
+        r#"{"model":"m","container":{"skills":[{"type":"anthropic"}]},"deferred":false}"#,
+        r#"{"container":"crate","image":"container ship"}"#,
         r#"{"model":"no JSON, and nothing in it that matters"#,
     ] {
         let (_, cache) = cache(ApiPolicy::new(Sharing::Shared).max_temperature(0.5));

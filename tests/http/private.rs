@@ -112,6 +112,33 @@ where
     (status, String::from_utf8(body.to_vec()).unwrap())
 }
 
+#[tokio::test]
+async fn an_answer_to_a_post_is_kept_only_where_its_request_may_store() {
+    let plain = CacheOptions::new;
+    let shared = HttpPolicy::shared;
+    for (name, policy, options, read_only, kept) in [
+        ("plain", shared(), plain(), false, true),
+        ("refresh", shared(), plain().mode(Mode::WriteOnly), false, true),
+        ("off", shared(), plain().mode(Mode::Off), false, false),
+        ("read-only", shared(), plain().mode(Mode::ReadOnly), false, false),
+        ("a cache that is read-only", shared(), plain(), true, false),
+        ("a refresh of a cache that is read-only", shared(), plain().mode(Mode::WriteOnly), true, false),
+        ("bypass", shared().bypass_if(|request| request.method == "POST"), plain(), false, false),
+    ] {
+        let origin = service_fn(|request: Request<RequestBody<Full<Bytes>>>| async move {
+            let response = Response::builder().header("cache-control", "max-age=60").header("content-location", "http://host/");
+            Ok::<_, Infallible>(response.body(Full::from(request.method().to_string())).unwrap())
+        });
+        let cache = CacheLayer::new(Memory::new(1 << 20), policy).read_only(read_only).layer(origin);
+        let mut post = Request::post("http://host/").body(Full::<Bytes>::default()).unwrap();
+        post.extensions_mut().insert(options);
+        let made = cache.clone().oneshot(post).await.unwrap().into_body().collect().await.unwrap().to_bytes();
+        assert_eq!(made, "POST", "{name}");
+        // Whoever asks waits for what is being stored.
+        assert_eq!(fetch(&cache, plain(), None).await.1, if kept { "POST" } else { "GET" }, "{name}");
+    }
+}
+
 /// Without sockets, of which a thousand are more than many machines hand out.
 #[tokio::test]
 async fn a_thousand_who_ask_for_one_stale_page_cause_one_validation() {

@@ -67,3 +67,30 @@ async fn a_stored_part_answers_what_it_covers_and_grows() {
     .into();
     run(HttpPolicy::shared(), &cases.iter().map(|(name, case)| (*name, case.as_str())).collect::<Vec<_>>()).await;
 }
+
+#[tokio::test]
+async fn what_an_answer_to_if_range_leaves_out_is_not_lost() {
+    let fresh = "Cache-Control: max-age=60 | ETag: \"a\"";
+    let first = format!(
+        "> | Range: bytes=0-4\n< 206 | {fresh} | Content-Range: bytes 0-4/10 | Content-Type: text/x | Content-Language: de | X: 1 | @01234\n"
+    );
+    let rest = |fields: &str| {
+        format!("> | Range: bytes=5-9 | If-Range: \"a\"\n< 206 | {fresh} | Content-Range: bytes 5-9/10{fields} | @56789\n= 206 | @56789\n")
+    };
+    let (bare, typed) = (rest(""), rest(" | Content-Type: text/x | X: 2"));
+    run(
+        HttpPolicy::shared(),
+        &[
+            ("in what two parts make", &format!("{first}{typed}> \n= 200 | #fresh | Content-Type: text/x | Content-Language: de | X: 2 | Content-Length: 10 | @0123456789")),
+            (
+                "for one who did not say that it has them",
+                &format!("{bare}> | Range: bytes=5-9\n< 206 | {fresh} | Content-Range: bytes 5-9/10 | Content-Type: text/x | @56789\n= #origin | Content-Type: text/x"),
+            ),
+            (
+                "and what says all is stored",
+                &format!("{typed}> | Range: bytes=5-9\n= 206 | #fresh | Content-Type: text/x | @56789"),
+            ),
+        ],
+    )
+    .await;
+}

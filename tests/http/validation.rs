@@ -20,6 +20,7 @@ async fn a_stale_response_is_validated_by_all_that_it_has() {
             ("no freshness but a tag", "> \n< 200 | ETag: \"a\" | @1\n> \n< 304 | ETag: \"a\"\n~ If-None-Match: \"a\"\n= 200 | @1"),
             ("a stored 404", "> \n< 404 | Cache-Control: max-age=5 | ETag: \"a\" | @1\n+ 9\n> \n< 304 | ETag: \"a\"\n= 404 | @1"),
             ("the caller's fields go along", "> \n< 200 | Cache-Control: max-age=5 | ETag: \"a\" | @1\n+ 9\n> | X: 1 | Authorization: y\n< 304 | ETag: \"a\"\n~ X: 1 | Authorization: y | If-None-Match: \"a\"\n= @1"),
+            ("no-store to those who do not understand", "> \n< 200 | Cache-Control: max-age=5, no-store, must-understand | ETag: \"a\" | @1\n+ 9\n> \n< 304 | ETag: \"a\" | Cache-Control: max-age=50, no-store, must-understand\n= @1\n> \n= #fresh | @1"),
             ("a 404 in its place", "> \n< 200 | Cache-Control: max-age=5 | ETag: \"a\" | @1\n+ 9\n> \n< 404 | Cache-Control: max-age=5 | @gone\n= 404 | @gone\n> \n= 404 | #fresh | @gone"),
             ("no-store in its place", "> \n< 200 | Cache-Control: max-age=50 | ETag: \"a\" | @1\n> | Cache-Control: no-cache\n< 200 | Cache-Control: no-store | @2\n= @2\n> \n< 200 | @3\n= #origin | @3"),
         ],
@@ -100,4 +101,28 @@ async fn a_head_is_answered_from_a_get_and_says_what_has_become_of_it() {
     ])
     .collect();
     run(HttpPolicy::shared(), &cases.iter().map(|(name, case)| (*name, case.as_str())).collect::<Vec<_>>()).await;
+}
+
+#[tokio::test]
+async fn what_one_caller_is_told_while_it_validates_reaches_no_other() {
+    let first = "> \n< 200 | Cache-Control: max-age=5 | ETag: \"a\" | X-Page: 1 | @body\n+ 9\n";
+    let private = "> | Authorization: bob\n< 304 | ETag: \"a\" | Cache-Control: max-age=50 | X-User: bob\n= 200 | @body\n";
+    let head = "> HEAD / | Authorization: bob\n< 200 | ETag: \"a\" | Cache-Control: max-age=50 | X-User: bob | Content-Length: 4\n= 200 | X-User: bob\n";
+    let kept = "200 | #fresh | X-Page: 1 | !X-User | @body";
+    run(
+        HttpPolicy::shared(),
+        &[
+            ("a 304 to one who authenticates", &format!("{first}{private}+ 40\n> \n= {kept}")),
+            ("a HEAD of one who authenticates", &format!("{first}{head}+ 40\n> \n= {kept}")),
+            (
+                "what is for all is taken over",
+                &format!("{first}> | Authorization: bob\n< 304 | ETag: \"a\" | Cache-Control: max-age=50, public | X-Page: 2\n= X-Page: 2\n> \n= #fresh | X-Page: 2"),
+            ),
+            (
+                "fields that the stored directives exclude",
+                "> \n< 200 | Cache-Control: max-age=5, private=\"x-user\", no-cache=\"x-seen\" | ETag: \"a\" | X-User: eve | @body\n+ 9\n> \n< 304 | ETag: \"a\" | X-User: bob | X-Seen: 1\n= 200\n> \n= #fresh | !X-User | !X-Seen | @body",
+            ),
+        ],
+    )
+    .await;
 }

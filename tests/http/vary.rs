@@ -27,6 +27,7 @@ async fn a_variant_answers_the_requests_that_select_it() {
             ("anything, among others", "> | Foo: 1\n< 200 | Cache-Control: max-age=60 | Vary: Foo, *\n> | Foo: 1\n< 200\n= #origin"),
             ("anything, in another line", "> | Foo: 1\n< 200 | Cache-Control: max-age=60 | Vary: Foo | Vary: *\n> | Foo: 1\n< 200\n= #origin"),
             ("language in any case", "> | Accept-Language: en, de\n< 200 | Cache-Control: max-age=60 | Vary: Accept-Language\n> | Accept-Language: EN,DE\n= #fresh"),
+            ("white space where none may be", "> | Accept-Language: d e\n< 200 | Cache-Control: max-age=60 | Vary: Accept-Language\n> | Accept-Language: de\n< 200\n= #origin"),
             ("stored under other fields before", &format!("> | Foo: 1\n< 200 | {v} | @1\n> | Foo: 2 | Bar: 1\n< 200 | Cache-Control: max-age=60 | Vary: Bar | @2\n> | Foo: 1\n= #fresh | @1\n> | Foo: 9 | Bar: 1\n= #fresh | @2")),
             (
                 "the most recent of those that match",

@@ -2,7 +2,7 @@
 
 use tower_response_cache::{entry::Usage, llm::Dialects};
 
-use crate::{EVENTS, JSON, inspect};
+use crate::{EVENTS, JSON, begin, inspect};
 
 fn usage(input_uncached: u64, cache_read: u64, cache_write_5m: u64, cache_write_1h: u64, output: u64, reasoning: u64) -> Option<Usage> {
     Some(Usage { input_uncached, cache_read, cache_write_5m, cache_write_1h, output, reasoning, ..Usage::default() })
@@ -35,6 +35,19 @@ fn counts_are_normalised() {
         (chat(r#"{"prompt_tokens":10,"completion_tokens":5,"total_tokens":15}"#), usage(10, 0, 0, 0, 5, 0)),
         (chat(r#"{"prompt_tokens":10,"completion_tokens":5,"prompt_tokens_details":{"cached_tokens":4}}"#), usage(6, 4, 0, 0, 5, 0)),
         (chat(r#"{"prompt_tokens":10,"completion_tokens":5,"prompt_tokens_details":{"cached_tokens":40}}"#), usage(0, 10, 0, 0, 5, 0)),
+        (
+            chat(r#"{"prompt_tokens":10,"completion_tokens":5,"prompt_tokens_details":{"cached_tokens":4,"cache_write_tokens":5}}"#),
+            usage(1, 4, 5, 0, 5, 0),
+        ),
+        (
+            chat(r#"{"prompt_tokens":10,"completion_tokens":5,"prompt_tokens_details":{"cached_tokens":4,"cache_creation_tokens":50}}"#),
+            usage(0, 4, 6, 0, 5, 0),
+        ),
+        (
+            responses(r#"{"input_tokens":10,"input_tokens_details":{"cached_tokens":0,"cache_write_tokens":7},"output_tokens":6}"#),
+            usage(3, 0, 7, 0, 6, 0),
+        ),
+        (chat(r#"{"prompt_tokens":10,"completion_tokens":5,"prompt_tokens_details":{"audio_tokens":4,"cache_write_tokens":5}}"#), None),
         (chat(r#"{"prompt_tokens":10,"completion_tokens":5,"prompt_tokens_details":null}"#), usage(10, 0, 0, 0, 5, 0)),
         (chat(r#"{"prompt_tokens":10,"completion_tokens":5.0}"#), usage(10, 0, 0, 0, 5, 0)),
         (
@@ -248,5 +261,17 @@ fn usage_is_told_of_answers_that_are_not_stored() {
         let found = inspect(&Dialects::new(), EVENTS, [text.as_bytes()]);
         assert!(found.objection.is_some());
         assert_eq!(found.usage, wanted, "{text}");
+    }
+}
+
+#[test]
+fn what_only_shows_an_earlier_answer_again_took_no_tokens() {
+    let text = r#"{"object":"response","status":"completed","model":"m","usage":{"input_tokens":3,"output_tokens":2}}"#;
+    for (method, wanted) in [("POST", (usage(3, 0, 0, 0, 2, 0), Some("chat"))), ("GET", (None, None))] {
+        let mut inspector = begin(&Dialects::new(), method, &[("content-type", "application/json")]).unwrap();
+        inspector.frame(text.as_bytes());
+        let found = inspector.end();
+        assert_eq!((found.usage, found.operation.as_deref()), wanted, "{method}");
+        assert_eq!((found.model.as_deref(), found.objection), (Some("m"), None), "{method}");
     }
 }

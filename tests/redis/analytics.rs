@@ -16,7 +16,7 @@ use tower_response_cache::{
     ApiPolicy, Cache, CacheLayer, CacheOptions, Clock, NanoUsd, Sharing,
     cost::Call,
     observe::{
-        Event, Observer as _, RequestRecord,
+        Ending, Event, Observer as _, RequestRecord,
         analytics::{Analytics, Group, Period},
     },
     status::{Miss, Outcome},
@@ -133,6 +133,67 @@ pub async fn all_tell_the_same(url: &str) {
     assert_eq!(both[0].last(7 * DAY).await.totals.requests, 8, "by the hour as well");
 }
 
+#[tokio::test]
+async fn a_batch_that_fails_half_way_is_gone_on_with_from_there_and_counts_once() {
+    let server = Server::start();
+    let permit = |rule: &str| server.run::<()>(&["ACL", "SETUSER", "u", "on", ">p", "~t:*", "+@all", rule]);
+    permit("+@all");
+    let analytics = analytics(&format!("redis://u:p@127.0.0.1:{}/0", server.port()));
+    let cache = cache(&analytics);
+    let refusals = || {
+        let stats: String = server.run(&["INFO", "commandstats"]);
+        let scripts = stats.lines().find(|line| line.starts_with("cmdstat_evalsha:"));
+        scripts.map_or(0, |line| line.rsplit('=').next().unwrap().trim().parse::<u64>().unwrap())
+    };
+    let mut asked = 0;
+    let counted = async |asked: u64| {
+        let all = analytics.last(HOUR).await;
+        all.shared && all.totals.requests == asked
+    };
+    // Each is one of those that the script calls, some after many others. All that is done before stays done.
+    for denied in ["-set", "-pexpire", "-hincrby", "-hset", "-hget"] {
+        permit(denied);
+        let before = refusals();
+        for question in ["a", "b", "a", "a"] {
+            ask(&cache, &format!("{question}{denied}"), "m").await;
+        }
+        asked += 4;
+        // It is tried more than once.
+        crate::until(async || refusals() > before + 1).await;
+        permit("+@all");
+        crate::until(async || counted(asked).await).await;
+        let (minutes, hours) = (analytics.last(HOUR).await, analytics.last(7 * DAY).await);
+        for period in [&minutes, &hours] {
+            let counts = (period.totals.requests, period.totals.hits, period.hit_latency.count(), period.miss_latency.count());
+            assert_eq!(counts, (asked, asked / 2, asked / 2, asked / 2), "{denied}");
+            assert_eq!(group(period, "model", "m").hit_latency.count(), asked / 2, "{denied}");
+        }
+        assert_eq!(server.run::<u64>(&["XLEN", "t:{sums}:records"]), asked, "{denied}");
+    }
+}
+
+#[tokio::test]
+async fn a_batch_that_something_in_its_place_stands_in_the_way_of_holds_up_no_other() {
+    let server = Server::start();
+    let analytics = analytics(&server.url());
+    let mut record = record().await;
+    record.at = SystemTime::now() - 5 * HOUR;
+    let hour = record.at.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs() / 3600;
+    let () = server.run(&["SET", &format!("t:{{sums}}:h:{hour}"), "a foreign hand's"]);
+    analytics.on_event(&Event::Request(&record));
+    analytics.flush().await;
+    record.at = SystemTime::now();
+    analytics.on_event(&Event::Request(&record));
+    crate::until(async || {
+        let all = analytics.last(HOUR).await;
+        all.shared && all.totals.requests == 1
+    })
+    .await;
+    // It is gone on with when that is gone.
+    let () = server.run(&["DEL", &format!("t:{{sums}}:h:{hour}")]);
+    crate::until(async || analytics.last(DAY).await.totals.requests == 2).await;
+}
+
 /// For a user with what the guide to operations says, word for word, and no more.
 #[tokio::test]
 async fn the_permissions_that_the_guide_publishes_are_enough() {
@@ -159,7 +220,7 @@ async fn histograms_of_several_processes_add_up_to_that_of_all_their_requests() 
         record.at = start + Duration::from_secs(chance >> 32 & 0x7f);
         record.outcome = [Outcome::Hit, Outcome::Miss(Miss::Absent), Outcome::Collapsed][number as usize % 3];
         record.timings.total = Duration::from_micros(1 << (chance >> 40 & 0x1f));
-        record.model = Some(format!("m\0{}", chance >> 48 & 3));
+        record.model = Some(format!("m\0{}", chance >> 48 & 3).into());
         alone.on_event(&Event::Request(&record));
         processes[number as usize % 7 % 3].on_event(&Event::Request(&record));
         if number % 250 == 249 {
@@ -437,10 +498,11 @@ async fn the_books_of_two_processes_balance_over_every_outcome() {
     assert_eq!((totals.requests, totals.coalesced + totals.hits, totals.stale, totals.bypassed), (13, 4, 2, 2), "{all:?}");
     assert!(totals.coalesced >= 1 && totals.hits >= 2, "{all:?}");
     assert_eq!((totals.failed, totals.errors, totals.refreshes), (2, 2, 1), "{all:?}");
-    // All are of one model. Its quantiles are those of the records.
+    // All are of one model. Its quantiles are those of the records of whole answers.
     let of_model = group(&all, "model", "m");
     let times = |wanted: fn(&Outcome) -> bool| {
-        let mut times: Vec<Duration> = records.iter().filter(|record| wanted(&record.outcome)).map(|record| record.timings.total).collect();
+        let whole = records.iter().filter(|record| wanted(&record.outcome) && record.ending == Ending::Complete);
+        let mut times: Vec<Duration> = whole.map(|record| record.timings.total).collect();
         times.sort_unstable();
         times
     };

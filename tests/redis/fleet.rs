@@ -329,14 +329,20 @@ fn lease_names(server: &Server) -> Vec<String> {
 async fn a_lease_that_nobody_may_know_of_is_short_and_one_that_is_renewed_is_long() {
     let server = Server::start();
     let lasts = Duration::from_secs(36_000);
-    // Whoever may have an audience renews more often.
-    let store = patient(server.url()).lease(Some(lasts)).live(None).build().unwrap();
+    let store = patient(server.url()).lease(Some(lasts)).build().unwrap();
     let seen = store.get(&key(1)).await.unwrap().generation;
     let Claim::Granted(token, renew_in) = store.claim(&key(1), seen, LONG).await.unwrap() else { panic!("nobody has it") };
     let left = || Duration::from_millis(server.run(&["PTTL", &lease_names(&server)[0]]));
     assert!(left() <= lasts / 10 && renew_in < lasts / 10);
-    assert_eq!(store.renew(&key(1), token).await.unwrap(), Some(lasts / 3));
+    // Whoever does not hear that it is asked whether it lives says so unasked.
+    assert!(store.renew(&key(1), token).await.unwrap().unwrap() < Duration::from_secs(1));
     assert!(left() > lasts / 2);
+    let hearing = tokio::spawn({
+        let store = store.clone();
+        async move { store.audience(&key(1), token).await }
+    });
+    crate::until(async || store.renew(&key(1), token).await.unwrap() == Some(lasts / 3)).await;
+    hearing.abort();
 }
 
 #[tokio::test]

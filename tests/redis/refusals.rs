@@ -132,6 +132,46 @@ async fn a_user_who_may_not_write_reads_and_tries_to_write_only_seldom() {
 }
 
 #[tokio::test]
+async fn what_a_script_may_not_do_is_refused_as_what_a_command_may_not() {
+    let log = Log::default();
+    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(log.writer()).finish();
+    let _default = tracing::subscriber::set_default(subscriber);
+    let server = Server::start();
+    let all = patient(server.url()).build().unwrap();
+    assert!(fill(&all, &key(1), record("there")).await);
+    // It may call scripts, and they may not write: neither at all, nor under a key of ours.
+    for (keys, more) in [("~t:*", "+pexpire"), ("%R~t:*", "+set")] {
+        let () = server.run(&[
+            "ACL",
+            "SETUSER",
+            "reader",
+            "reset",
+            "on",
+            ">secret",
+            keys,
+            more,
+            "+get",
+            "+getrange",
+            "+evalsha",
+            "+script|load",
+        ]);
+        let reader = patient(format!("redis://reader:secret@127.0.0.1:{}/0", server.port())).build().unwrap();
+        let seen = reader.get(&key(1)).await.unwrap().generation;
+        for _ in 0..20 {
+            assert!(reader.put(&key(1), record("mine"), seen).await.unwrap_err().is_refused());
+        }
+        assert_eq!(reader.refused_writes(), 1, "the others were not tried");
+        assert_eq!(stored(&reader, &key(1)).await.as_deref(), Some("there"));
+        assert_eq!(reader.status().state, LinkState::Closed);
+        let said = log.take();
+        for expected in ["redis refuses operations reason=\"NOPERM\"", "redis does not permit writes"] {
+            assert_eq!(said.matches(expected).count(), 1, "{said}");
+        }
+        assert!(!said.contains("reason=\"error\""), "{said}");
+    }
+}
+
+#[tokio::test]
 async fn what_is_refused_is_said_once_and_counted_each_time() {
     let log = Log::default();
     let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(log.writer()).finish();

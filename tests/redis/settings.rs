@@ -60,7 +60,7 @@ async fn passwords_databases_and_users_are_honoured() {
 }
 
 /// As the documentation of the module has it.
-pub const PERMISSIONS: &str = "+get +set +getrange +unlink +type +scan +zadd +zrem +zrange +zscan +xadd +xlen +xrange +exists +pexpire +evalsha +script|load +dbsize +info";
+pub const PERMISSIONS: &str = "+get +set +getrange +unlink +type +scan +zadd +zrem +zrange +zscan +xadd +xlen +xrange +exists +pexpire +pttl +evalsha +script|load +dbsize +info";
 
 #[tokio::test]
 async fn the_published_permissions_are_enough() {

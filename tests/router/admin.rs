@@ -139,6 +139,26 @@ async fn a_token_is_asked_for_where_there_is_one() {
 }
 
 #[tokio::test]
+async fn a_call_past_the_cache_costs_what_its_tokens_do_and_reading_its_answer_again_nothing() {
+    let router = Router::start(&[]).await;
+    let goes_on = json!({"model": "gpt-4o", "input": "hello", "previous_response_id": "resp_1"});
+    let streams = json!({"model": "gpt-4o", "input": "hello", "previous_response_id": "resp_1", "stream": true});
+    for (requests, body) in [(1, goes_on), (2, streams)] {
+        let answer = router.ask(post("/v1/responses", &body)).await;
+        assert_eq!((answer.status, answer.cache()), (200, "fwd=bypass"), "{answer:?}");
+        let metrics = router.recorded(requests).await;
+        let tokens = |name: &str| metrics["tokens"][name].as_f64().unwrap();
+        let cost = metrics["cost_usd"].as_f64().unwrap();
+        assert!((cost - (tokens("input") * 2.5 + tokens("output") * 10.0) / 1e6).abs() < 1e-9 && cost > 0.0, "{metrics}");
+        assert_eq!((&metrics["unpriced"], &metrics["by_model"]["gpt-4o"]["requests"]), (&json!(0), &json!(requests)), "{metrics}");
+    }
+    assert_eq!(router.ask(get("/v1/models")).await.status, 200);
+    assert_eq!(router.recorded(3).await["unpriced"], 0);
+    let stats = router.stats().await;
+    assert_eq!((&stats["cost_usd"], &stats["unpriced"]), (&router.recorded(3).await["cost_usd"], &json!(0)));
+}
+
+#[tokio::test]
 async fn what_the_cache_is_worth_is_told_in_numbers_of_every_form() {
     let router = Router::start(&[]).await;
     router.ask(chat("hello")).await;

@@ -157,9 +157,11 @@ async fn an_absolute_target_does_not_make_a_proxy_of_the_router() {
 }
 
 #[tokio::test]
-async fn the_cache_asks_for_an_answer_without_encoding() {
+async fn models_are_asked_for_answers_without_encoding_past_the_cache_too() {
     let upstream = Upstream::signed().await;
     let router = Router::before(&upstream, &[]).await;
-    router.ask(with(chat("hello"), "accept-encoding", "gzip, br")).await;
-    assert_eq!(upstream.last().headers["accept-encoding"], "identity");
+    for request in [chat("hello"), post("/v1/responses", json!({"model": "gpt-4o", "previous_response_id": "r"}))] {
+        router.ask(with(request, "accept-encoding", "gzip, br")).await;
+        assert_eq!(upstream.last().headers["accept-encoding"], "identity");
+    }
 }

@@ -114,7 +114,8 @@ where
             }
         }
     });
-    let records = Arc::new(Mutex::new(HashMap::<String, u64>::new()));
+    let records = Arc::new(Mutex::new(HashMap::<Arc<str>, u64>::new()));
+    let troubles = Arc::new(Mutex::new(Vec::<String>::new()));
     let fills = Arc::new(AtomicU64::new(0));
     let policy = ApiPolicy::new(Sharing::PerCredential).abandoned(if seed.is_multiple_of(2) {
         Abandoned::Cancel
@@ -122,9 +123,10 @@ where
         Abandoned::Finish { within: Duration::from_secs(60) }
     });
     let layer = CacheLayer::new(store, policy).observer({
-        let (records, fills) = (Arc::clone(&records), Arc::clone(&fills));
+        let (records, troubles, fills) = (Arc::clone(&records), Arc::clone(&troubles), Arc::clone(&fills));
         move |event: &Event<'_>| match event {
             Event::Request(RequestRecord { request_id: Some(id), .. }) => *records.lock().unwrap().entry(id.clone()).or_default() += 1,
+            Event::Trouble(trouble) => troubles.lock().unwrap().push(format!("{}: {}", trouble.operation, trouble.error)),
             Event::Fill(_) => drop(fills.fetch_add(1, Ordering::SeqCst)),
             _ => {}
         }
@@ -216,7 +218,7 @@ where
     }
 
     let stats = handle.stats().await;
-    assert_eq!((stats.panics, stats.corrupt, stats.store_errors), (0, 0, 0));
+    assert_eq!((stats.panics, stats.corrupt, stats.store_errors), (0, 0, 0), "{:?}", troubles.lock().unwrap());
 
     // Nothing is left under way, and every request was told of once.
     assert!(handle.shutdown(Duration::from_secs(60)).await, "tasks are left");

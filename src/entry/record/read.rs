@@ -1,4 +1,4 @@
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
@@ -283,16 +283,20 @@ impl<'a> Reader<'a> {
     }
 
     fn text(&mut self) -> Result<String, Error> {
-        self.optional_text()?.ok_or_else(|| Error::corrupt("the record lacks a text"))
+        self.str()?.map(str::to_owned).ok_or_else(|| Error::corrupt("the record lacks a text"))
     }
 
-    pub(super) fn optional_text(&mut self) -> Result<Option<String>, Error> {
+    pub(super) fn optional_text(&mut self) -> Result<Option<Arc<str>>, Error> {
+        Ok(self.str()?.map(Arc::from))
+    }
+
+    fn str(&mut self) -> Result<Option<&str>, Error> {
         let len = self.u16()?;
         if len == NO_TEXT {
             return Ok(None);
         }
         let text = std::str::from_utf8(self.take(len.into())?).map_err(|_| Error::corrupt("a text of the record is not UTF-8"))?;
-        Ok(Some(text.to_owned()))
+        Ok(Some(text))
     }
 
     pub(super) fn name(&mut self) -> Result<HeaderName, Error> {

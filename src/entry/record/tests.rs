@@ -72,7 +72,7 @@ fn stream() -> Entry {
             }),
             service_tier: Some("flex".into()),
             tags: vec!["team:blue".into(), "é".into()],
-            labels: vec![("model".into(), "gpt-4o-mini".into()), ("route".into(), "chat".into())],
+            labels: vec![("model".into(), "gpt-4o-mini".into()), ("route".into(), "chat".into())].into(),
             upstream_request_id: Some("".into()),
         },
     }
@@ -479,8 +479,8 @@ fn what_the_form_has_no_room_for_is_not_written() {
         assert_eq!(Codec::new(1 << 28).encode(&KEY, &Record::Response(Arc::new(entry))), None);
     };
     refused(|entry| entry.metadata.tags = vec![String::new(); MAX_LISTED + 1]);
-    refused(|entry| entry.metadata.labels = vec![Default::default(); MAX_LISTED + 1]);
-    refused(|entry| entry.metadata.model = Some("x".repeat(65_535)));
+    refused(|entry| entry.metadata.labels = vec![Default::default(); MAX_LISTED + 1].into());
+    refused(|entry| entry.metadata.model = Some("x".repeat(65_535).into()));
     refused(|entry| {
         entry.headers.extend((0..=MAX_FIELDS).map(|_| (None, HeaderValue::from_static("x"))).fold(
             HeaderMap::new(),
@@ -555,7 +555,8 @@ fn any_usage() -> impl Strategy<Value = Usage> {
 
 fn any_metadata() -> impl Strategy<Value = Metadata> {
     let text = || "\\PC{0,30}";
-    let texts = (option::of(text()), option::of(text()), option::of(text()), option::of(text()), option::of(text()));
+    let shared = || option::of(text().prop_map(Arc::from));
+    let texts = (shared(), shared(), shared(), shared(), shared());
     let times = (option::of(any_time()), any::<u64>(), any::<u64>());
     let lists = (vec(text(), 0..5), vec((text(), text()), 0..5));
     (texts, times, option::of(any_usage()), lists).prop_map(
@@ -570,7 +571,7 @@ fn any_metadata() -> impl Strategy<Value = Metadata> {
                 usage,
                 service_tier,
                 tags,
-                labels,
+                labels: labels.into(),
                 upstream_request_id,
             }
         },

@@ -165,7 +165,7 @@ impl Writer {
             self.text(tag)?;
         }
         self.count(metadata.labels.len(), MAX_LISTED)?;
-        for (name, value) in &metadata.labels {
+        for (name, value) in &*metadata.labels {
             self.text(name)?;
             self.text(value)?;
         }

@@ -16,7 +16,6 @@ use crate::{
     cost::{Call, CostModel, NanoUsd},
     entry::Usage,
     error::Error,
-    options::label,
 };
 
 /// What LLM calls cost, by the tokens that their answers say they took.
@@ -48,6 +47,8 @@ use crate::{
 /// - The length of the prompt selects a tier, which then holds for all tokens of the call, generated ones included.
 /// - Without a price of their own, tokens read from the provider's cache cost what input costs, as do those written; Anthropic's cost 0.1 of that when read, 1.25 when
 ///   written for five minutes, 2 when written for an hour, at any tier.
+///
+/// A GET or HEAD makes nothing, and costs nothing: an answer that is read again was billed with the call that made it.
 ///
 /// # Looking a model up
 ///
@@ -147,8 +148,11 @@ impl LlmPrices {
 
 impl CostModel for LlmPrices {
     fn cost(&self, call: &Call<'_>) -> Option<NanoUsd> {
+        if call.request.method.is_safe() {
+            return Some(NanoUsd::ZERO);
+        }
         // Some answers, transcriptions among them, do not say who gave them.
-        let model = call.model.or_else(|| label(call.labels, "model"))?;
+        let model = call.model.or_else(|| call.labels.get("model"))?;
         self.price(model, call.provider, call.service_tier, call.usage?)
     }
 }

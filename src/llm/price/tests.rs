@@ -37,6 +37,10 @@ fn openai_bills_cached_prompts_service_tiers_and_reasoning() {
     assert_eq!(bill("gpt-5.4", "default", usage(200_000, 72_000, 10_000)), usd(500_000 + 18_000 + 150_000));
     assert_eq!(bill("gpt-5.4", "default", usage(200_000, 100_000, 10_000)), usd(1_000_000 + 50_000 + 225_000));
     assert_eq!(bill("gpt-5.4", "flex", usage(200_000, 100_000, 10_000)), usd((1_000_000 + 50_000 + 225_000) / 2));
+    // GPT-5.6: 4.00 in, 0.40 cached, 5.00 written, 20.00 out; flex is half.
+    let written = Usage { cache_write_5m: 100_000, ..usage(50_000, 10_000, 10_000) };
+    assert_eq!(bill("gpt-5.6", "default", written), usd(200_000 + 4_000 + 500_000 + 200_000));
+    assert_eq!(bill("gpt-5.6", "flex", written), usd((200_000 + 4_000 + 500_000 + 200_000) / 2));
     // An embedding has no output: 0.02 in.
     assert_eq!(bill("text-embedding-3-small", "", usage(5 * M, 0, 0)), usd(100_000));
 }
@@ -140,9 +144,9 @@ fn a_transcription_is_priced_by_the_model_that_was_asked_for_with_a_file_that_kn
         r#"{"gpt-4o-transcribe": {"input_cost_per_audio_token": 6e-06, "input_cost_per_token": 2.5e-06, "litellm_provider": "openai", "mode": "audio_transcription",
             "output_cost_per_token": 1e-05}}"#,
     );
-    let request = http::Request::new(()).into_parts().0;
+    let request = http::Request::post("/").body(()).unwrap().into_parts().0;
     let headers = http::HeaderMap::new();
-    let labels = [("model".to_owned(), "gpt-4o-transcribe".to_owned())];
+    let labels = crate::entry::Labels::from(vec![("model".to_owned(), "gpt-4o-transcribe".to_owned())]);
     let heard = Usage { audio_input: 25, ..usage(33, 0, 12) };
     let call = |labels, usage| Call {
         request: &request,
@@ -157,7 +161,7 @@ fn a_transcription_is_priced_by_the_model_that_was_asked_for_with_a_file_that_kn
         last_byte: std::time::Duration::ZERO,
     };
     assert_eq!(prices.cost(&call(&labels, Some(&heard))), Some(NanoUsd(8 * 2500 + 25 * 6000 + 12 * 10_000)));
-    assert_eq!(prices.cost(&call(&[], Some(&heard))), None);
+    assert_eq!(prices.cost(&call(&crate::entry::Labels::NONE, Some(&heard))), None);
     assert_eq!(prices.cost(&call(&labels, None)), None, "billed by its duration");
     assert!(prices.unknown().is_empty());
 }

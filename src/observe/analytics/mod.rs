@@ -32,7 +32,7 @@ use self::{
     rollups::Rollups,
 };
 use super::{Event, FillRecord, Observer, RequestRecord};
-use crate::{cost::NanoUsd, options::label};
+use crate::cost::NanoUsd;
 
 /// Sums up what happens over time. Clones are the same.
 ///
@@ -101,9 +101,9 @@ pub struct Builder {
 pub struct Period {
     /// All of it.
     pub totals: Totals,
-    /// Of answers from the store, and from other requests' calls: from arrival to the end of the body.
+    /// Of whole answers from the store, and from other requests' calls: from arrival to the end of the body.
     pub hit_latency: Latency,
-    /// Of answers from upstream.
+    /// Of whole answers from upstream.
     pub miss_latency: Latency,
     /// Requests by `outcome`, and by outcome and reason as in `bypass/range`, in alphabetical order. Outcomes that did not occur are left out.
     pub by_outcome: Vec<(String, u64)>,
@@ -123,9 +123,9 @@ pub struct Group {
     pub value: String,
     /// What happened.
     pub totals: Totals,
-    /// Of answers from the store, and from other requests' calls: from arrival to the end of the body.
+    /// Of whole answers from the store, and from other requests' calls: from arrival to the end of the body.
     pub hit_latency: Latency,
-    /// Of answers from upstream.
+    /// Of whole answers from upstream.
     pub miss_latency: Latency,
 }
 
@@ -136,13 +136,13 @@ pub struct Recent {
     /// When it ended.
     pub at: SystemTime,
     /// Its name, as its caller gave it.
-    pub request_id: Option<String>,
+    pub request_id: Option<Arc<str>>,
     /// Who answered.
-    pub provider: Option<String>,
+    pub provider: Option<Arc<str>>,
     /// The model that answered.
-    pub model: Option<String>,
+    pub model: Option<Arc<str>>,
     /// Its `route` label.
-    pub route: Option<String>,
+    pub route: Option<Arc<str>>,
     /// Where its answer came from.
     pub outcome: Cow<'static, str>,
     /// Why.
@@ -459,7 +459,7 @@ impl Recent {
             request_id: record.request_id.clone(),
             provider: record.provider.clone(),
             model: record.model.clone(),
-            route: label(&record.labels, "route").map(str::to_owned),
+            route: record.labels.get("route").map(Arc::from),
             outcome: record.outcome.label().into(),
             reason: record.outcome.reason().into(),
             status: record.status.map(|status| status.as_u16()),

@@ -8,7 +8,7 @@ use super::{
     FillRecord, Group, Period, RequestRecord,
     latency::{self, Coarse, Latency},
 };
-use crate::{cost::NanoUsd, entry::Usage, observe::Ending, options::label, status::Outcome};
+use crate::{cost::NanoUsd, entry::Usage, observe::Ending, status::Outcome};
 
 /// Sums. Each is exact, saturates, and adds up over processes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -211,6 +211,8 @@ impl<'a> Noted<'a> {
             _ => (&mut totals.unanswered, None),
         };
         *count = 1;
+        // How long it takes to leave, or to fail, says nothing of answers.
+        let latency = latency.filter(|_| record.ending == Ending::Complete);
         totals.failed = u64::from(record.ending == Ending::Failed);
         totals.errors = u64::from(is_error(record));
         let cost = if totals.hits + totals.stale + totals.coalesced > 0 { record.saved } else { record.billed };
@@ -221,9 +223,8 @@ impl<'a> Noted<'a> {
         (totals.input_tokens, totals.output_tokens) = tokens(record.usage);
         (totals.replayed_input_tokens, totals.replayed_output_tokens) = tokens(record.saved_usage);
 
-        let named =
-            [("model", record.model.as_deref()), ("provider", record.provider.as_deref()), ("route", label(&record.labels, "route"))];
-        let labelled = labels.iter().map(|name| (name.as_str(), label(&record.labels, name)));
+        let named = [("model", record.model.as_deref()), ("provider", record.provider.as_deref()), ("route", record.labels.get("route"))];
+        let labelled = labels.iter().map(|name| (name.as_str(), record.labels.get(name)));
         let values = named.into_iter().chain(labelled).filter_map(|(dimension, value)| Some((dimension, cut(value?)))).collect();
         let outcome = Some((record.outcome.label(), record.outcome.reason()));
         Self { at: record.at, totals, outcome, latency, values }

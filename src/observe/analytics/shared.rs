@@ -103,11 +103,15 @@ impl Outbox {
         while let Some((addition, _)) = self.waiting.front() {
             let oldest = unix_millis(SystemTime::now().checked_sub(self.age).unwrap_or(SystemTime::UNIX_EPOCH));
             let cap = Cap { records: self.records, age: self.age, oldest };
-            if let Err(_error) = self.redis.add_sums(addition, &cap).await {
+            if let Err(error) = self.redis.add_sums(addition, &cap).await {
                 // Once: a user without the permissions is refused each time.
                 #[cfg(feature = "tracing")]
-                if _error.is_refused() && !std::mem::replace(&mut self.told, true) {
-                    tracing::warn!(target: "tower_response_cache::redis", error = %_error, "redis refuses sums of analytics: are they permitted?");
+                if error.is_refused() && !std::mem::replace(&mut self.told, true) {
+                    tracing::warn!(target: "tower_response_cache::redis", error = %error, "redis refuses sums of analytics: are they permitted?");
+                }
+                // Others are not to wait for one that what is in its place in Redis stands in the way of.
+                if error.is_refused() || error.is_corrupt() {
+                    self.waiting.rotate_left(1);
                 }
                 break;
             }
@@ -231,13 +235,14 @@ impl Reader {
 impl Recent {
     fn fields(&self) -> Vec<(&'static str, String)> {
         let number = |number: Option<u64>| number.map(|number| number.to_string());
+        let text = |text: &Option<Arc<str>>| text.as_deref().map(str::to_owned);
         let micros = u64::try_from(self.response_time.as_micros()).unwrap_or(u64::MAX);
         let fields = [
             ("at", Some(unix_millis(self.at).to_string())),
-            ("id", self.request_id.clone()),
-            ("provider", self.provider.clone()),
-            ("model", self.model.clone()),
-            ("route", self.route.clone()),
+            ("id", text(&self.request_id)),
+            ("provider", text(&self.provider)),
+            ("model", text(&self.model)),
+            ("route", text(&self.route)),
             ("outcome", Some(self.outcome.to_string())),
             ("reason", Some(self.reason.to_string())),
             ("status", number(self.status.map(u64::from))),
@@ -250,16 +255,16 @@ impl Recent {
     }
 
     fn of_fields(fields: &[(String, String)]) -> Self {
-        let text = |wanted: &str| fields.iter().find(|(name, _)| name == wanted).map(|(_, value)| value.clone());
+        let text = |wanted: &str| fields.iter().find(|(name, _)| name == wanted).map(|(_, value)| value.as_str());
         let number = |wanted: &str| text(wanted).and_then(|text| text.parse::<u64>().ok());
         Self {
             at: from_unix_millis(number("at").unwrap_or_default()),
-            request_id: text("id"),
-            provider: text("provider"),
-            model: text("model"),
-            route: text("route"),
-            outcome: Cow::Owned(text("outcome").unwrap_or_default()),
-            reason: Cow::Owned(text("reason").unwrap_or_default()),
+            request_id: text("id").map(Arc::from),
+            provider: text("provider").map(Arc::from),
+            model: text("model").map(Arc::from),
+            route: text("route").map(Arc::from),
+            outcome: Cow::Owned(text("outcome").unwrap_or_default().to_owned()),
+            reason: Cow::Owned(text("reason").unwrap_or_default().to_owned()),
             status: number("status").and_then(|status| u16::try_from(status).ok()),
             response_time: Duration::from_micros(number("us").unwrap_or_default()),
             billed: number("billed").map(NanoUsd),

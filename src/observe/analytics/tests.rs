@@ -15,6 +15,7 @@ fn at(hours: u64, minutes: u64, seconds: u64) -> SystemTime {
 fn record(outcome: Outcome, at: SystemTime) -> RequestRecord {
     let mut record = RequestRecord::begin();
     record.outcome = outcome;
+    record.ending = Ending::Complete;
     record.at = at;
     record
 }
@@ -36,7 +37,7 @@ async fn a_period_sums_up_what_happened_in_it() {
     let mut miss = record(Outcome::Miss(Miss::Absent), at(10, 0, 0));
     miss.model = Some("m".into());
     miss.provider = Some("p".into());
-    miss.labels = vec![("route".into(), "chat".into()), ("tenant".into(), "blue".into()), ("other".into(), "x".into())];
+    miss.labels = vec![("route".into(), "chat".into()), ("tenant".into(), "blue".into()), ("other".into(), "x".into())].into();
     miss.request_id = Some("first".into());
     (miss.billed, miss.usage, miss.bytes) = (Some(NanoUsd(300)), usage, 100);
     miss.timings.total = Duration::from_secs(2);
@@ -111,9 +112,14 @@ async fn quantiles_of_groups_are_those_of_their_requests_by_the_minute_and_by_th
             for outcome in [Outcome::Hit, Outcome::Miss(Miss::Absent), Outcome::Bypass(Bypass::Range)] {
                 let mut record = record(outcome, at(0, minute, 0));
                 record.model = Some(model.into());
-                record.labels = vec![("tenant".into(), "blue".into())];
+                record.labels = vec![("tenant".into(), "blue".into())].into();
                 record.timings.total = Duration::from_micros(if outcome == Outcome::Hit { micros } else { 2 * micros });
                 tell(&analytics, &record);
+                // These took as long as their callers stayed, or the upstream held.
+                record.timings.total = Duration::ZERO;
+                for ending in [Ending::Dropped, Ending::Failed] {
+                    tell(&analytics, &RequestRecord { ending, ..record.clone() });
+                }
             }
         }
     }

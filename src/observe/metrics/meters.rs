@@ -1,11 +1,14 @@
-use std::sync::{OnceLock, PoisonError, RwLock};
+use std::{
+    sync::{OnceLock, PoisonError, RwLock},
+    time::Duration,
+};
 
 use metrics::{Counter, Histogram, Key, Label, Level, Metadata, Recorder};
 
 use crate::{
     cost::NanoUsd,
     entry::Usage,
-    observe::{FillRecord, RequestRecord, genai},
+    observe::{RequestRecord, genai},
     status::Outcome,
 };
 
@@ -162,11 +165,11 @@ impl Model {
         add_all(&self.took, usage);
     }
 
-    pub(super) fn called(&self, recorder: &dyn Recorder, fill: &FillRecord) {
-        let operation = genai::operation(fill.operation.as_deref());
+    pub(super) fn called(&self, recorder: &dyn Recorder, operation: Option<&str>, took: Duration, usage: Option<Usage>) {
+        let operation = genai::operation(operation);
         let calls = self.calls[operation].get_or_init(|| Calls::new(recorder, genai::OPERATIONS[operation], self));
-        calls.duration.record(fill.last_byte.as_secs_f64());
-        for (histogram, tokens) in calls.tokens.iter().zip(fill.usage.map(classes).into_iter().flatten()) {
+        calls.duration.record(took.as_secs_f64());
+        for (histogram, tokens) in calls.tokens.iter().zip(usage.map(classes).into_iter().flatten()) {
             histogram.record(tokens as f64);
         }
     }

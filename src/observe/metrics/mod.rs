@@ -7,6 +7,7 @@ use metrics::{Counter, Gauge, Histogram, Key, KeyName, Metadata, Recorder, Share
 use self::meters::{Family, Models, Slot};
 use super::{Event, FillRecord, LinkChange, Observer, RequestRecord, Trouble};
 use crate::{
+    NanoUsd,
     policy::Bypass,
     status::{Miss, Outcome, Stale},
 };
@@ -91,12 +92,17 @@ impl MetricsObserver {
         if let Some(time) = record.saved_time {
             self.saved_micros.increment(u64::try_from(time.as_micros()).unwrap_or(u64::MAX));
         }
-        // Calls through the cache are billed with their fills.
-        let billed = record.billed.filter(|_| matches!(record.outcome, Outcome::Bypass(_)));
-        if billed.is_some() || record.saved.is_some() || record.saved_usage.is_some() {
+        let billed = record.billed.filter(|billed| *billed > NanoUsd::ZERO);
+        let is_known = record.operation.is_some() || record.usage.is_some() || record.saved_usage.is_some();
+        if is_known || billed.is_some() || record.saved.is_some() {
             self.models.of(&*self.recorder, record.provider.as_deref(), record.model.as_deref(), |model| {
                 model.billed(billed);
+                model.took(record.usage);
                 model.saved(record.saved, record.saved_usage);
+                // Calls through the cache are measured as fills.
+                if is_known && matches!(record.outcome, Outcome::Bypass(_)) {
+                    model.called(&*self.recorder, record.operation.as_deref(), record.timings.total, record.usage);
+                }
             });
         }
     }
@@ -105,12 +111,15 @@ impl MetricsObserver {
         let result = fill.not_stored.as_ref().map_or("stored", |reason| reason.label());
         self.fills.increment(&*self.recorder, [result]);
         let is_of_a_model = fill.operation.is_some() || fill.model.is_some();
-        if is_of_a_model || fill.usage.is_some() || fill.cost.is_some() {
+        if is_of_a_model || fill.refresh {
             self.models.of(&*self.recorder, fill.provider.as_deref(), fill.model.as_deref(), |model| {
-                model.billed(fill.cost);
-                model.took(fill.usage);
+                // Others are billed with the request that made them.
+                if fill.refresh {
+                    model.billed(fill.cost);
+                    model.took(fill.usage);
+                }
                 if is_of_a_model {
-                    model.called(&*self.recorder, fill);
+                    model.called(&*self.recorder, fill.operation.as_deref(), fill.last_byte, fill.usage);
                 }
             });
         }

@@ -7,7 +7,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use http::{HeaderMap, HeaderName, Method, StatusCode, request as req, response as res};
 
-use super::{Abandoned, Admission, Bypass, Moment, NotStored, OnFailure, Policy, Replay, Reuse, Storing, names::Names};
+use super::{Abandoned, Admission, Bypass, Moment, NotStored, OnFailure, Policy, Replay, Reuse, Storing, doubts::OVERRIDES, names::Names};
 use crate::{
     entry::Entry,
     inspect::Inspect,
@@ -68,8 +68,9 @@ type ResponsePredicate = Arc<dyn Fn(&res::Parts) -> bool + Send + Sync>;
 #[derive(Clone)]
 #[non_exhaustive]
 pub enum Sharing {
-    /// Requests share with those that carry the same credentials: `authorization`, `proxy-authorization`, `cookie`, `x-api-key`, `api-key`, `x-goog-api-key`,
-    /// and credentials in the query or the authority. The credentials are digested, never kept.
+    /// Requests share with those that carry the same credentials: `authorization`, `proxy-authorization`, `cookie`, `x-api-key`, `api-key`, `x-goog-api-key` and
+    /// more ([`CREDENTIAL_HEADERS`](crate::key::CREDENTIAL_HEADERS)), and credentials in the query or the authority. Any other field that carries some has to be
+    /// [named](ApiPolicy::credential_header), or those who have nothing else share with all like them. The credentials are digested, never kept.
     ///
     /// With tokens that change every hour, answers are shared for no longer than that; then one of the other two is what is needed.
     PerCredential,
@@ -119,20 +120,6 @@ struct Trust {
 /// Request fields that make a difference to the services that this policy is for. The last two are what Google's APIs vary by.
 const KEYED: &[&str] =
     &["accept", "anthropic-version", "anthropic-beta", "openai-organization", "openai-project", "openai-beta", "referer", "x-origin"];
-
-/// Fields by which many an upstream can be told of another method, host or path than the request line names. Out of the key, one caller could
-/// plant an answer for others.
-const OVERRIDES: &[&str] = &[
-    "x-forwarded-host",
-    "x-forwarded-prefix",
-    "x-forwarded-proto",
-    "x-host",
-    "x-http-method",
-    "x-http-method-override",
-    "x-method-override",
-    "x-original-url",
-    "x-rewrite-url",
-];
 
 /// How long answers are fresh unless told otherwise.
 const TTL: Duration = Duration::from_secs(3600);
@@ -197,11 +184,12 @@ impl ApiPolicy {
         self
     }
 
-    /// Adds a request field to the key: requests that differ in it share nothing. Always in the key are the content type (for JSON without its
-    /// parameters), `content-encoding`, `accept`, `anthropic-version`, `anthropic-beta`, `openai-organization`, `openai-project`, `openai-beta`, `referer` and
+    /// Adds a request field to the key: requests that differ in it share nothing. Always in the key are the content type (for JSON without a
+    /// `charset` of UTF-8), `content-encoding`, `accept`, `anthropic-version`, `anthropic-beta`, `openai-organization`, `openai-project`, `openai-beta`, `referer` and
     /// `x-origin`,
     /// and what may override method, host or path: `x-forwarded-host`, `-prefix` and `-proto`, `x-host`, `x-http-method`,
-    /// `x-http-method-override`, `x-method-override`, `x-original-url` and `x-rewrite-url`.
+    /// `x-http-method-override`, `x-method-override`, `x-original-url`, `x-rewrite-url` and their like, `host` and `forwarded` where they name another host than the URI
+    /// does, and fields that `connection` lists.
     ///
     /// An upstream that heeds any other field has to say so by `vary`, or the field has to be added here.
     #[must_use]
@@ -244,14 +232,15 @@ impl ApiPolicy {
     }
 
     /// Makes JSON bodies canonical for the key, so that the order of members and white space do not matter. Off, bodies are compared by
-    /// their bytes, which is faster. Default: on.
+    /// their bytes, which is faster, and tells apart schemas that list the same properties in another order: some models answer in that order. Default: on.
     #[must_use]
     pub fn canonical_json(mut self, on: bool) -> Self {
         self.canonical = on;
         self
     }
 
-    /// Caches LLM calls that go on from state at the upstream: `previous_response_id`, `conversation`, `background: true`. Default: off, they bypass.
+    /// Caches LLM calls that go on from state at the upstream: `previous_response_id`, `previous_interaction_id`, `conversation`, a `container` by its id, and
+    /// those that are to be fetched later: `background: true`, `deferred: true`. Default: off, they bypass.
     #[must_use]
     pub fn cache_stateful(mut self, on: bool) -> Self {
         self.stateful = !on;
@@ -296,7 +285,7 @@ impl ApiPolicy {
         self
     }
 
-    /// Stores responses with these statuses. 1xx, 204, 206 and 304 never are: they are no whole answers. Default: 200.
+    /// Stores responses with these statuses. 1xx, 206 and 304 never are: they are no whole answers. Default: 200.
     #[must_use]
     pub fn statuses(mut self, statuses: impl IntoIterator<Item = StatusCode>) -> Self {
         self.statuses = statuses.into_iter().filter(|status| status.as_u16() >= 200 && !matches!(status.as_u16(), 206 | 304)).collect();
@@ -412,7 +401,7 @@ impl ApiPolicy {
         self
     }
 
-    /// Watches response bodies: whether they are whole, disguised errors, the model, and what the answer cost. Default: none.
+    /// Watches response bodies: whether they are whole, disguised errors, the model, and what the answer cost; see [`Policy::inspect`]. Default: none.
     #[must_use]
     pub fn inspector(mut self, inspector: impl Inspect) -> Self {
         self.inspector = Some(Arc::new(inspector));
@@ -486,6 +475,10 @@ impl Policy for ApiPolicy {
         moment: Moment,
     ) -> Result<Storing, NotStored> {
         self.storing(request, options, response, len, moment)
+    }
+
+    fn inspect(&self) -> Option<Arc<dyn Inspect>> {
+        self.inspector.clone()
     }
 
     fn complete(&self, response: &res::Parts, trailers: Option<&HeaderMap>) -> Result<(), NotStored> {

@@ -1,13 +1,16 @@
 use std::{cell::RefCell, sync::LazyLock, time::Duration};
 
 use http::{HeaderMap, HeaderName, Method, header, request::Parts};
-use memchr::memmem::Finder;
+use memchr::memmem::{self, Finder};
 
 use super::{ApiPolicy, Sharing};
 use crate::{
     key::{CREDENTIAL_PARAMETERS, Envelope, Field, Fields, Identity, Scope, json, json::Form},
     options::{CacheOptions, Mode},
-    policy::{Admission, Bypass},
+    policy::{
+        Admission, Bypass, doubts,
+        http::{Directives, Fields as DirectiveFields},
+    },
 };
 
 impl ApiPolicy {
@@ -45,16 +48,23 @@ impl ApiPolicy {
     ) -> Result<Identity, Bypass> {
         let (user, authority) = self.authority(request);
         let mut fields = envelope.open();
+        let scheme = request.uri.scheme_str().unwrap_or(self.assumed_scheme);
         fields
             .add(Field::Method, request.method.as_str().as_bytes())
-            .add(Field::Scheme, request.uri.scheme_str().unwrap_or(self.assumed_scheme).as_bytes())
+            .add(Field::Scheme, scheme.as_bytes())
             .add(Field::Authority, authority)
             .add(Field::Path, request.uri.path().as_bytes());
+        doubts::note(request, scheme, |host| host.eq_ignore_ascii_case(authority), |field, value| _ = fields.add(field, value));
         add_query(request.uri.query(), &mut fields);
         let essence = essence(&request.headers);
-        // What the bytes of a body mean: `charset` and `boundary` count, but not for JSON, which has no parameters (RFC 8259 section 11).
-        let meaning = parameters_of_type(&request.headers).filter(|_| !is_json(essence)).map(str::as_bytes);
-        add_header(&header::CONTENT_TYPE, std::iter::once(essence.as_bytes()).chain(meaning), &mut fields);
+        // What the bytes of a body mean: `charset` and `boundary` count, but not for JSON what it means anyway (RFC 8259 section 8.1).
+        let meaning = parameters_of_type(&request.headers).filter(|parameters| !(is_json(essence) && names_utf8(parameters)));
+        let mut types = request.headers.get_all(header::CONTENT_TYPE).iter();
+        let unreadable = types.next().filter(|value| value.to_str().is_err());
+        let essence_or_all = unreadable.map_or(essence.as_bytes(), |value| value.as_bytes());
+        add_header(&header::CONTENT_TYPE, std::iter::once(essence_or_all).chain(meaning.map(str::as_bytes)), &mut fields);
+        // Upstreams differ over which of several lines they believe.
+        add_header(&header::CONTENT_TYPE, types.map(|value| value.as_bytes()), &mut fields);
         add_header(
             &header::CONTENT_ENCODING,
             request.headers.get_all(header::CONTENT_ENCODING).iter().map(|value| value.as_bytes()),
@@ -88,10 +98,7 @@ impl ApiPolicy {
             Some(authority) => authority.as_str().as_bytes(),
             None => request.headers.get(header::HOST).map_or(&[][..], |host| host.as_bytes()),
         };
-        match authority.iter().rposition(|byte| *byte == b'@') {
-            Some(at) => (&authority[..at], &authority[at + 1..]),
-            None => (&[], authority),
-        }
+        without_user(authority)
     }
 
     fn scope(&self, request: &Parts, user: &[u8]) -> Scope {
@@ -149,8 +156,12 @@ impl ApiPolicy {
     /// Is this member of the body a reason to bypass?
     fn objection(&self, name: &str, value: &[u8]) -> Option<Bypass> {
         match name {
-            "previous_response_id" | "conversation" if self.stateful && value != b"null" => Some(Bypass::Stateful),
-            "background" if self.stateful && value == b"true" => Some(Bypass::Stateful),
+            "previous_response_id" | "previous_interaction_id" | "conversation" if self.stateful && value != b"null" => {
+                Some(Bypass::Stateful)
+            }
+            "background" | "deferred" if self.stateful && value == b"true" => Some(Bypass::Stateful),
+            // Anthropic's have ids that begin so; other APIs have members of this name as well.
+            "container" if self.stateful && memmem::find(value, b"container_").is_some() => Some(Bypass::Stateful),
             "temperature" => {
                 let bound = self.max_temperature?;
                 let temperature: f64 = std::str::from_utf8(value).ok()?.parse().ok()?;
@@ -162,14 +173,24 @@ impl ApiPolicy {
 }
 
 /// What may be named in a body that is compared by its bytes. An escape could hide any name.
-static NAMES: LazyLock<[Finder<'static>; 5]> =
-    LazyLock::new(|| ["\\u", "temperature", "previous_response_id", "conversation", "background"].map(Finder::new));
+static NAMES: LazyLock<[Finder<'static>; 8]> = LazyLock::new(|| {
+    ["\\u", "temperature", "previous_response_id", "previous_interaction_id", "conversation", "background", "deferred", "container_"]
+        .map(Finder::new)
+});
 
 /// How much of the buffer for canonical bodies a thread keeps.
 const KEEP_SCRATCH: usize = 128 << 10;
 
 thread_local! {
     static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// What stands before the last `@` of an authority, and what behind.
+fn without_user(authority: &[u8]) -> (&[u8], &[u8]) {
+    match authority.iter().rposition(|byte| *byte == b'@') {
+        Some(at) => (&authority[..at], &authority[at + 1..]),
+        None => (&[], authority),
+    }
 }
 
 /// The query without its credentials, which belong to the scope.
@@ -218,6 +239,13 @@ fn parameters_of_type(headers: &HeaderMap) -> Option<&str> {
     value.split_once(';').map(|(_, parameters)| parameters.trim()).filter(|parameters| !parameters.is_empty())
 }
 
+/// Do the parameters of a media type say that the text is UTF-8, and nothing else?
+fn names_utf8(parameters: &str) -> bool {
+    let (name, value) = parameters.trim_end_matches([';', ' ']).split_once('=').unwrap_or((parameters, ""));
+    let value = value.strip_prefix('"').and_then(|value| value.strip_suffix('"')).unwrap_or(value);
+    name.eq_ignore_ascii_case("charset") && (value.eq_ignore_ascii_case("utf-8") || value.eq_ignore_ascii_case("utf8"))
+}
+
 fn is_json(essence: &str) -> bool {
     let ends =
         |end: &str| essence.len() >= end.len() && essence.as_bytes()[essence.len() - end.len()..].eq_ignore_ascii_case(end.as_bytes());
@@ -245,26 +273,25 @@ fn encodings(headers: &HeaderMap) -> Vec<String> {
 
 /// Takes control fields from the head and into the options (RFC 9111 section 5.2.1).
 fn heed(headers: &mut HeaderMap, ttl_header: Option<&HeaderName>, options: &mut CacheOptions) {
-    let seconds = |text: &str| text.trim().trim_matches('"').parse().ok().map(Duration::from_secs);
-    for line in headers.get_all(header::CACHE_CONTROL) {
-        for directive in line.to_str().unwrap_or_default().split(',') {
-            let (name, argument) = directive.split_once('=').unwrap_or((directive, ""));
-            match name.trim().to_ascii_lowercase().as_str() {
-                "no-store" => options.wish().mode = Mode::Off,
-                "no-cache" if options.wishes().mode == Mode::ReadWrite => options.wish().mode = Mode::WriteOnly,
-                "only-if-cached" => options.wish().only_if_cached = true,
-                // What cannot be read as an age accepts none but the newest.
-                "max-age" => options.wish().max_age = Some(seconds(argument).unwrap_or_default()),
-                _ => {}
-            }
-        }
+    let directives = Directives::of(headers);
+    if directives.no_store {
+        options.wish().mode = Mode::Off;
+    } else if directives.no_cache != DirectiveFields::None && options.wishes().mode == Mode::ReadWrite {
+        options.wish().mode = Mode::WriteOnly;
+    }
+    if directives.only_if_cached {
+        options.wish().only_if_cached = true;
+    }
+    if let Some(max_age) = directives.max_age {
+        // What cannot be read as an age accepts none but the newest.
+        options.wish().max_age = Some(Duration::from_secs(max_age.or_zero().into()));
     }
     headers.remove(header::CACHE_CONTROL);
     headers.remove(header::PRAGMA);
     if let Some(name) = ttl_header
         && let Some(value) = headers.remove(name)
-        && let Some(ttl) = value.to_str().ok().and_then(seconds)
+        && let Some(ttl) = value.to_str().ok().and_then(|text| text.trim().trim_matches('"').parse().ok())
     {
-        options.wish().ttl = Some(ttl);
+        options.wish().ttl = Some(Duration::from_secs(ttl));
     }
 }

@@ -4,14 +4,17 @@ use super::{ApiPolicy, Sharing};
 use crate::{
     entry::Lifetime,
     options::CacheOptions,
-    policy::{Moment, NotStored, Storing, strip_hop_by_hop},
+    policy::{Moment, NotStored, Storing, http::Directives, strip_hop_by_hop},
 };
 
-/// Fields that speak of one exchange, and would mislead in another.
+/// Fields that speak of one exchange or of whose account it was on, and would mislead in another.
 const OF_ONE_EXCHANGE: &[&str] = &[
     "age",
+    "anthropic-organization-id",
     "authentication-info",
+    "openai-organization",
     "openai-processing-ms",
+    "openai-project",
     "retry-after",
     "server-timing",
     "set-cookie2",
@@ -35,7 +38,7 @@ impl ApiPolicy {
         moment: Moment,
     ) -> Result<Storing, NotStored> {
         let headers = &response.headers;
-        self.check_addressee(response)?;
+        self.check_addressee(options, response)?;
         let negative = self.negative.as_ref().filter(|(statuses, _)| statuses.contains(&response.status)).map(|(_, cap)| *cap);
         if (negative.is_none() && !self.statuses.contains(&response.status)) || headers.contains_key(header::CONTENT_RANGE) {
             return Err(NotStored::Status);
@@ -70,7 +73,6 @@ impl ApiPolicy {
             max_body: self.max_body,
             tags: if self.response_tags { tags(headers)? } else { Vec::new() },
             vary: None,
-            inspector: self.inspector.as_ref().and_then(|inspector| inspector.begin(request, response)),
             needs_proof: !self.close_delimited && request.method != Method::HEAD && promised.is_none() && is_close_delimited(response),
             upstream_request_id: request_id(headers),
         })
@@ -78,16 +80,16 @@ impl ApiPolicy {
 
     /// Is the response for this one caller alone? Asked first, for what is not stored for another reason may still be shared with those who
     /// wait for it.
-    fn check_addressee(&self, response: &Parts) -> Result<(), NotStored> {
+    fn check_addressee(&self, options: &CacheOptions, response: &Parts) -> Result<(), NotStored> {
         let headers = &response.headers;
-        if self.honour_no_store && has_directive(headers, "no-store") {
+        if self.honour_no_store && Directives::of(headers).no_store {
             return Err(NotStored::Forbidden);
         }
         let of_the_caller = match response.status.as_u16() {
             // These answer a condition or a range, which are not in the key.
             206 | 304 | 412 | 416 => true,
             // These refuse the caller's credentials.
-            401 | 403 | 407 => !matches!(self.sharing, Sharing::PerCredential),
+            401 | 403 | 407 => !self.keys_credentials(options),
             _ => false,
         };
         if of_the_caller {
@@ -96,19 +98,23 @@ impl ApiPolicy {
         if is_encoded(headers) && !self.encoded {
             return Err(NotStored::Encoded);
         }
-        self.check_vary(headers)
+        self.check_vary(options, headers)
+    }
+
+    /// Do those who share have the same credentials? Not where a scope was named for them.
+    fn keys_credentials(&self, options: &CacheOptions) -> bool {
+        matches!(self.sharing, Sharing::PerCredential) && options.wishes().scope.is_none()
     }
 
     /// A response that varies by something that is not in the key would reach callers that it is not for.
-    fn check_vary(&self, headers: &HeaderMap) -> Result<(), NotStored> {
+    fn check_vary(&self, options: &CacheOptions, headers: &HeaderMap) -> Result<(), NotStored> {
         let fields = headers.get_all(header::VARY).iter().flat_map(|line| line.to_str().unwrap_or("*").split(','));
         for field in fields.map(str::trim).filter(|field| !field.is_empty()) {
             let keyed = match HeaderName::from_bytes(field.as_bytes()) {
                 // Without `content-encoding` there is nothing to choose; what depends on the origin alone is not kept.
                 Ok(header::ACCEPT_ENCODING | header::ORIGIN | header::CONTENT_TYPE) => true,
                 Ok(name) if name.as_str().starts_with("access-control-request-") => true,
-                // Who shares with all has no credentials in the key.
-                Ok(name) => self.headers.contains(&name) || (self.credentials.contains(&name) && !matches!(self.sharing, Sharing::Shared)),
+                Ok(name) => self.headers.contains(&name) || (self.credentials.contains(&name) && self.keys_credentials(options)),
                 Err(_) => false,
             };
             if !keyed {
@@ -141,7 +147,8 @@ impl ApiPolicy {
 /// Did the call succeed, if it was a gRPC call? Its status stands in the trailers, or in the head if there is nothing else (gRPC over HTTP/2, "Responses").
 pub(super) fn grpc_succeeded(response: &Parts, trailers: Option<&HeaderMap>) -> Result<(), NotStored> {
     const STATUS: &str = "grpc-status";
-    let is_grpc = media_type(&response.headers).starts_with("application/grpc");
+    const GRPC: &str = "application/grpc";
+    let is_grpc = media_type(&response.headers).get(..GRPC.len()).is_some_and(|start| start.eq_ignore_ascii_case(GRPC));
     match trailers.and_then(|trailers| trailers.get(STATUS)).or_else(|| response.headers.get(STATUS)) {
         Some(status) if status == "0" => Ok(()),
         Some(_) => Err(NotStored::GrpcStatus),
@@ -172,11 +179,6 @@ fn tags(headers: &HeaderMap) -> Result<Vec<String>, NotStored> {
 fn media_type(headers: &HeaderMap) -> &str {
     let value = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     value.split(';').next().unwrap_or_default().trim()
-}
-
-fn has_directive(headers: &HeaderMap, directive: &str) -> bool {
-    let mut lines = headers.get_all(header::CACHE_CONTROL).iter().filter_map(|line| line.to_str().ok());
-    lines.any(|line| line.split(',').any(|part| part.split('=').next().is_some_and(|name| name.trim().eq_ignore_ascii_case(directive))))
 }
 
 fn is_encoded(headers: &HeaderMap) -> bool {

@@ -1,13 +1,26 @@
 //! The framing of messages: a byte that says whether the message is compressed, its length in four bytes, the message
 //! (gRPC over HTTP/2, "Length-Prefixed-Message").
 
-use crate::inspect::{Findings, Inspector};
+use http::{request, response};
+
+use crate::inspect::{Findings, Inspect, Inspector};
 
 const HEAD: usize = 5;
 
 /// Is a request body one message, and whole? What a client streams is not.
 pub(super) fn is_one(body: &[u8]) -> bool {
     body.split_first_chunk().is_some_and(|(head, message)| head[0] <= 1 && length(*head) == message.len() as u64)
+}
+
+/// Looks whether messages are whole.
+pub(super) struct Whole;
+
+impl Inspect for Whole {
+    fn begin(&self, _: &request::Parts, response: &response::Parts) -> Option<Box<dyn Inspector>> {
+        let headers = &response.headers;
+        super::is_grpc(headers)
+            .then(|| Box::new(Watch::new(super::is_encoded(headers), headers.contains_key(&super::STATUS))) as Box<dyn Inspector>)
+    }
 }
 
 /// Watches the messages of a response go by, without a look into them.

@@ -10,6 +10,7 @@ use http::{HeaderMap, HeaderName, Method, Response, header, request as req, resp
 use super::{Abandoned, Admission, ApiPolicy, Bypass, Deadline, Moment, NotStored, Policy, Reuse, Sharing, Storing};
 use crate::{
     entry::Entry,
+    inspect::Inspect,
     key::{Envelope, Identity},
     options::CacheOptions,
 };
@@ -219,14 +220,16 @@ impl Policy for GrpcPolicy {
             let personal = OF_ONE_CALLER.iter().any(|code| status == code);
             return Err(if personal { NotStored::Personal } else { NotStored::GrpcStatus });
         }
-        let encoded = headers.get(&ENCODING).is_some_and(|coding| coding != "identity");
-        if encoded && !self.encoded {
+        if is_encoded(headers) && !self.encoded {
             return Err(NotStored::Encoded);
         }
         let storing = self.calls.store(request, options, response, len, moment)?;
         // That the body is whole is proven by the status at its end, or by there being none.
-        let watch = messages::Watch::new(encoded, status.is_some());
-        Ok(Storing { inspector: Some(Box::new(watch)), needs_proof: false, ..storing })
+        Ok(Storing { needs_proof: false, ..storing })
+    }
+
+    fn inspect(&self) -> Option<Arc<dyn Inspect>> {
+        Some(Arc::new(messages::Whole))
     }
 
     fn complete(&self, response: &res::Parts, trailers: Option<&HeaderMap>) -> Result<(), NotStored> {
@@ -261,6 +264,11 @@ fn exceeded() -> Response<()> {
     headers.insert(&STATUS, header::HeaderValue::from_static("4"));
     headers.insert("grpc-message", header::HeaderValue::from_static("the deadline passed before there was a response"));
     response
+}
+
+/// May messages be compressed?
+fn is_encoded(headers: &HeaderMap) -> bool {
+    headers.get(&ENCODING).is_some_and(|coding| coding != "identity")
 }
 
 /// Is the content type gRPC's own? gRPC-Web's begins alike.

@@ -114,6 +114,7 @@ fn what_is_stored_succeeded_and_is_readable_by_all() {
     assert_eq!(complete(Some("13")), Err(NotStored::GrpcStatus));
     assert_eq!(complete(None), Err(NotStored::Incomplete));
     assert_eq!(policy().complete(&head(&[]), None), Err(NotStored::Incomplete));
+    assert_eq!(policy().complete(&head(&[("content-type", "Application/gRPC+proto")]), None), Err(NotStored::Incomplete));
     assert_eq!(policy().complete(&head(&[("grpc-status", "0")]), None), Ok(()));
 }
 

@@ -3,32 +3,32 @@
 use http::{HeaderMap, HeaderName, header};
 
 /// The greatest number of seconds that means anything; more means as much (RFC 9111 section 1.2.2).
-pub(super) const FOREVER: u32 = 1 << 31;
+pub(in crate::policy) const FOREVER: u32 = 1 << 31;
 
 /// What `Cache-Control` says, in a request or in a response.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Directives {
-    pub(super) no_store: bool,
-    pub(super) no_cache: Fields,
-    pub(super) private: Fields,
-    pub(super) public: bool,
-    pub(super) must_revalidate: bool,
-    pub(super) proxy_revalidate: bool,
-    pub(super) must_understand: bool,
-    pub(super) immutable: bool,
-    pub(super) only_if_cached: bool,
-    pub(super) max_age: Option<Seconds>,
-    pub(super) s_maxage: Option<Seconds>,
-    pub(super) min_fresh: Option<Seconds>,
+pub(in crate::policy) struct Directives {
+    pub(in crate::policy) no_store: bool,
+    pub(in crate::policy) no_cache: Fields,
+    pub(in crate::policy) private: Fields,
+    pub(in crate::policy) public: bool,
+    pub(in crate::policy) must_revalidate: bool,
+    pub(in crate::policy) proxy_revalidate: bool,
+    pub(in crate::policy) must_understand: bool,
+    pub(in crate::policy) immutable: bool,
+    pub(in crate::policy) only_if_cached: bool,
+    pub(in crate::policy) max_age: Option<Seconds>,
+    pub(in crate::policy) s_maxage: Option<Seconds>,
+    pub(in crate::policy) min_fresh: Option<Seconds>,
     /// Without an argument, [`FOREVER`].
-    pub(super) max_stale: Option<Seconds>,
-    pub(super) stale_while_revalidate: Option<Seconds>,
-    pub(super) stale_if_error: Option<Seconds>,
+    pub(in crate::policy) max_stale: Option<Seconds>,
+    pub(in crate::policy) stale_while_revalidate: Option<Seconds>,
+    pub(in crate::policy) stale_if_error: Option<Seconds>,
 }
 
 /// A number of seconds, or something that is none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Seconds {
+pub(in crate::policy) enum Seconds {
     Of(u32),
     /// Not a non-negative integer: "caches are encouraged to consider responses that have invalid freshness information to be stale" (section 4.2.1).
     Invalid,
@@ -36,7 +36,7 @@ pub(super) enum Seconds {
 
 impl Seconds {
     /// The number; none at all if it is invalid.
-    pub(super) fn or_zero(self) -> u32 {
+    pub(in crate::policy) fn or_zero(self) -> u32 {
         match self {
             Self::Of(seconds) => seconds,
             Self::Invalid => 0,
@@ -44,7 +44,7 @@ impl Seconds {
     }
 
     /// Digits and nothing else, saturating (section 1.2.2).
-    pub(super) fn parse(text: &[u8]) -> Self {
+    pub(in crate::policy) fn parse(text: &[u8]) -> Self {
         if text.is_empty() || !text.iter().all(u8::is_ascii_digit) {
             return Self::Invalid;
         }
@@ -55,7 +55,7 @@ impl Seconds {
 
 /// What a directive that may list field names applies to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) enum Fields {
+pub(in crate::policy) enum Fields {
     /// The directive is absent.
     #[default]
     None,
@@ -67,7 +67,7 @@ pub(super) enum Fields {
 
 impl Fields {
     /// A list of names, as the argument of `private` or `no-cache` (sections 5.2.2.4 and 5.2.2.7). One that cannot be read applies to all.
-    pub(super) fn parse(list: &[u8]) -> Self {
+    pub(in crate::policy) fn parse(list: &[u8]) -> Self {
         let names = list.split(|byte| *byte == b',').map(<[u8]>::trim_ascii).filter(|name| !name.is_empty());
         match names.map(HeaderName::from_bytes).collect::<Result<Vec<_>, _>>() {
             Ok(names) if !names.is_empty() => Self::Some(names),
@@ -75,18 +75,18 @@ impl Fields {
         }
     }
 
-    pub(super) fn is_all(&self) -> bool {
+    pub(in crate::policy) fn is_all(&self) -> bool {
         *self == Self::All
     }
 
-    pub(super) fn names(&self) -> &[HeaderName] {
+    pub(in crate::policy) fn names(&self) -> &[HeaderName] {
         match self {
             Self::Some(names) => names,
             Self::None | Self::All => &[],
         }
     }
 
-    pub(super) fn add(&mut self, other: Self) {
+    pub(in crate::policy) fn add(&mut self, other: Self) {
         *self = match (std::mem::take(self), other) {
             (Self::All, _) | (_, Self::All) => Self::All,
             (Self::None, fields) | (fields, Self::None) => fields,
@@ -100,7 +100,7 @@ impl Fields {
 
 impl Directives {
     /// From `Cache-Control` fields.
-    pub(super) fn of(headers: &HeaderMap) -> Self {
+    pub(in crate::policy) fn of(headers: &HeaderMap) -> Self {
         let mut directives = Self::default();
         for line in headers.get_all(header::CACHE_CONTROL) {
             let mut rest = line.as_bytes();
@@ -112,7 +112,7 @@ impl Directives {
     }
 
     /// From a request: `Pragma: no-cache` counts where there is no `Cache-Control` (section 5.4).
-    pub(super) fn of_request(headers: &HeaderMap) -> Self {
+    pub(in crate::policy) fn of_request(headers: &HeaderMap) -> Self {
         if headers.contains_key(header::CACHE_CONTROL) {
             return Self::of(headers);
         }
@@ -201,7 +201,7 @@ fn next<'a>(rest: &mut &'a [u8]) -> Option<Directive<'a>> {
 }
 
 /// Takes the next element of a list off `rest`, whatever is in it.
-pub(super) fn element<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
+pub(in crate::policy) fn element<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
     if rest.is_empty() {
         return None;
     }
@@ -245,7 +245,7 @@ fn unquoted(text: &[u8]) -> Option<Vec<u8>> {
 }
 
 /// RFC 9110 section 5.6.2.
-pub(super) fn is_token_byte(byte: u8) -> bool {
+pub(in crate::policy) fn is_token_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 

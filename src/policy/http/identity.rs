@@ -1,6 +1,6 @@
 //! The primary key (RFC 9111 section 4): target and method; in a shared cache, by default, also the caller's cookies.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, sync::LazyLock};
 
 use http::{HeaderMap, header, request};
 
@@ -8,7 +8,11 @@ use super::{HttpPolicy, QUERY, Rule};
 use crate::{
     key::{Envelope, Field, Fields, Identity, Scope},
     options::CacheOptions,
-    policy::Bypass,
+    policy::{
+        Bypass,
+        doubts::{self, OVERRIDES},
+        names::Names,
+    },
     status::Miss,
 };
 
@@ -19,7 +23,12 @@ pub(super) struct Target<'a> {
     pub(super) authority: Cow<'a, str>,
     pub(super) path: Cow<'a, str>,
     pub(super) query: Option<Cow<'a, str>>,
+    /// What else may decide which target an upstream answers for; nothing in most requests.
+    pub(super) doubts: Vec<(Field, &'a [u8])>,
 }
+
+/// Fields that override the target, as careless upstreams have it.
+static OVERRIDING: LazyLock<Names> = LazyLock::new(|| Names::of(OVERRIDES.iter().copied()));
 
 impl<'a> Target<'a> {
     /// Of a request: from its URI, or else from `Host`, so that absolute form and origin form are one.
@@ -33,7 +42,14 @@ impl<'a> Target<'a> {
             Cow::Owned(authority) => Cow::Owned(normal(&scheme, &authority).into_owned()),
         };
         let path = if uri.path().is_empty() { "/" } else { uri.path() };
-        Self { scheme, authority, path: Cow::Borrowed(path), query: uri.query().map(Cow::Borrowed) }
+        let mut doubts = Vec::new();
+        let is_target = |host: &[u8]| std::str::from_utf8(host).is_ok_and(|host| normal(&scheme, host) == authority);
+        doubts::note(request, &scheme, is_target, |field, value| doubts.push((field, value)));
+        for name in OVERRIDING.among(&request.headers) {
+            doubts.push((Field::HeaderName, name.as_str().as_bytes()));
+            doubts.extend(request.headers.get_all(name).iter().map(|value| (Field::HeaderValue, value.as_bytes())));
+        }
+        Self { scheme, authority, path: Cow::Borrowed(path), query: uri.query().map(Cow::Borrowed), doubts }
     }
 
     /// The same origin (RFC 9110 section 4.3.1), which is all that one response may speak for.
@@ -57,6 +73,9 @@ impl<'a> Target<'a> {
             .add(Field::Scheme, self.scheme.as_bytes())
             .add(Field::Authority, self.authority.as_bytes())
             .add(Field::Path, self.path.as_bytes());
+        for (field, value) in &self.doubts {
+            fields.add(*field, value);
+        }
         if let Some(rule) = rule {
             rule.add(self.query.as_deref(), &mut fields);
         } else if let Some(query) = &self.query {
@@ -169,6 +188,9 @@ mod tests {
             assert_eq!(at(same, &[]), one, "{same}");
         }
         assert_eq!(at("/a?b=1", &[("host", "Host:80")]), one);
+        assert_eq!(at("http://host/a?b=1", &[("host", "HOST:80"), ("connection", "close, TE")]), one);
+        assert_ne!(at("/a?b=1", &[("host", "<evil>@host")]), one);
+        assert_ne!(at("/", &[("host", "\u{e4}")]), at("/", &[("host", "\u{f6}")]));
         assert_eq!(at("http://host", &[]), at("http://host/", &[]));
         for other in [
             "https://host/a?b=1",

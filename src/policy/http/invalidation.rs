@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     key::{Envelope, Identity, Scope},
-    options::CacheOptions,
+    options::{CacheOptions, Mode},
     policy::Invalidation,
     store::Selection,
 };
@@ -63,7 +63,8 @@ impl HttpPolicy {
         response: &response::Parts,
     ) -> Option<(Identity, request::Parts)> {
         let unfit = request.method != Method::POST || response.status != StatusCode::OK;
-        if unfit || self.demands(&request.headers).no_store {
+        let stores = matches!(options.wishes().mode, Mode::ReadWrite | Mode::WriteOnly) && !self.demands(&request.headers).no_store;
+        if unfit || !stores || self.bypass_if.as_ref().is_some_and(|predicate| predicate(request)) {
             return None;
         }
         let headers = &response.headers;
@@ -133,7 +134,13 @@ fn resolve<'a>(base: &Target<'a>, reference: &'a str) -> Option<Target<'a>> {
     };
     if let Some(rest) = rest.strip_prefix("//") {
         let (authority, path) = rest.find('/').map_or((rest, ""), |slash| rest.split_at(slash));
-        return Some(Target { authority: normal(&scheme, authority), scheme, path: without_dots(path).into(), query });
+        return Some(Target {
+            authority: normal(&scheme, authority),
+            scheme,
+            path: without_dots(path).into(),
+            query,
+            doubts: base.doubts.clone(),
+        });
     }
     if scheme != base.scheme {
         return None;
@@ -177,7 +184,8 @@ mod tests {
 
     #[test]
     fn references_are_resolved_against_the_target() {
-        let base = Target { scheme: "http".into(), authority: "host".into(), path: "/a/b/c".into(), query: Some("q".into()) };
+        let base =
+            Target { scheme: "http".into(), authority: "host".into(), path: "/a/b/c".into(), query: Some("q".into()), doubts: Vec::new() };
         for (reference, expected) in [
             ("/x", "http://host/x"),
             ("/x?y=1", "http://host/x?y=1"),

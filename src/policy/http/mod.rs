@@ -24,6 +24,7 @@ use std::{
 
 use http::{HeaderMap, HeaderName, Method, StatusCode, header, request as req, response as res};
 
+pub(super) use self::directives::{Directives, Fields};
 use self::freshness::Arrival;
 pub(crate) use self::search::Rule;
 use super::{
@@ -47,6 +48,9 @@ use crate::{
 ///
 /// There is no default lifetime: a response that says nothing of its freshness is fresh for a tenth of the time that it has been unchanged for
 /// (section 4.2.2), and not at all if it does not say that either.
+///
+/// Besides the target, the key has what makes many an upstream answer for another one: `Host` and `Forwarded` where they name another host, fields that `Connection` lists, `X-Forwarded-Host`,
+/// `X-HTTP-Method-Override`, `X-Original-URL` and their like. What one caller plants by them reaches nobody else.
 ///
 /// In three things this policy is by default more careful than the standards ask for, because the mistake is the costlier side: a shared cache keeps callers with
 /// different cookies [apart](Self::key_cookies), does not store [`Set-Cookie`](Self::store_set_cookie), and stores no HTTP/1.x body whose end
@@ -199,7 +203,8 @@ impl HttpPolicy {
     }
 
     /// Keeps callers with different cookies apart. By the standard it is the origin that does this, with `Vary` or `private`; one that forgets it hands one
-    /// user's page to another. Default: on in a shared cache, off in a private one.
+    /// user's page to another. An unsafe request voids what is kept for its own caller and for those without cookies, and nothing of others'. Default: on in a shared cache,
+    /// off in a private one.
     #[must_use]
     pub fn key_cookies(mut self, on: bool) -> Self {
         self.key_cookies = on;
@@ -388,8 +393,8 @@ impl Policy for HttpPolicy {
         self.storing(request, options, response, len, moment.into())
     }
 
-    fn freshen(&self, _: &req::Parts, entry: &Entry, response: &res::Parts, moment: Moment) -> Option<Entry> {
-        self.freshened(entry, response, moment.into())
+    fn freshen(&self, request: &req::Parts, entry: &Entry, response: &res::Parts, moment: Moment) -> Option<Entry> {
+        self.freshened(request, entry, response, moment.into())
     }
 
     fn splice(&self, _: &req::Parts, entry: &Entry, response: &res::Parts, moment: Moment) -> Option<Splice> {
@@ -404,7 +409,7 @@ impl Policy for HttpPolicy {
         if request.method == Method::HEAD {
             return match response.status {
                 StatusCode::OK => self
-                    .updated_by_head(entry, response, moment.into())
+                    .updated_by_head(request, entry, response, moment.into())
                     .map_or(Revision::Remove, |entry| Revision::Replace(Box::new(entry))),
                 // What is gone for one who asks for the head is gone for all.
                 StatusCode::NOT_FOUND | StatusCode::GONE => Revision::Remove,

@@ -228,7 +228,9 @@ impl HttpPolicy {
             if body.len() as u64 != whole.end - whole.first || body.len() > self.max_body {
                 return None;
             }
-            let mut headers = newer.headers.clone();
+            // A newer part may leave out what its caller has: the stored fields are updated, not replaced.
+            let mut headers = entry.headers.clone();
+            self.update(&mut headers, &newer.headers, Arrival { at: newer.lifetime.since, waited: Duration::ZERO });
             headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
             let is_all = whole.first == 0 && Some(whole.end) == whole.len;
             let status = if is_all {

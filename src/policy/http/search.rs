@@ -283,7 +283,13 @@ mod tests {
     #[test]
     fn rules_are_bounded() {
         let rules = Rules::default();
-        let path = |n: usize| Target { scheme: "http".into(), authority: "host".into(), path: format!("/{n}").into(), query: None };
+        let path = |n: usize| Target {
+            scheme: "http".into(),
+            authority: "host".into(),
+            path: format!("/{n}").into(),
+            query: None,
+            doubts: Vec::new(),
+        };
         for n in 0..MAX_RULES + 10 {
             rules.put(&path(n), rule("params"));
         }

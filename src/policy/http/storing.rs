@@ -78,7 +78,6 @@ impl HttpPolicy {
             tags: invalidation::groups(request, headers, self),
             vary: (!vary.is_empty()).then_some(vary),
             moved: said == Said::New,
-            inspector: None,
             needs_proof: !self.close_delimited && promised.is_none() && is_close_delimited(response),
             upstream_request_id: None,
         })
@@ -86,12 +85,7 @@ impl HttpPolicy {
 
     /// Do the directives permit it (RFC 9111 sections 3 and 3.5)?
     fn permits(&self, request: &request::Parts, response: &response::Parts, directives: &Directives) -> Result<(), NotStored> {
-        if directives.must_understand {
-            // "A cache that implements must-understand and that understands the status code SHOULD ignore the no-store directive" (section 5.2.2.3).
-            if !is_understood(response.status) {
-                return Err(NotStored::Forbidden);
-            }
-        } else if directives.no_store {
+        if forbids_storing(response.status, directives) {
             return Err(NotStored::Forbidden);
         }
         if !self.shared {
@@ -100,14 +94,19 @@ impl HttpPolicy {
         if directives.private.is_all() {
             return Err(NotStored::Personal);
         }
-        let shareable = directives.public || directives.must_revalidate || directives.s_maxage.is_some();
-        if request.headers.contains_key(header::AUTHORIZATION) && !shareable {
+        if self.is_for_one(request, directives) {
             return Err(NotStored::Personal);
         }
         if response.headers.contains_key(header::SET_COOKIE) && !self.set_cookie {
             return Err(NotStored::Personal);
         }
         Ok(())
+    }
+
+    /// Was a response asked for with credentials, and does nothing say that it is for others as well (RFC 9111 section 3.5)?
+    pub(super) fn is_for_one(&self, request: &request::Parts, directives: &Directives) -> bool {
+        let shareable = directives.public || directives.must_revalidate || directives.s_maxage.is_some();
+        self.shared && !shareable && has_credentials(request)
     }
 
     /// Will a stored response ever answer anything: fresh, stale, or after it was validated?
@@ -152,14 +151,28 @@ impl HttpPolicy {
     }
 }
 
+/// In `Authorization`, or where clients make it from: before the host (RFC 9110 section 4.2.4).
+fn has_credentials(request: &request::Parts) -> bool {
+    request.headers.contains_key(header::AUTHORIZATION) || request.uri.authority().is_some_and(|authority| authority.as_str().contains('@'))
+}
+
 /// Is the response an answer to the question alone, whatever conditions and ranges it was asked with?
 fn answers_any(request: &request::Parts, response: &response::Parts) -> bool {
     match response.status.as_u16() {
         100..=199 | 304 | 412 | 416 => false,
         // Section 3.3. A part that does not say which it is is good for nothing; several in one body are not taken apart.
-        206 => request.headers.contains_key(header::RANGE) && range::Part::of(&response.headers).is_some(),
+        206 => {
+            // To `If-Range` it may leave out what the caller has (RFC 9110 section 15.3.7), which others have not.
+            let whole_head = !request.headers.contains_key(header::IF_RANGE) || response.headers.contains_key(header::CONTENT_TYPE);
+            request.headers.contains_key(header::RANGE) && whole_head && range::Part::of(&response.headers).is_some()
+        }
         _ => true,
     }
+}
+
+/// "A cache that implements must-understand and that understands the status code SHOULD ignore the no-store directive" (section 5.2.2.3).
+pub(super) fn forbids_storing(status: StatusCode, directives: &Directives) -> bool {
+    if directives.must_understand { !is_understood(status) } else { directives.no_store }
 }
 
 /// Does this cache conform to what the status code requires of caches (section 5.2.2.3)? That is so for all that are registered.
@@ -243,6 +256,12 @@ mod tests {
             let response = response(200, &[("cache-control", directives)]);
             assert_eq!(store(&HttpPolicy::shared(), &asked, &response).map(|_| ()), expected, "{directives}");
         }
+        let mut named = get("/", &[]);
+        named.uri = "http://me:secret@host/".parse().unwrap();
+        assert_eq!(
+            store(&HttpPolicy::shared(), &named, &response(200, &[("cache-control", "max-age=5")])).unwrap_err(),
+            NotStored::Personal
+        );
         assert!(store(&HttpPolicy::private(), &asked, &response(200, &[("cache-control", "max-age=5")])).is_ok());
     }
 

@@ -4,7 +4,14 @@ use std::time::SystemTime;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header, request, response};
 
-use super::{HttpPolicy, Rule, date, freshness::Arrival, range, reuse::is_conditional, storing::is_stored_field, vary};
+use super::{
+    HttpPolicy, Rule, date,
+    freshness::Arrival,
+    range,
+    reuse::is_conditional,
+    storing::{forbids_storing, is_stored_field},
+    vary,
+};
 use crate::entry::{Entry, Variants};
 
 /// What the caller's conditions say of a stored response (RFC 9110 section 13.2.2).
@@ -108,9 +115,9 @@ fn is_strong_tag(tag: &[u8]) -> bool {
 impl HttpPolicy {
     /// The stored response as a 304 freshens it (RFC 9111 section 4.3.4); `None` if the 304 speaks of another, or says what a stored response cannot be told:
     /// then the whole is asked for.
-    pub(super) fn freshened(&self, entry: &Entry, response: &response::Parts, arrival: Arrival) -> Option<Entry> {
+    pub(super) fn freshened(&self, request: &request::Parts, entry: &Entry, response: &response::Parts, arrival: Arrival) -> Option<Entry> {
         let holds = selects(&response.headers, entry) && self.may_stay(entry, &response.headers);
-        holds.then(|| self.updated(entry, &response.headers, arrival))
+        holds.then(|| self.updated(request, entry, &response.headers, arrival))
     }
 
     /// May the stored response stay where it is once these fields are its own? Not if they forbid to store it, and not if they have it answer other requests
@@ -120,11 +127,17 @@ impl HttpPolicy {
         let selects_as_before = !newer.contains_key(header::VARY) || vary::fields(newer) == vary::fields(&entry.headers);
         let said_of_search = Rule::of(newer);
         let asked_as_before = said_of_search.is_none() || said_of_search == Rule::of(&entry.headers);
-        asked_as_before && !directives.no_store && !(self.shared && directives.private.is_all()) && selects_as_before
+        asked_as_before && !forbids_storing(entry.status, &directives) && !(self.shared && directives.private.is_all()) && selects_as_before
     }
 
     /// What a HEAD says about the stored answer to a GET (RFC 9111 section 4.3.5): freshened, or `None` if it holds no more.
-    pub(super) fn updated_by_head(&self, entry: &Entry, response: &response::Parts, arrival: Arrival) -> Option<Entry> {
+    pub(super) fn updated_by_head(
+        &self,
+        request: &request::Parts,
+        entry: &Entry,
+        response: &response::Parts,
+        arrival: Arrival,
+    ) -> Option<Entry> {
         let same = |name: HeaderName| match response.headers.get(&name) {
             None => true,
             Some(value) => entry.headers.get(&name) == Some(value),
@@ -143,14 +156,17 @@ impl HttpPolicy {
             && same(header::LAST_MODIFIED)
             && as_long
             && self.may_stay(entry, &response.headers);
-        holds.then(|| self.updated(entry, &response.headers, arrival))
+        holds.then(|| self.updated(request, entry, &response.headers, arrival))
     }
 
     /// The stored response with newer header fields (RFC 9111 section 3.2), and the lifetime that they give it.
-    fn updated(&self, entry: &Entry, newer: &HeaderMap, arrival: Arrival) -> Entry {
+    fn updated(&self, request: &request::Parts, entry: &Entry, newer: &HeaderMap, arrival: Arrival) -> Entry {
         let mut headers = entry.headers.clone();
-        self.update(&mut headers, newer, arrival);
+        self.replace(&mut headers, newer, arrival, |name| OF_FRESHNESS.contains(name) || self.targets.contains(name));
         let directives = self.directives(&headers);
+        if !self.is_for_one(request, &directives.0) {
+            self.update(&mut headers, newer, arrival);
+        }
         let fresh_for = self.fresh_for(entry.status, &headers, &directives, arrival);
         let lifetime = self.lifetime(&headers, &directives.0, fresh_for, arrival);
         Entry { headers, lifetime, ..entry.clone() }
@@ -158,14 +174,18 @@ impl HttpPolicy {
 
     /// Replaces stored fields by newer ones of the same names.
     pub(super) fn update(&self, stored: &mut HeaderMap, newer: &HeaderMap, arrival: Arrival) {
+        self.replace(stored, newer, arrival, |_| true);
+    }
+
+    fn replace(&self, stored: &mut HeaderMap, newer: &HeaderMap, arrival: Arrival, is_wanted: impl Fn(&HeaderName) -> bool) {
         // What the body as it is stored depends on stays as it is.
         const OF_THE_BODY: [HeaderName; 3] = [header::CONTENT_LENGTH, header::CONTENT_ENCODING, header::CONTENT_RANGE];
-        let (directives, _) = self.directives(newer);
         let is_weak = |headers: &HeaderMap| headers.get(header::ETAG).is_some_and(|tag| tag.as_bytes().starts_with(b"W/"));
         // One who says that what is stored is the same in meaning has not said that it is so byte for byte.
         let keeps_tag = is_weak(stored) && !is_weak(newer);
-        let updates =
-            |name: &&HeaderName| is_stored_field(name, newer) && !OF_THE_BODY.contains(name) && !(keeps_tag && **name == header::ETAG);
+        let updates = |name: &&HeaderName| {
+            is_wanted(name) && is_stored_field(name, newer) && !OF_THE_BODY.contains(name) && !(keeps_tag && **name == header::ETAG)
+        };
         for name in newer.keys().filter(updates) {
             stored.remove(name);
             for value in newer.get_all(name) {
@@ -179,9 +199,14 @@ impl HttpPolicy {
         if !newer.contains_key(header::DATE) {
             stored.insert(header::DATE, date::format(arrival.at));
         }
-        self.leave_out(stored, &directives);
+        // By what holds now: directives that the newer message does not repeat are still those of what is stored.
+        self.leave_out(stored, &self.directives(stored).0);
     }
 }
+
+/// What is taken over of a message for one caller alone (RFC 9111 section 3.5), with the targeted fields: that and for how long the stored response holds.
+const OF_FRESHNESS: [HeaderName; 7] =
+    [header::AGE, header::CACHE_CONTROL, header::DATE, header::ETAG, header::EXPIRES, header::LAST_MODIFIED, header::VARY];
 
 /// Is the stored response the one that a 304 speaks of? A 304 without any validator speaks of the one that was asked about: we ask about one at a time.
 fn selects(newer: &HeaderMap, entry: &Entry) -> bool {
@@ -285,7 +310,7 @@ mod tests {
             ("\"a\"", "\"a\"", "\"a\""),
         ] {
             let entry = entry(200, &[("etag", stored)], b"");
-            let fresh = policy.freshened(&entry, &response(304, &[("etag", newer)]), arrival).unwrap();
+            let fresh = policy.freshened(&get("/", &[]), &entry, &response(304, &[("etag", newer)]), arrival).unwrap();
             assert_eq!(fresh.headers["etag"], expected, "{stored} {newer}");
         }
     }
@@ -324,7 +349,7 @@ mod tests {
                 ("z", "1"),
             ],
         );
-        let fresh = policy.freshened(&stored, &newer, Arrival { at: now(), waited: Duration::ZERO }).unwrap();
+        let fresh = policy.freshened(&get("/", &[]), &stored, &newer, Arrival { at: now(), waited: Duration::ZERO }).unwrap();
         let expected = headers(&[
             ("etag", "\"a\""),
             ("date", &date_at(0)),
@@ -337,7 +362,8 @@ mod tests {
         assert_eq!(fresh.headers, expected);
         assert_eq!(fresh.lifetime.ttl(now()), Some(Duration::from_secs(50)));
         // A 304 without a date is as old as its arrival.
-        let undated = policy.freshened(&stored, &response(304, &[]), Arrival { at: now(), waited: Duration::ZERO }).unwrap();
+        let undated =
+            policy.freshened(&get("/", &[]), &stored, &response(304, &[]), Arrival { at: now(), waited: Duration::ZERO }).unwrap();
         assert_eq!(undated.lifetime.ttl(now()), Some(Duration::from_secs(10)));
     }
 
@@ -353,7 +379,8 @@ mod tests {
             (200, vec![("content-length", "5")], false),
             (404, vec![], false),
         ] {
-            let updated = policy.updated_by_head(&stored, &response(status, &newer), Arrival { at: now(), waited: Duration::ZERO });
+            let updated =
+                policy.updated_by_head(&get("/", &[]), &stored, &response(status, &newer), Arrival { at: now(), waited: Duration::ZERO });
             assert_eq!(updated.is_some(), holds, "{newer:?}");
         }
     }

@@ -49,7 +49,9 @@ impl HttpPolicy {
         }
         let lines = headers.get_all(name).iter().map(|line| line.as_bytes());
         if SINGLE.contains(&name.as_str()) {
-            return Some(lines.collect::<Vec<_>>().join(&b", "[..]));
+            // Several lines are one only of cookies (RFC 9113 section 8.2.3). No line feed can be within one.
+            let between = if name == header::COOKIE { &b"; "[..] } else { b"\n" };
+            return Some(lines.collect::<Vec<_>>().join(between));
         }
         let mut members = Vec::new();
         for line in lines {
@@ -64,8 +66,7 @@ impl HttpPolicy {
         if CASELESS.contains(name) {
             for member in &mut members {
                 member.make_ascii_lowercase();
-                // `;` and `=` may have white space around them, and nothing else in these fields has any (RFC 9110 section 12.4.2).
-                member.retain(|byte| !byte.is_ascii_whitespace());
+                close_up(member);
             }
             if self.normalise_order {
                 members.sort_unstable();
@@ -74,6 +75,24 @@ impl HttpPolicy {
         }
         Some(members.join(&b","[..]))
     }
+}
+
+/// Takes out the white space around `;` and `=`; elsewhere it may not be, and whoever sends it there is not taken for one who did not
+/// (RFC 9110 section 12.4.2).
+fn close_up(member: &mut Vec<u8>) {
+    let is_space = |byte: u8| matches!(byte, b' ' | b'\t');
+    let is_mark = |byte: Option<&u8>| matches!(byte, Some(b';' | b'='));
+    let mut kept = Vec::with_capacity(member.len());
+    let mut rest = &member[..];
+    while let Some(next) = rest.iter().position(|byte| !is_space(*byte)) {
+        let (space, from) = rest.split_at(next);
+        if !is_mark(from.first()) && !is_mark(kept.last()) {
+            kept.extend_from_slice(space);
+        }
+        kept.push(from[0]);
+        rest = &from[1..];
+    }
+    *member = kept;
 }
 
 /// Fields of which the names of things are compared without regard to case, and of which the order means nothing: weights do
@@ -151,8 +170,15 @@ mod tests {
             ("accept-language", &["en;q=0.5"], &["en; q=0.5"], true),
             ("accept-language", &["en, de"], &["de, en"], false),
             ("accept-encoding", &["gzip"], &["GZIP"], true),
+            ("accept-encoding", &["gzip ; q = 0.5"], &["gzip;q=0.5"], true),
+            ("accept-encoding", &["gz ip"], &["gzip"], false),
+            ("accept-language", &["d e"], &["de"], false),
+            ("accept-language", &["d  e"], &["d e"], false),
             ("user-agent", &["a, b"], &["a,b"], false),
             ("cookie", &["a=1; b=2"], &["a=1;b=2"], false),
+            ("cookie", &["a=1; b=2"], &["a=1", "b=2"], true),
+            ("cookie", &["a=1, b=2"], &["a=1", "b=2"], false),
+            ("authorization", &["a, b"], &["a", "b"], false),
         ] {
             assert_eq!(same(&policy, name, one, other), expected, "{name}: {one:?} {other:?}");
         }

@@ -101,8 +101,8 @@ pub async fn a_live_stream_that_is_withdrawn_is_over<St: Store>(subject: &Subjec
     assert!(more.is_err(), "a live stream goes on after it was withdrawn");
 }
 
-/// Whoever publishes hears when nobody follows any more. When it says nothing itself, those who follow are told, first that it may be dead, and then, as an error, that it is
-/// over; whoever comes is not told to follow it.
+/// Whoever publishes hears when nobody follows any more. When it says nothing itself, those who follow are told, as an error, that it is over; whoever comes is not told to
+/// follow it.
 pub async fn a_live_stream_ends_with_its_publisher_and_is_not_wanted_for_ever<St: Store>(subject: &Subject<St>) {
     let (Some(mut left), Some(mut dies)) = (subject.publisher().await, subject.publisher().await) else { return };
     let abandoned = async {

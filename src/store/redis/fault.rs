@@ -30,6 +30,7 @@ impl Fault {
         match error.kind() {
             ErrorKind::AuthenticationFailed => Self::Denied("authentication failed"),
             ErrorKind::Parse | ErrorKind::UnexpectedReturnType => Self::Garbled,
+            ErrorKind::Server(ServerErrorKind::ResponseError) if is_refused_by_script(error.detail()) => Self::Refused("NOPERM"),
             ErrorKind::Server(_) | ErrorKind::Extension => error.code().map_or(Self::Refused("error"), Self::of_code),
             _ => Self::Lost,
         }
@@ -37,9 +38,9 @@ impl Fault {
 
     pub(super) fn of_server(error: &ServerError) -> Self {
         match error.kind() {
-            Some(ServerErrorKind::ResponseError) | None => Self::of_code(error.code()),
+            Some(ServerErrorKind::ResponseError) if is_refused_by_script(error.details()) => Self::Refused("NOPERM"),
             Some(ServerErrorKind::NoScript) => Self::NoScript,
-            Some(_) => Self::of_code(error.code()),
+            _ => Self::of_code(error.code()),
         }
     }
 
@@ -95,6 +96,11 @@ impl Fault {
     }
 }
 
+/// Is it what Redis before 7.2 says when a script does what its user may not? Later ones say `NOPERM` there, too.
+fn is_refused_by_script(detail: Option<&str>) -> bool {
+    detail.is_some_and(|detail| detail.starts_with("The user executing the script can't "))
+}
+
 impl From<Fault> for Error {
     fn from(fault: Fault) -> Self {
         match fault {
@@ -134,6 +140,16 @@ mod tests {
             ("CROSSSLOT Keys in request don't hash to the same slot", Fault::Refused("CROSSSLOT")),
             ("WRONGTYPE Operation against a key", Fault::WrongType),
             ("NOSCRIPT No matching script.", Fault::NoScript),
+            // Of a command, and of a key, in a script.
+            (
+                "ERR The user executing the script can't run this command or subcommand script: secret, on @user_script:1.",
+                Fault::Refused("NOPERM"),
+            ),
+            (
+                "ERR The user executing the script can't access at least one of the keys mentioned in the command arguments script: secret",
+                Fault::Refused("NOPERM"),
+            ),
+            ("NOPERM ACL failure in script: User secret has no permissions to run the 'set' command", Fault::Refused("NOPERM")),
             ("ERR secret", Fault::Refused("error")),
             ("SECRET secret", Fault::Refused("error")),
         ] {

@@ -1,10 +1,16 @@
 //! Single flight across processes: who makes the answer, and who waits for it.
 //!
 //! A lease is `{record}:lease`, with the holder's token and an expiry. Whoever waits is woken by word of the record or of its lease, and
-//! asks again from time to time all the same, for nobody tells that a holder has died.
+//! asks again from time to time all the same.
 //!
 //! A lease is granted for a tenth of its time, and renewed for all of it: a Redis that hung, or a link that broke, leaves leases behind that nobody
 //! knows to have, and others are not to wait for those.
+//!
+//! # The dead
+//!
+//! Nobody tells that a holder has died. So whoever waits asks it for a sign of life, at first and then ten times in the time of a lease: it cuts the lease
+//! short, to a tenth of its time, and leaves word, at which a holder that lives renews it. A dead one's is over then, and one of those who wait has it next. A
+//! holder for whom nobody waits is not asked, and renews it three times in its time.
 
 use std::{
     collections::HashMap,
@@ -15,10 +21,10 @@ use std::{
     time::Duration,
 };
 
-use redis::{Cmd, Value};
+use redis::Value;
 use tokio::{
     sync::Notify,
-    time::{Instant, timeout_at},
+    time::{Instant, sleep, timeout_at},
 };
 
 use super::{
@@ -62,26 +68,21 @@ impl Redis {
         let until = Instant::now() + patience;
         let token = Token(fastrand::u128(..).to_be_bytes());
         let [epoch, seen] = generation.0;
-        let (record, lease, wanted) = (inner.names.record(key), inner.names.lease(key), inner.names.wanted(key));
+        let record = inner.names.record(key);
         // Without an epoch it cannot be told what was invalidated since.
-        let follows = inner.live.is_some() && !patience.is_zero() && epoch != 0;
-        let names = [&*record, &lease, &wanted];
+        let follows = inner.live.is_some() && epoch != 0;
         let granted_for = granted_for(lasts);
-        let mut command = CLAIM.call(&names[..if follows { 3 } else { 2 }]);
+        let mut command = CLAIM.call(&[&record, &inner.names.lease(key)]);
         command.arg(&seen.to_be_bytes()[..]).arg(&token.0[..]).arg(millis(granted_for)).arg(DECLINED);
         // Given up in the middle, it may have been granted: then it expires. Waiting begins before the question, so that no word is missed.
         let waiter = Waiter::new(&inner.waiters, *key);
         let stage = self.stage(key, token);
         let mut watched: Option<Watched> = None;
-        let mut in_place_of: Option<Cmd> = None;
         let mut poll = POLL;
         loop {
             let woken = waiter.notify.notified();
-            let command = in_place_of.take().unwrap_or_else(|| command.clone());
-            let holder = match inner
-                .ask(To::Key(&record), Lane::Read, Instant::now() + inner.deadlines.read, 0, Ask::Script(&CLAIM, &command))
-                .await?
-            {
+            let asked = Ask::Script(&CLAIM, &command);
+            let holder = match inner.ask(To::Key(&record), Lane::Read, Instant::now() + inner.deadlines.read, 0, asked).await? {
                 Value::Int(1) => {
                     stage.keep();
                     return Ok(Claim::Granted(token, self.renew_in(granted_for)));
@@ -93,25 +94,20 @@ impl Redis {
                 Value::BulkString(holder) => holder.try_into().ok().map(Token),
                 _ => return Err(Fault::Garbled.into()),
             };
+            let mut due = until;
             if let Some(holder) = holder.filter(|_| follows) {
                 let seen = match &mut watched {
                     Some(seen) if seen.holder == holder => seen,
                     other => other.insert(Watched::new(holder)),
                 };
                 match seen.sign(self, key, generation).await {
-                    Sign::None => {}
                     Sign::Life => return Ok(Claim::Live(holder)),
-                    // Of those who wait, one goes on in its place.
-                    Sign::Death => {
-                        in_place_of.insert(command).arg(&holder.0[..]);
-                        continue;
-                    }
+                    Sign::None(again) => due = until.min(again),
                 }
             }
             self.hear();
             let pause = poll.mul_f64(fastrand::f64().mul_add(0.5, 0.5));
-            let due = watched.as_ref().and_then(Watched::until).unwrap_or(until);
-            drop(timeout_at(until.min(due).min(Instant::now() + pause), woken).await);
+            drop(timeout_at(due.min(Instant::now() + pause), woken).await);
             poll = (poll * 2).min(LONGEST_POLL);
         }
     }
@@ -131,6 +127,19 @@ impl Redis {
         self.settle(key, token, if declined { DECLINED } else { b"" }, DECLINED_FOR).await.map(drop)
     }
 
+    /// Gives the sign of life that somebody asked for. Says whether the lease is held still.
+    pub(super) async fn answer_for(&self, key: &Key, token: Token, lasts: Duration) -> bool {
+        // Then it is over.
+        let until = Instant::now() + granted_for(lasts);
+        loop {
+            match self.settle(key, token, &token.0, lasts).await {
+                Ok(settled) => return settled != 0,
+                Err(_) if Instant::now() >= until => return false,
+                Err(_) => sleep(POLL).await,
+            }
+        }
+    }
+
     async fn settle(&self, key: &Key, token: Token, instead: &[u8], lasts: Duration) -> Result<i64, Error> {
         let inner = &self.inner;
         let name = inner.names.lease(key);
@@ -139,10 +148,9 @@ impl Redis {
         Ok(inner.run(&SETTLE, &name, Instant::now() + inner.deadlines.write, 0, &command).await?)
     }
 
-    /// How long a holder waits before it renews. Where no word comes, that is also how it learns that it has an audience.
+    /// How long a holder waits before it renews. Where no word comes, it gives signs of life unasked, and learns by the way that it has an audience.
     fn renew_in(&self, lasts: Duration) -> Duration {
-        let unheard = self.inner.live.is_some() && !self.inner.waiters.are_told();
-        if unheard { (lasts / 3).min(LONGEST_POLL) } else { lasts / 3 }
+        if self.inner.waiters.are_told() { lasts / 3 } else { (lasts / 3).min(LEAST_GRANT / 2) }
     }
 
     /// Has word of changes come from now on.

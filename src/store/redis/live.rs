@@ -8,9 +8,8 @@
 //! # The dead
 //!
 //! A publisher that has nothing to say gives a sign of life: ten times in the time of a lease, and when somebody leaves word. A stream that may be a dead
-//! one's is joined by nobody: whoever comes waits for one part more than it found, which takes a living publisher a moment, and takes the lease
-//! over if there is none. Those who follow already are told when nothing was heard for a while, and let nobody join them here; the stream
-//! expires when its publisher said nothing for half the time of a lease.
+//! one's is joined by nobody: whoever comes waits for one part more than it found, which takes a living publisher a moment, or for the lease, which is soon
+//! over if its holder is dead: see `lease`. The stream expires when its publisher said nothing for half the time of a lease.
 
 use std::{sync::Arc, time::Duration};
 
@@ -49,6 +48,9 @@ const UNTOLD: Duration = Duration::from_millis(50);
 /// How long a follower waits before it asks again after an operation that failed.
 const FAILED: Duration = Duration::from_millis(50);
 
+/// When a lease is over for sure, after it should be.
+const MOMENT: Duration = Duration::from_millis(2);
+
 /// How often a publisher says something, be it that it lives, under a lease that lasts so long.
 fn beat(lasts: Duration) -> Duration {
     (lasts / 10).max(Duration::from_millis(100)).min(lasts / 3)
@@ -62,11 +64,12 @@ fn silence(lasts: Duration) -> Duration {
 impl Redis {
     pub(super) async fn await_audience(&self, key: &Key, token: Token) -> Option<Audience> {
         let inner = &self.inner;
-        let (max_bytes, lasts) = (inner.live?, inner.lease?);
+        let lasts = inner.lease?;
         let wanted = inner.waiters.stage(key, token)?;
         self.hear();
         wanted.notified().await;
-        Some(Audience { max_bytes, renew_in: beat(lasts) })
+        let is_held = self.answer_for(key, token, lasts).await;
+        is_held.then(|| Audience { max_bytes: inner.live.unwrap_or_default(), renew_in: beat(lasts) })
     }
 
     pub(super) async fn publish_parts(&self, key: &Key, token: Token, from: u64, parts: &[LivePart]) -> Result<bool, Error> {
@@ -104,19 +107,15 @@ impl Redis {
             is_behind: true,
             // Whoever found that there is something to follow has just said that it wants to.
             says_so: Instant::now() + self.inner.lease.unwrap_or_default() / 3,
-            heard: Instant::now(),
-            is_told: false,
         };
         try_unfold(follower, |mut follower| async move { Ok(Some((follower.read().await?, follower))) })
     }
 
     /// The place of one who asks for a lease, where it is told if it has an audience. Entered before the question, so that no word is missed.
     pub(super) fn stage(&self, key: &Key, token: Token) -> Stage {
-        let waiters = self.inner.live.map(|_| Arc::clone(&self.inner.waiters));
-        if let Some(waiters) = &waiters {
-            waiters.enter_stage(*key, token);
-        }
-        Stage { waiters, key: *key, token }
+        let waiters = Arc::clone(&self.inner.waiters);
+        waiters.enter_stage(*key, token);
+        Stage { waiters: Some(waiters), key: *key, token }
     }
 }
 
@@ -133,14 +132,10 @@ struct Follower<'a> {
     is_behind: bool,
     /// When to say again that the stream is wanted.
     says_so: Instant,
-    /// When something was read last.
-    heard: Instant,
-    /// Whether it was told that nothing is.
-    is_told: bool,
 }
 
 impl Follower<'_> {
-    /// What was not read yet, as soon as there is any; nothing, once, if nothing comes for long.
+    /// What was not read yet, as soon as there is any.
     async fn read(&mut self) -> Result<Vec<LivePart>, Error> {
         let inner = &self.redis.inner;
         let lasts = inner.lease.ok_or(Fault::Spared("there are no leases"))?;
@@ -157,7 +152,6 @@ impl Follower<'_> {
             match self.look(is_due.then_some(lasts)).await {
                 Ok(None) => return Err(Error::unavailable("a live stream ended before what it carries did")),
                 Ok(Some(parts)) if !parts.is_empty() => {
-                    (self.heard, self.is_told) = (Instant::now(), false);
                     self.next += parts.len() as u64;
                     return Ok(parts);
                 }
@@ -170,16 +164,13 @@ impl Follower<'_> {
                     sleep(FAILED).await;
                 }
             }
-            if !self.is_told && self.heard.elapsed() >= silence(lasts) / 2 {
-                self.is_told = true;
-                return Ok(Vec::new());
-            }
         }
     }
 
     /// The parts that are there now; `None` if there is no such stream. Perhaps says that it is wanted for so long.
     async fn look(&mut self, wanted_for: Option<Duration>) -> Result<Option<Vec<LivePart>>, Error> {
-        let mut command = self.redis.about(&FOLLOW, &self.key, self.token);
+        let names = &self.redis.inner.names;
+        let mut command = FOLLOW.call(&[&names.live(&self.key, self.token), &names.wanted(&self.key)]);
         command.arg(LONGEST).arg(self.next).arg(COUNT).arg(READ);
         if let Some(lasts) = wanted_for {
             command.arg(&self.token.0[..]).arg(millis(lasts));
@@ -202,30 +193,23 @@ pub(super) struct Watched {
     is_new: bool,
     /// What it makes is no answer to one who asks now.
     is_unfit: bool,
-    /// How many parts there were when it was asked for a sign of life, and until when it has time to give one.
-    asked: Option<(u64, Instant)>,
-    /// When to say again that the stream is wanted.
-    says_so: Instant,
+    /// How many parts there were when it was asked for a sign of life first.
+    found: Option<u64>,
+    /// When to ask for the next; `None` if none was asked for yet.
+    asks_at: Option<Instant>,
 }
 
 /// What to think of the holder of a lease.
 pub(super) enum Sign {
-    /// Nothing yet.
-    None,
     /// It lives, and can be followed.
     Life,
-    /// It can be taken for dead.
-    Death,
+    /// Nothing yet. To be looked at again by then: its lease may be over, or it is asked again.
+    None(Instant),
 }
 
 impl Watched {
     pub(super) fn new(holder: Token) -> Self {
-        Self { holder, is_new: false, is_unfit: false, asked: None, says_so: Instant::now() }
-    }
-
-    /// When its time to give a sign of life is over.
-    pub(super) fn until(&self) -> Option<Instant> {
-        self.asked.map(|(_, until)| until).filter(|until| Instant::now() < *until)
+        Self { holder, is_new: false, is_unfit: false, found: None, asks_at: None }
     }
 
     /// Looks at its stream, for one who saw this generation.
@@ -233,70 +217,75 @@ impl Watched {
     /// What began before an invalidation is no answer to one who came after it (an invalidation of this key ends the lease, one of many changes the epoch).
     pub(super) async fn sign(&mut self, redis: &Redis, key: &Key, generation: Generation) -> Sign {
         let lasts = redis.inner.lease.unwrap_or_default();
-        if self.is_unfit {
-            return Sign::None;
-        }
         let now = Instant::now();
-        let is_due = now >= self.says_so;
-        let seen = match redis.look(key, self.holder, is_due.then_some(lasts)).await {
-            Ok(Some(seen)) => seen,
-            Ok(None) => {
-                (self.is_new, self.asked) = (true, None);
-                return Sign::None;
+        // That of one who comes is asked for whatever was said before; later, one answer is for all who wait.
+        let below = match self.asks_at {
+            None => Duration::MAX,
+            Some(at) if now >= at => lasts - beat(lasts) / 2,
+            Some(_) => Duration::ZERO,
+        };
+        if !below.is_zero() {
+            self.asks_at = Some(now + beat(lasts));
+        }
+        let again = self.asks_at.unwrap_or(now + beat(lasts));
+        match redis.look(key, self.holder, below).await {
+            Ok(Seen { left, parts }) => {
+                let again = if left.is_zero() { again } else { again.min(now + left + MOMENT) };
+                if self.is_sign(parts.as_ref(), generation) { Sign::Life } else { Sign::None(again) }
             }
             Err(error) => {
-                self.is_unfit = error.is_corrupt();
-                return Sign::None;
+                self.is_unfit |= error.is_corrupt();
+                Sign::None(again)
             }
-        };
-        if is_due {
-            self.says_so = now + lasts / 3;
         }
-        if !matches!(&seen.first, LivePart::Head(head) if head.generation.0[0] == generation.0[0]) {
-            self.is_unfit = true;
-            return Sign::None;
+    }
+
+    fn is_sign(&mut self, parts: Option<&Parts>, generation: Generation) -> bool {
+        let Some(Parts { count, first, last }) = parts else {
+            (self.is_new, self.found) = (true, None);
+            return false;
+        };
+        self.is_unfit |= !matches!(first, LivePart::Head(head) if head.generation.0[0] == generation.0[0]);
+        if self.is_unfit {
+            return false;
         }
         // Of one that is all there, nothing more is needed.
-        if self.is_new || matches!(seen.last, LivePart::End(_) | LivePart::Settled) {
-            return Sign::Life;
-        }
-        match self.asked {
-            None => {
-                let unheard = if redis.inner.waiters.are_told() { Duration::ZERO } else { beat(lasts) };
-                self.asked = Some((seen.count, now + granted_for(lasts) + unheard));
-                Sign::None
-            }
-            Some((count, _)) if seen.count > count => Sign::Life,
-            Some((_, until)) if now >= until => Sign::Death,
-            Some(_) => Sign::None,
-        }
+        self.is_new || matches!(last, LivePart::End(_) | LivePart::Settled) || *count > *self.found.get_or_insert(*count)
     }
 }
 
-/// What there is of a stream.
+/// What one who waits sees.
 struct Seen {
+    /// For how long the lease lasts.
+    left: Duration,
+    parts: Option<Parts>,
+}
+
+/// What there is of a stream.
+struct Parts {
     count: u64,
     first: LivePart,
     last: LivePart,
 }
 
 impl Redis {
-    /// How a stream begins and ends at the moment; `None` if there is none. Perhaps says that it is wanted for so long.
-    async fn look(&self, key: &Key, token: Token, wanted_for: Option<Duration>) -> Result<Option<Seen>, Error> {
-        let mut command = self.about(&LOOK, key, token);
-        command.arg(LONGEST);
-        if let Some(lasts) = wanted_for {
-            command.arg(&token.0[..]).arg(millis(lasts));
-        }
-        let Some(told) = self.told(&LOOK, key, token, &command).await? else { return Ok(None) };
-        let [Value::Int(count), first, last] = &told[..] else { return Err(Fault::Garbled.into()) };
+    /// How a lease is at the moment, and what is said under it. Asks for a sign of life if it lasts for less than that.
+    async fn look(&self, key: &Key, token: Token, below: Duration) -> Result<Seen, Error> {
+        let names = &self.inner.names;
+        let lasts = self.inner.lease.unwrap_or_default();
+        let below = if below.is_zero() { 0 } else { millis(below) };
+        let mut command = LOOK.call(&[&names.live(key, token), &names.wanted(key), &names.lease(key)]);
+        command.arg(LONGEST).arg(&token.0[..]).arg(millis(lasts)).arg(below).arg(millis(granted_for(lasts)));
+        let told = self.told(&LOOK, key, token, &command).await?.ok_or(Fault::Garbled)?;
+        let Some((Value::Int(left), told)) = told.split_first() else { return Err(Fault::Garbled.into()) };
+        // Below 0, it is over, or never is.
+        let left = Duration::from_millis(u64::try_from(*left).unwrap_or_default());
+        let [Value::Int(count), first, last] = told else {
+            return if told.is_empty() { Ok(Seen { left, parts: None }) } else { Err(Fault::Garbled.into()) };
+        };
         let count = u64::try_from(*count).ok().filter(|count| *count > 0).ok_or(Fault::Garbled)?;
-        Ok(Some(Seen { count, first: self.part(key, token, 0, first)?, last: self.part(key, token, count - 1, last)? }))
-    }
-
-    /// A script about a stream, and about the wish to follow it.
-    fn about(&self, script: &Script, key: &Key, token: Token) -> redis::Cmd {
-        script.call(&[&self.inner.names.live(key, token), &self.inner.names.wanted(key)])
+        let (first, last) = (self.part(key, token, 0, first)?, self.part(key, token, count - 1, last)?);
+        Ok(Seen { left, parts: Some(Parts { count, first, last }) })
     }
 
     /// What such a script answers; `None` if there is no such stream.

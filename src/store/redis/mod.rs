@@ -19,7 +19,7 @@
 //!
 //! A user for this store needs no more than
 //! `ACL SETUSER cache on >password ~trc:* +get +set +getrange +unlink +type +scan +zadd +zrem +zrange +zscan
-//! +xadd +xlen +xrange +exists +pexpire +evalsha +script|load +dbsize +info`; to hear of changes, as memory in front of it (`Tiered`) and those who wait for
+//! +xadd +xlen +xrange +exists +pexpire +pttl +evalsha +script|load +dbsize +info`; to hear of changes, as memory in front of it (`Tiered`) and those who wait for
 //! another process do, `+client|tracking +ping` too. Without those two, memory is kept for a second and who waits asks from time to time.
 //! Behind Sentinel, `+role` as well. In a Cluster, `+cluster|slots +cluster|nodes +asking` as well. For [`Analytics`](crate::observe::analytics), `+hincrby +hset +hget +hgetall +xtrim +xrevrange`.
 //!

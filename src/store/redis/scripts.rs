@@ -72,22 +72,40 @@ return was",
 
 /// Adds to the fields of hashes and appends to a stream, once per marker. Fields are numbers, or histograms: `bucket:count bucket:count`, in any order.
 ///
+/// What a script has done before it fails stays done. So the marker says how many of its writes that were, and whoever tries again goes on from there; empty, it says that all are.
+///
 /// Keys: marker, stream; hashes in pairs, of numbers and of histograms. Arguments: lifetime of the marker in milliseconds; of the stream, its length, its lifetime and the time before which
 /// nothing is kept; the count of records, the number of the addition; for each record how many texts and those; for each pair its lifetime, and twice the count of fields, and for each its
 /// name and what is added.
 #[cfg(feature = "analytics")]
 pub(super) static ADD: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
-        "if not redis.call('SET', KEYS[1], '', 'NX', 'PX', ARGV[1]) then return 0 end
+        "local before = redis.call('GET', KEYS[1])
+if before == '' then return 0 end
+before = tonumber(before or 0)
+local function mark(count) redis.call('SET', KEYS[1], count, 'PX', ARGV[1]) end
+-- Should this not be possible, nothing was done yet.
+mark(before)
+local writes, fault = 0, nil
+local function try(...)
+  if fault then return end
+  local told = redis.pcall(...)
+  if type(told) == 'table' and told.err then fault = told end
+  return told
+end
+local function write(...)
+  if writes >= before then try(...) end
+  if not fault then writes = writes + 1 end
+end
 local at = 7
 for _ = 1, tonumber(ARGV[5]) do
   local count = tonumber(ARGV[at])
-  redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[2], '*', unpack(ARGV, at + 1, at + count))
+  write('XADD', KEYS[2], 'MAXLEN', '~', ARGV[2], '*', unpack(ARGV, at + 1, at + count))
   at = at + 1 + count
 end
 if tonumber(ARGV[5]) > 0 then
-  redis.call('XTRIM', KEYS[2], 'MINID', '~', ARGV[4])
-  redis.call('PEXPIRE', KEYS[2], ARGV[3])
+  write('XTRIM', KEYS[2], 'MINID', '~', ARGV[4])
+  write('PEXPIRE', KEYS[2], ARGV[3])
 end
 local function add(sums, text)
   for bucket, count in string.gmatch(text, '(%d+):(%d+)') do sums[bucket] = (sums[bucket] or 0) + count end
@@ -95,27 +113,32 @@ end
 for i = 3, #KEYS, 2 do
   local lifetime, count = ARGV[at], tonumber(ARGV[at + 1])
   at = at + 2
-  for field = at, at + 2 * count - 2, 2 do redis.call('HINCRBY', KEYS[i], ARGV[field], ARGV[field + 1]) end
-  redis.call('HSET', KEYS[i], 'v', ARGV[6])
-  redis.call('PEXPIRE', KEYS[i], lifetime)
+  for field = at, at + 2 * count - 2, 2 do write('HINCRBY', KEYS[i], ARGV[field], ARGV[field + 1]) end
+  write('HSET', KEYS[i], 'v', ARGV[6])
+  write('PEXPIRE', KEYS[i], lifetime)
   at = at + 2 * count
   count = tonumber(ARGV[at])
   at = at + 1
   for field = at, at + 2 * count - 2, 2 do
     local text = ARGV[field + 1]
-    local there = redis.call('HGET', KEYS[i + 1], ARGV[field])
-    if there then
+    local there = try('HGET', KEYS[i + 1], ARGV[field])
+    if there and not fault then
       local sums, parts = {}, {}
       add(sums, there)
       add(sums, text)
       for bucket, count in pairs(sums) do parts[#parts + 1] = bucket .. string.format(':%.0f', count) end
       text = table.concat(parts, ' ')
     end
-    redis.call('HSET', KEYS[i + 1], ARGV[field], text)
+    write('HSET', KEYS[i + 1], ARGV[field], text)
   end
-  if count > 0 then redis.call('PEXPIRE', KEYS[i + 1], lifetime) end
+  if count > 0 then write('PEXPIRE', KEYS[i + 1], lifetime) end
   at = at + 2 * count
 end
+if fault then
+  mark(writes)
+  return fault
+end
+mark('')
 return 1",
     )
 });
@@ -176,22 +199,16 @@ return told",
 });
 
 /// Grants the lease of a key (1), unless what is under the key is not what was seen there (2), it was declined a moment ago (3), or another has
-/// it, who is not one to be taken for dead: then it answers with the token of that one. Called twice with the same token, it answers twice the same.
+/// it: then it answers with the token of that one. Called twice with the same token, it answers twice the same.
 ///
-/// Whoever does not get it may want to follow what is made under it, and leaves word of that for as long as a lease lasts.
-///
-/// Keys: record, lease; perhaps where to leave word. Arguments: number of the value seen, token, lifetime in milliseconds, what stands for declined; perhaps
-/// the token of one that gives no sign of life.
+/// Keys: record, lease. Arguments: number of the value seen, token, lifetime in milliseconds, what stands for declined.
 pub(super) static CLAIM: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         "local there = redis.pcall('GETRANGE', KEYS[1], 4, 11)
 if type(there) == 'string' and there ~= '' and there ~= ARGV[1] then return 2 end
 local holder = redis.call('GET', KEYS[2])
 if holder == ARGV[4] then return 3 end
-if holder and holder ~= ARGV[2] and holder ~= ARGV[5] then
-  if KEYS[3] and redis.call('GET', KEYS[3]) ~= holder then redis.call('SET', KEYS[3], holder, 'PX', ARGV[3]) end
-  return holder
-end
+if holder and holder ~= ARGV[2] then return holder end
 redis.call('SET', KEYS[2], ARGV[2], 'PX', ARGV[3])
 return 1",
     )
@@ -228,16 +245,28 @@ return 1",
     )
 });
 
-/// How many parts a live stream has, and the first and the last; -1, if one is missing, or longer than a part may be. Says 0 if there is no such stream.
-/// Whoever wants to follow may say so, for as long as a lease lasts.
+/// For one who waits: for how long the lease lasts still, in milliseconds; and, if there is a live stream, how many parts it has, and the first and the
+/// last; -1, if one of those is missing, or longer than a part may be.
 ///
-/// Keys: stream, where to leave word that it is wanted. Arguments: the length of the longest part there may be; perhaps token and lifetime in milliseconds.
+/// Leaves word that it is wanted, and asks the holder for a sign of life if the lease lasts for less than that: cuts it short, and says so by that word. A
+/// holder that lives renews it.
+///
+/// Keys: stream, where to leave word that it is wanted, lease. Arguments: the length of the longest part there may be, token, lifetime of the word in milliseconds,
+/// for less than how long the lease lasts if a sign is wanted, for how long it lasts then.
 pub(super) static LOOK: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
-        "if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
-if ARGV[2] then redis.call('SET', KEYS[2], ARGV[2], 'PX', ARGV[3]) end
-local told = {redis.call('XLEN', KEYS[1])}
-for _, at in ipairs({'1-1', '1-' .. told[1]}) do
+        "local left = 0
+if redis.call('GET', KEYS[3]) == ARGV[2] then left = redis.call('PTTL', KEYS[3]) end
+local asks = left < tonumber(ARGV[4])
+if asks or redis.call('GET', KEYS[2]) ~= ARGV[2] then redis.call('SET', KEYS[2], ARGV[2], 'PX', ARGV[3]) end
+if asks and left > tonumber(ARGV[5]) then
+  left = tonumber(ARGV[5])
+  redis.call('PEXPIRE', KEYS[3], left)
+end
+if redis.call('EXISTS', KEYS[1]) == 0 then return {left} end
+local count = redis.call('XLEN', KEYS[1])
+local told = {left, count}
+for _, at in ipairs({'1-1', '1-' .. count}) do
   local found = redis.call('XRANGE', KEYS[1], at, at)[1]
   if not found or #found[2][2] > tonumber(ARGV[1]) then return -1 end
   told[#told + 1] = found[2][2]

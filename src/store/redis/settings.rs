@@ -204,7 +204,7 @@ impl RedisBuilder {
     }
 
     /// Lets one process at a time make the answer to a request, whichever of all that share this Redis is asked first. It takes a lease, which
-    /// it renews until it is done, and has for a tenth of the time at first; if it dies, another goes on after this time at the latest, and a second after it is found silent (a tenth of the time, if that is more). Costs one more round trip per miss. `None` turns it
+    /// it renews until it is done, and has for a tenth of the time at first; whoever waits asks it every tenth of the time whether it lives, and if it does not answer for another tenth (a second, if that is more), one of those goes on; after all of the time at the latest. Costs one more round trip per miss. `None` turns it
     /// off: then each process makes its own. Default: 10 s.
     pub fn lease(mut self, lasts: Option<Duration>) -> Self {
         self.lease = lasts.map(|lasts| lasts.max(Duration::from_millis(10)));

@@ -35,7 +35,7 @@ fn both() -> Codec {
 fn large() -> Record {
     let Some(Record::Response(entry)) = samples().into_iter().nth(1) else { unreachable!() };
     let mut entry = Entry::clone(&entry);
-    entry.metadata.labels.push(("needle".into(), "needle".into()));
+    entry.metadata.labels.push("needle", "needle");
     entry.headers.insert("x-needle", "needle".parse().unwrap());
     entry.body = Frames::new((0..200).map(|n| Bytes::from(format!("data: {{\"needle\": {n}}}\n\n"))));
     Record::Response(Arc::new(entry))
