@@ -99,10 +99,11 @@ where
         // First the response, then the way to it.
         let epoch = found.variants.as_ref().map_or_else(|| fastrand::u64(..), |known| known.epoch);
         let key = self.shared.settings.envelope.in_epoch(&selected, epoch);
-        let of_variant = match found.generation {
-            Some(generation) if found.key == key => generation,
+        let noted = found.generation.filter(|_| found.key == key);
+        let of_variant = match noted {
+            Some(generation) => generation,
             // Nobody looked there before the call: what is there may have come since.
-            _ => {
+            None => {
                 let there = self.shared.get(&key).await.ok_or(NotStored::Store)?;
                 let since = there.record.and_then(Record::response).map(|there| there.lifetime.since);
                 if since.is_some_and(|since| since >= entry.lifetime.since) {
@@ -123,8 +124,11 @@ where
             let lookup = self.shared.get(primary).await.ok_or(NotStored::Store)?;
             match lookup.record {
                 // Others put theirs at the same time: theirs is kept.
-                Some(Record::Variants(variants)) if variants.epoch == epoch => (known, generation) = (Some(variants), lookup.generation),
-                // Whoever removed the way meant this one too, and it may have begun anew since. Two who begin it at once look the same: one of them is not stored.
+                Some(Record::Variants(variants)) if variants.epoch == epoch && noted.is_some() => {
+                    (known, generation) = (Some(variants), lookup.generation);
+                }
+                // Whoever removed the way meant this one too, and it may have begun anew since. What was not noted before the call may have been removed as
+                // well. That two began the way at once looks the same: one of them is not stored.
                 _ => break,
             }
         }

@@ -10,7 +10,11 @@ use http::Request;
 use http_body_util::Full;
 use tokio::sync::{Semaphore, mpsc};
 use tower::Layer;
-use tower_response_cache::{Cache, CacheLayer, Clock, Handle, HttpPolicy, status::Outcome, store::Memory};
+use tower_response_cache::{
+    Cache, CacheLayer, Clock, Handle, HttpPolicy,
+    status::Outcome,
+    store::{Memory, Selection},
+};
 
 use crate::{
     ask, calm,
@@ -112,6 +116,23 @@ async fn a_variant_that_is_late_does_not_replace_a_newer_one() {
         let (_, again) = asked.split_last().unwrap();
         assert_eq!(ask(&rig.cache, get(again)).await, (Outcome::Hit, "new".to_owned()));
     }
+}
+
+#[tokio::test]
+async fn a_variant_by_other_fields_from_before_a_removal_of_many_is_not_stored() {
+    let mut rig = rig();
+    let first = rig.begin(FOO_1).await;
+    rig.end(first, "first").await;
+    let by_bar = [("foo", "2"), ("bar", "1"), ("by", "bar")];
+    let late = rig.begin(&by_bar).await;
+    // It removes neither the first nor the way to it.
+    rig.handle.invalidate(&Selection::Tag("none".to_owned())).await.unwrap();
+    rig.end(late, "late").await;
+    assert_eq!(ask(&rig.cache, get(FOO_1)).await, (Outcome::Hit, "first".to_owned()));
+    let (answer, feed) = rig.begin(&by_bar).await;
+    assert!(matches!(outcome(&answer), Outcome::Miss(_)), "{:?}", outcome(&answer));
+    rig.end((answer, feed), "new").await;
+    assert_eq!(ask(&rig.cache, get(&by_bar)).await, (Outcome::Hit, "new".to_owned()));
 }
 
 #[tokio::test]
