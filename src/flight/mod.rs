@@ -7,7 +7,7 @@
 use std::{
     collections::HashMap,
     sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
@@ -95,11 +95,14 @@ impl Flights {
     /// not, the flight is [reopened](Lead::reopen).
     pub(crate) fn join(self: &Arc<Self>, key: &Key, mark: Option<Mark>, despite_declined: bool, seen: Option<Generation>) -> Role {
         let mut shard = self.shard(key);
-        let mut silent = None;
+        let mut silent = Weak::new();
         if let Some(flight) = shard.flights.get(key) {
             match (flight.generation.get(), seen) {
                 (Some(generation), Some(seen)) if *generation != seen => drop(shard.flights.remove(key)),
-                _ if flight.is_silent() => silent = shard.flights.remove(key),
+                _ if flight.is_silent() => {
+                    silent = Arc::downgrade(flight);
+                    shard.flights.remove(key);
+                }
                 _ => return Role::Follow(Ticket::new(flight)),
             }
         }
@@ -121,7 +124,7 @@ impl Flights {
     /// A flight that nobody else can join.
     pub(crate) fn alone(self: &Arc<Self>, key: &Key) -> Lead {
         let flight = Arc::new(Flight::new());
-        Lead { flights: Arc::clone(self), joinable: false, settling: OnceLock::new(), key: *key, flight, silent: None }
+        Lead { flights: Arc::clone(self), joinable: false, settling: OnceLock::new(), key: *key, flight, silent: Weak::new() }
     }
 
     /// Whoever has read a response to its end is to find it stored. Returns what to wait for if an answer is being stored that nobody could join.
@@ -285,8 +288,8 @@ impl Followed {
 pub(crate) struct Lead {
     flights: Arc<Flights>,
     joinable: bool,
-    /// The flight that was parted from those who come, for it follows a process that may be dead.
-    silent: Option<Arc<Flight>>,
+    /// The flight that was parted from those who come, for it follows a process that may be dead. What it has read is not kept for this.
+    silent: Weak<Flight>,
     /// Dropped with this, when all is over.
     settling: OnceLock<watch::Sender<()>>,
     key: Key,
@@ -317,7 +320,7 @@ impl Lead {
     /// The process with this token lives. If the flight that was parted from those who come follows it, that takes the place of this one, and whoever is here had
     /// better join that.
     pub(crate) fn reopen(&self, token: Token) -> bool {
-        let Some(silent) = &self.silent else { return false };
+        let Some(silent) = self.silent.upgrade() else { return false };
         let Some(followed) = silent.followed.get().filter(|followed| followed.token == token) else { return false };
         // Under this lock it ends.
         let mut shard = self.flights.shard(&self.key);
@@ -325,7 +328,7 @@ impl Lead {
         let Some(flight) = shard.flights.get_mut(&self.key).filter(|flight| Arc::ptr_eq(flight, &self.flight) && heard.is_some()) else {
             return false;
         };
-        *flight = Arc::clone(silent);
+        *flight = Arc::clone(&silent);
         *heard = Some(time::Instant::now());
         true
     }

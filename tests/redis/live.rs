@@ -355,34 +355,40 @@ async fn who_leads_gives_a_sign_of_life_to_whoever_comes_while_there_is_nothing_
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_leads_and_is_gone_before_its_head_is_succeeded_long_before_its_lease_would_end() {
-    for signal in [Signal::KILL, Signal::STOP] {
-        for waits in [true, false] {
-            let fleet = Fleet::start();
-            // Who waits asks ten times in that time, and a holder has a tenth of it to answer.
-            let long = Duration::from_secs(30);
-            let mut leader = fleet.leader(long, "").await;
-            let cache = member(patient(fleet.redis.url()).lease(Some(long)), &fleet.control, "follower");
-            let come = || {
-                let cache = cache.clone();
-                tokio::spawn(async move { ask(&cache, post("/")).await })
-            };
-            let waiting = waits.then(come);
-            if waits {
-                fleet.until_wanted().await;
-            }
-            let lease = fleet.redis.run::<Vec<String>>(&["KEYS", "t:*:lease"]).remove(0);
-            until(async || fleet.redis.run::<u64>(&["PTTL", &lease]) > long.as_millis() as u64 / 2).await;
-            leader.halt(signal).await;
-            // As long as the lease would last.
-            let () = fleet.redis.run(&["SET", "over", "1", "PX", &fleet.redis.run::<u64>(&["PTTL", &lease]).to_string()]);
-            let waiting = waiting.unwrap_or_else(come);
-            say(&fleet.control, "follower", &["!head 200", "mine", "!end"]);
-            let (outcome, body) = waiting.await.unwrap();
-            assert!(matches!(outcome, Outcome::Miss(_)) && body == "mine", "{outcome:?}: {body}");
-            assert!(fleet.redis.run::<bool>(&["EXISTS", "over"]), "the lease was waited for");
-            assert_eq!(calls(&fleet.control)["/"], 2);
-        }
+    let ways = [(Signal::KILL, true), (Signal::KILL, false), (Signal::STOP, true), (Signal::STOP, false)];
+    futures_util::future::join_all(ways.map(|(signal, waits)| gone_before_its_head(signal, waits))).await;
+}
+
+/// By one who waits then, or by one who comes.
+async fn gone_before_its_head(signal: Signal, waits: bool) {
+    let fleet = Fleet::start();
+    // Who waits asks ten times in that time, and a holder has a tenth of it to answer.
+    let long = Duration::from_secs(30);
+    let mut leader = fleet.leader(long, "").await;
+    let cache = member(patient(fleet.redis.url()).lease(Some(long)), &fleet.control, "follower");
+    let come = || {
+        let cache = cache.clone();
+        tokio::spawn(async move { ask(&cache, post("/")).await })
+    };
+    let waiting = waits.then(come);
+    if waits {
+        fleet.until_wanted().await;
     }
+    let lease = fleet.redis.run::<Vec<String>>(&["KEYS", "t:*:lease"]).remove(0);
+    until(async || {
+        let left: u64 = fleet.redis.run(&["PTTL", &lease]);
+        // As long as that would last.
+        let () = fleet.redis.run(&["SET", "over", "1", "PX", &left.to_string()]);
+        left > long.as_millis() as u64 / 2
+    })
+    .await;
+    leader.halt(signal).await;
+    let waiting = waiting.unwrap_or_else(come);
+    say(&fleet.control, "follower", &["!head 200", "mine", "!end"]);
+    let (outcome, body) = waiting.await.unwrap();
+    assert!(matches!(outcome, Outcome::Miss(_)) && body == "mine", "{outcome:?}: {body}");
+    assert!(fleet.redis.run::<bool>(&["EXISTS", "over"]), "the lease was waited for");
+    assert_eq!(calls(&fleet.control)["/"], 2);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
