@@ -51,9 +51,9 @@ where
         let mut remote = Remote::new(shared, &self.lead, token);
         let head = match vigil.keep(&self.lead, timeout(patience, remote.next())).await {
             Ok(Ok(Some(LivePart::Head(head)))) if self.is_for_us(&head) => *head,
-            Ok(Ok(Some(_)) | Err(_)) => return Followed::Unfit,
             // Lost, or nobody waits any more.
-            Ok(Ok(None)) | Err(_) => return Followed::Gone,
+            Ok(Ok(Some(LivePart::Withdrawn) | None)) | Err(_) => return Followed::Gone,
+            Ok(Ok(Some(_)) | Err(_)) => return Followed::Unfit,
         };
 
         // Those who wait.

@@ -31,7 +31,7 @@ pub enum LivePart {
     End(Box<LiveEnd>),
     /// The answer is stored, or is not going to be: the last part.
     Settled,
-    /// What was said is void, for the response failed or is too long: nobody is to read on, or to begin.
+    /// What was said is void, for the response failed, is too long, or is said no more of: nobody is to read on, or to begin.
     Withdrawn,
 }
 

@@ -140,11 +140,12 @@ pub trait Store: Send + Sync + 'static {
         ready(Err(Error::unsupported("this store carries no live streams")))
     }
 
-    /// What another process makes, from its first part on, as it makes it: what has come since is one item. To be asked after [`Claim::Live`].
+    /// What another process makes, from its first part on, as it makes it: what has come since is one item. To be asked after [`Claim::Live`]. Where it is gone, the last part is that it
+    /// [is withdrawn](LivePart::Withdrawn): that is no fault of the store's.
     ///
     /// # Errors
     ///
-    /// If there will be no more: whoever publishes is dead, or has withdrawn it, or what is there is not what was published. Then the stream ends. The default:
+    /// If there will be no more: whoever publishes is dead, or cannot be heard any more, or what is there is not what was published. Then the stream ends. The default:
     /// [unsupported](Error::is_unsupported).
     fn follow(&self, key: Key, token: Token) -> impl Stream<Item = Result<Vec<LivePart>, Error>> + Send {
         let _ = (key, token);

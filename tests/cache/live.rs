@@ -176,7 +176,7 @@ async fn before_anything_was_shown_trouble_costs_the_caller_nothing() {
     for (parts, claims) in [
         // Nothing there to be followed: asked for again, but not for ever.
         (vec![], 3),
-        (vec![LivePart::Withdrawn], 1),
+        (vec![LivePart::Withdrawn], 3),
         (vec![frames(&["one"]), end("one")], 1),
         (vec![LivePart::Head(Box::new(stale)), frames(&["one"]), end("one")], 1),
         (vec![LivePart::Head(Box::new(others)), frames(&["one"]), end("one")], 1),

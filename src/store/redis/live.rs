@@ -108,7 +108,12 @@ impl Redis {
             // Whoever found that there is something to follow has just said that it wants to.
             says_so: Instant::now() + self.inner.lease.unwrap_or_default() / 3,
         };
-        try_unfold(follower, |mut follower| async move { Ok(Some((follower.read().await?, follower))) })
+        try_unfold(Some(follower), |follower| async move {
+            let Some(mut follower) = follower else { return Ok(None) };
+            let parts = follower.read().await?;
+            let goes_on = parts.last() != Some(&LivePart::Withdrawn);
+            Ok(Some((parts, goes_on.then_some(follower))))
+        })
     }
 
     /// The place of one who asks for a lease, where it is told if it has an audience. Entered before the question, so that no word is missed.
@@ -150,7 +155,7 @@ impl Follower<'_> {
             }
             let is_due = Instant::now() >= self.says_so;
             match self.look(is_due.then_some(lasts)).await {
-                Ok(None) => return Err(Error::unavailable("a live stream ended before what it carries did")),
+                Ok(None) => return Ok(vec![LivePart::Withdrawn]),
                 Ok(Some(parts)) if !parts.is_empty() => {
                     self.next += parts.len() as u64;
                     return Ok(parts);
