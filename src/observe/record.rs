@@ -391,7 +391,11 @@ impl Waiting {
             Part::Joined => {
                 (record.saved_usage, record.saved) = (*usage, *cost);
                 record.billed = Some(NanoUsd::ZERO);
-                sink.settings.counters.saved_nanos.add(cost.unwrap_or_default().0);
+                let (settings, counters) = (&sink.settings, &sink.settings.counters);
+                counters.saved_nanos.add(cost.unwrap_or_default().0);
+                if cost.is_none() && settings.cost.is_some() {
+                    counters.unpriced.add(1);
+                }
             }
         }
         sink.hand_over(&mut record);
