@@ -334,3 +334,16 @@ test("where there is a token the page asks for it and shows nothing before", asy
   await page.locator("#link.up").waitFor();
   assert.deepEqual(wrong, []);
 });
+
+test("a token is no less one for what is not ASCII in it", async (t) => {
+  const it = await router(t, "--admin-token", "schlüssel-☃");
+  const { page, wrong } = await open(t, it, {}, ["401"]);
+  await page.locator("#door").waitFor();
+  await page.locator("#token").fill("schlüssel-☂");
+  await page.keyboard.press("Enter");
+  await page.locator("#door-answer", { hasText: "That is not the token." }).waitFor();
+  await page.locator("#token").fill("schlüssel-☃");
+  await page.keyboard.press("Enter");
+  await page.locator("#link.up").waitFor();
+  assert.deepEqual(wrong, []);
+});

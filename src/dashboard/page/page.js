@@ -67,9 +67,12 @@ function shape(name, attributes = {}, text) {
   return made;
 }
 
+/** Header fields take bytes, one a character; a token is compared as it was set: in UTF-8. */
+const bytes = (text) => String.fromCharCode(...new TextEncoder().encode(text));
+
 async function ask(path, options = {}) {
   const headers = { ...options.headers };
-  if (token) headers.authorization = `Bearer ${token}`;
+  if (token) headers.authorization = `Bearer ${bytes(token)}`;
   const response = await fetch(path, { ...options, headers, cache: "no-store" });
   const body = await response.json().catch(() => ({}));
   if (!response.ok) throw Object.assign(new Error(body?.error?.message ?? `status ${response.status}`), { status: response.status });
