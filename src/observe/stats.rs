@@ -42,7 +42,7 @@ pub struct Stats {
     pub bytes: u64,
     /// Bytes of these that came from the store or another request's call.
     pub bytes_saved: u64,
-    /// What the upstream took when the answers were made that were served again.
+    /// What the upstream took when the answers were made that were served again, less what was waited for them.
     pub saved_time: Duration,
     /// What upstream calls cost, those in the background included, as far as it is known.
     pub billed: NanoUsd,
