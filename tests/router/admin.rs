@@ -238,6 +238,7 @@ async fn errors_of_upstreams_are_counted_where_they_happen() {
     let of = |model: &str| metrics["by_model"][model]["errors"].as_u64();
     assert_eq!((of("gpt-4o"), of("sim-error-500"), of("sim-error-429")), (Some(0), Some(1), Some(0)));
     assert_eq!(metrics["by_provider"]["simulator"]["errors"], 2);
+    assert_eq!(metrics["unpriced"], 0, "what failed is not billed: {metrics}");
 }
 
 #[tokio::test]
