@@ -71,7 +71,10 @@ pub(crate) struct Counter(AtomicU64);
 
 impl Counter {
     pub(crate) fn add(&self, by: u64) {
-        self.0.fetch_add(by, Relaxed);
+        // Money of one absurd bill must not run over into a sum that looks sound.
+        if self.0.fetch_add(by, Relaxed).checked_add(by).is_none() {
+            self.0.store(u64::MAX, Relaxed);
+        }
     }
 
     fn value(&self) -> u64 {
@@ -150,5 +153,19 @@ impl Counters {
             store,
             health,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sums_end_at_the_most_that_they_can_say() {
+        let counter = Counter::default();
+        for by in [7, u64::MAX, 1] {
+            counter.add(by);
+        }
+        assert_eq!(counter.value(), u64::MAX);
     }
 }
