@@ -1,7 +1,7 @@
 //! What calls cost, and what answers from the cache save.
 //!
-//! A [`CostModel`] is a function from a call to its price. It is asked once per upstream call, and once per answer that was served without one: what it says then was
-//! saved. So a stored answer is worth today's price, not the price of the day on which it was made. Unknown is `None`, never 0.
+//! A [`CostModel`] is a function from a call to its price. It is asked once per upstream call, and once per answer from the store: what it says then was saved. So a stored
+//! answer is worth today's price, not the price of the day on which it was made. A request that shares another's call saves what that call cost. Unknown is `None`, never 0.
 
 use std::{
     fmt,

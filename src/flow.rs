@@ -224,7 +224,7 @@ impl<S, St, P> Flow<S, St, P> {
         let ticket = lead.ticket();
         let tab = Arc::<Tab>::default();
         self.recorder.lead(&tab);
-        let start = self.recorder.now();
+        let start = Instant::now();
         let (answer, opening) = oneshot::channel();
         let (sent, found, conditions) = (std::mem::take(body), missed.found.clone(), missed.conditions.take());
         self.fill(lead, request, asked, sent, question, found, conditions, on_failure == OnFailure::Stale, tab)
@@ -426,7 +426,7 @@ where
         RB: Body,
         RB::Error: Into<BoxError>,
     {
-        let start = self.recorder.now();
+        let start = Instant::now();
         let outcome = timeout(self.shared.settings.patience, ticket.outcome()).await;
         self.recorder.waited(start);
         match outcome {

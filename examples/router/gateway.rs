@@ -133,9 +133,8 @@ impl Inner {
             // What goes past the cache is read as well, for what it cost.
             head.headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         }
-        let tenant = self.tenant.as_ref().and_then(|name| head.headers.get(name)?.to_str().ok());
-        if let Some(tenant) = tenant {
-            options = options.label("tenant", label(tenant));
+        if let Some(tenant) = self.tenant.as_ref().and_then(|name| head.headers.get(name)) {
+            options = options.label("tenant", label(&String::from_utf8_lossy(tenant.as_bytes())));
         }
         head.extensions.insert(options);
         head.extensions.insert(Target(Arc::clone(upstream)));

@@ -53,7 +53,7 @@ pub struct RequestRecord {
     pub saved_usage: Option<Usage>,
     /// What that answer would have cost today. `None` if it is unknown.
     pub saved: Option<NanoUsd>,
-    /// How long the upstream took for the stored answer: the time that a hit saved.
+    /// How long the upstream took for the stored answer, less what this request waited for it: the time that a hit saved.
     pub saved_time: Option<Duration>,
     /// Since when a stored answer has been stored.
     pub cached_since: Option<SystemTime>,
@@ -130,6 +130,8 @@ pub(crate) struct Recorder {
     status: Option<StatusCode>,
     bytes: u64,
     saved_time: Option<Duration>,
+    /// For upstream calls.
+    wait: Duration,
     /// `None` if nobody will ask for times.
     start: Option<Instant>,
     first_byte: Option<Duration>,
@@ -206,6 +208,7 @@ impl Recorder {
             status: None,
             bytes: 0,
             saved_time: None,
+            wait: Duration::ZERO,
             start: sink.is_watched().then(Instant::now),
             first_byte: None,
             rest: None,
@@ -216,12 +219,13 @@ impl Recorder {
 
     /// Hands on the recording to another; this one has nothing left to tell.
     pub(crate) fn take(&mut self) -> Self {
-        let Self { outcome, status, bytes, saved_time, start, first_byte, .. } = *self;
+        let Self { outcome, status, bytes, saved_time, wait, start, first_byte, .. } = *self;
         Self {
             outcome,
             status,
             bytes,
             saved_time,
+            wait,
             start,
             first_byte,
             rest: self.rest.take(),
@@ -272,8 +276,8 @@ impl Recorder {
     }
 
     /// Waiting for an upstream call is over.
-    pub(crate) fn waited(&mut self, since: Option<Instant>) {
-        self.add(|record| record.timings.wait += elapsed(since));
+    pub(crate) fn waited(&mut self, since: Instant) {
+        self.wait += since.elapsed();
     }
 
     pub(crate) fn outcome(&mut self, outcome: Outcome) {
@@ -298,7 +302,7 @@ impl Recorder {
     /// The answer comes from the store. Says what it saved, if that is known.
     pub(crate) fn replay(&mut self, request: &request::Parts, entry: &Entry) -> Option<NanoUsd> {
         let metadata = &entry.metadata;
-        self.saved_time = Some(metadata.upstream_time);
+        self.saved_time = Some(metadata.upstream_time.saturating_sub(self.wait));
         let sink = self.sink.as_ref().filter(|sink| sink.is_watched())?;
         let record = self.rest.get_or_insert_with(|| Box::new(RequestRecord::begin()));
         let call = Call {
@@ -358,7 +362,7 @@ impl Recorder {
         let mut record = self.rest.take().unwrap_or_else(|| Box::new(RequestRecord::begin()));
         (record.outcome, record.status, record.bytes) = (self.outcome, self.status, self.bytes);
         (record.saved_time, record.ending) = (self.saved_time, ending);
-        (record.timings.first_byte, record.timings.total) = (self.first_byte, elapsed(self.start));
+        record.timings = Timings { wait: self.wait, first_byte: self.first_byte, total: elapsed(self.start), ..record.timings };
         match std::mem::take(&mut self.call) {
             UpstreamCall::None => sink.hand_over(&mut record),
             UpstreamCall::Filling(tab, part) => tab.put(Waiting { record, sink, part }),
@@ -391,7 +395,11 @@ impl Waiting {
             Part::Joined => {
                 (record.saved_usage, record.saved) = (*usage, *cost);
                 record.billed = Some(NanoUsd::ZERO);
-                sink.settings.counters.saved_nanos.add(cost.unwrap_or_default().0);
+                let (settings, counters) = (&sink.settings, &sink.settings.counters);
+                counters.saved_nanos.add(cost.unwrap_or_default().0);
+                if cost.is_none() && settings.cost.is_some() {
+                    counters.unpriced.add(1);
+                }
             }
         }
         sink.hand_over(&mut record);

@@ -42,7 +42,7 @@ pub struct Stats {
     pub bytes: u64,
     /// Bytes of these that came from the store or another request's call.
     pub bytes_saved: u64,
-    /// What the upstream took when the answers were made that were served again.
+    /// What the upstream took when the answers were made that were served again, less what was waited for them.
     pub saved_time: Duration,
     /// What upstream calls cost, those in the background included, as far as it is known.
     pub billed: NanoUsd,
@@ -71,7 +71,10 @@ pub(crate) struct Counter(AtomicU64);
 
 impl Counter {
     pub(crate) fn add(&self, by: u64) {
-        self.0.fetch_add(by, Relaxed);
+        // Money of one absurd bill must not run over into a sum that looks sound.
+        if self.0.fetch_add(by, Relaxed).checked_add(by).is_none() {
+            self.0.store(u64::MAX, Relaxed);
+        }
     }
 
     fn value(&self) -> u64 {
@@ -150,5 +153,19 @@ impl Counters {
             store,
             health,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sums_end_at_the_most_that_they_can_say() {
+        let counter = Counter::default();
+        for by in [7, u64::MAX, 1] {
+            counter.add(by);
+        }
+        assert_eq!(counter.value(), u64::MAX);
     }
 }

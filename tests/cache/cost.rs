@@ -326,6 +326,31 @@ async fn a_call_is_billed_to_the_one_who_made_it_however_many_wait_for_the_bill(
 }
 
 #[tokio::test]
+async fn what_has_no_price_is_counted_of_all_who_share_the_call() {
+    let books = Books::default();
+    let (feeds, mut fed) = tokio::sync::mpsc::unbounded_channel();
+    let origin = Origin::new(move |_| {
+        let feeds = feeds.clone();
+        async move {
+            let (feed, response) = streamed();
+            feeds.send(feed).unwrap();
+            Ok(response)
+        }
+    });
+    let layer = CacheLayer::new(Memory::new(1 << 20), ApiPolicy::new(Sharing::Shared)).cost(|_: &Call<'_>| None).observer(books.observer());
+    let handle = layer.handle();
+    let cache = layer.layer(origin);
+    let leader = send(&cache, post("/", "")).await;
+    let feed = fed.recv().await.unwrap();
+    let joined = [send(&cache, post("/", "")).await, send(&cache, post("/", "")).await];
+    drop(feed);
+    read(leader).await;
+    join_all(joined.map(read)).await;
+    books.wait_for(3, 1).await;
+    assert_eq!(handle.stats().await.unpriced, 3);
+}
+
+#[tokio::test]
 async fn what_may_not_be_stored_by_its_head_is_billed_by_its_tokens_all_the_same() {
     for field in ["cache-control", "content-length"] {
         let books = Books::default();

@@ -3,6 +3,7 @@
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { once } from "node:events";
+import { writeFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { createServer } from "node:net";
 import path from "node:path";
@@ -333,4 +334,36 @@ test("where there is a token the page asks for it and shows nothing before", asy
   await page.reload();
   await page.locator("#link.up").waitFor();
   assert.deepEqual(wrong, []);
+});
+
+test("a token is no less one for what is not ASCII in it", async (t) => {
+  const it = await router(t, "--admin-token", "schlüssel-☃");
+  const { page, wrong } = await open(t, it, {}, ["401"]);
+  await page.locator("#door").waitFor();
+  await page.locator("#token").fill("schlüssel-☂");
+  await page.keyboard.press("Enter");
+  await page.locator("#door-answer", { hasText: "That is not the token." }).waitFor();
+  await page.locator("#token").fill("schlüssel-☃");
+  await page.keyboard.press("Enter");
+  await page.locator("#link.up").waitFor();
+  assert.deepEqual(wrong, []);
+});
+
+test("sums of any size have room, in figures and beside charts", async (t) => {
+  const prices = path.resolve(PAGE, "dear.json");
+  writeFileSync(prices, JSON.stringify({ "gpt-4o": { input_cost_per_token: 1000, output_cost_per_token: 987.65 } }));
+  const it = await router(t, "--prices", prices);
+  await chat(it, "gpt-4o", "a");
+  await stored(it, 1);
+  await chat(it, "gpt-4o", "a");
+  await recorded(it, 2);
+  for (const viewport of [{ width: 1280, height: 900 }, { width: 360, height: 800 }]) {
+    const { page, wrong } = await open(t, it, { viewport });
+    await page.locator("#link.up").waitFor();
+    const overflow = await page.evaluate(() => document.documentElement.scrollWidth - window.innerWidth);
+    assert.ok(overflow <= 0, `${overflow} pixels too wide`);
+    const cut = await page.locator("#chart-money svg text").evaluateAll((marks) => marks.filter((mark) => mark.getBBox().x < 0).map((mark) => mark.textContent));
+    assert.deepEqual(cut, [], "marks are whole");
+    assert.deepEqual(wrong, []);
+  }
 });

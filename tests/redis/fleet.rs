@@ -302,9 +302,10 @@ async fn a_holder_that_was_stopped_beyond_its_lease_does_not_replace_what_came_s
 async fn who_waits_is_woken_by_the_answer_and_a_lease_lasts_as_long_as_its_call() {
     let server = Server::start();
     let lease = Duration::from_secs(1);
-    let [one, two] = ["one", "two"].map(|name| {
+    let [(_, one), (handle, two)] = ["one", "two"].map(|name| {
         let store = patient(server.url()).lease(Some(lease)).live(None).build().unwrap();
-        layer(store).layer(counting(&server.url(), name, |_| true))
+        let layer = layer(store);
+        (layer.handle(), layer.layer(counting(&server.url(), name, |_| true)))
     });
     let leading = tokio::spawn(async move { ask(&one, post("/")).await });
     crate::until(async || calls(&server).get("/") == Some(&1)).await;
@@ -317,6 +318,7 @@ async fn who_waits_is_woken_by_the_answer_and_a_lease_lasts_as_long_as_its_call(
     let () = server.run(&["SET", "go", "1"]);
     assert!(matches!(leading.await.unwrap(), (Outcome::Miss(_), body) if body == "/ by one"));
     assert_eq!(waiting.await.unwrap(), (Outcome::Hit, "/ by one".to_owned()));
+    assert!(handle.stats().await.saved_time < lease, "who waited for almost all of a call has saved no more than the rest");
     assert_eq!(calls(&server)["/"], 1);
     crate::until(async || lease_names(&server).is_empty()).await;
 }

@@ -238,6 +238,7 @@ async fn errors_of_upstreams_are_counted_where_they_happen() {
     let of = |model: &str| metrics["by_model"][model]["errors"].as_u64();
     assert_eq!((of("gpt-4o"), of("sim-error-500"), of("sim-error-429")), (Some(0), Some(1), Some(0)));
     assert_eq!(metrics["by_provider"]["simulator"]["errors"], 2);
+    assert_eq!(metrics["unpriced"], 0, "what failed is not billed: {metrics}");
 }
 
 #[tokio::test]
@@ -248,9 +249,11 @@ async fn tenants_are_told_apart_where_a_field_names_them() {
         router.settled(if tenant == "blue" { 1 } else { 2 }).await;
     }
     router.ask(chat("hello")).await;
-    let metrics = router.recorded(4).await;
+    router.ask(with(chat("hello"), "x-tenant", "caf\u{e9}")).await;
+    let metrics = router.recorded(5).await;
     let tenants = &metrics["by_label"]["tenant"];
-    assert_eq!(tenants.as_object().unwrap().len(), 2, "{metrics}");
+    assert_eq!(tenants.as_object().unwrap().len(), 3, "{metrics}");
+    assert_eq!(tenants["caf\u{e9}"]["requests"], 1, "{metrics}");
     assert_eq!((&tenants["red"]["requests"], &tenants["red"]["hit_rate"]), (&json!(2), &json!(0.5)));
     assert_eq!((&tenants["blue"]["requests"], &tenants["blue"]["latency_ms"]["hit"]["p50"]), (&json!(1), &serde_json::Value::Null));
     let removed = router.admin(post("/cache/invalidate", r#"{"pattern": "tenant=red"}"#)).await;

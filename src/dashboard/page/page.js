@@ -67,9 +67,12 @@ function shape(name, attributes = {}, text) {
   return made;
 }
 
+/** Header fields take bytes, one a character; a token is compared as it was set: in UTF-8. */
+const bytes = (text) => String.fromCharCode(...new TextEncoder().encode(text));
+
 async function ask(path, options = {}) {
   const headers = { ...options.headers };
-  if (token) headers.authorization = `Bearer ${token}`;
+  if (token) headers.authorization = `Bearer ${bytes(token)}`;
   const response = await fetch(path, { ...options, headers, cache: "no-store" });
   const body = await response.json().catch(() => ({}));
   if (!response.ok) throw Object.assign(new Error(body?.error?.message ?? `status ${response.status}`), { status: response.status });
@@ -78,7 +81,7 @@ async function ask(path, options = {}) {
 
 // Charts
 
-const HIGH = 190, LEFT = 52, BOTTOM = 20, TOP = 6;
+const HIGH = 190, BOTTOM = 20, TOP = 6;
 
 function ceiling(most) {
   if (most <= 0) return 1;
@@ -99,12 +102,14 @@ function frame(id, title, keys, slices, show, top, log) {
     ? (value) => TOP + height * (1 - Math.log10(Math.max(value, log) / log) / Math.log10(top / log))
     : (value) => TOP + height * (1 - value / top);
   const marks = log ? decades(log, top) : [0, top / 2, top];
+  // As much room as the longest of them takes.
+  const left = Math.max(52, 10 + 7 * Math.max(...marks.map((mark) => show(mark).length)));
   for (const mark of marks) {
-    svg.append(shape("line", { class: "grid", x1: LEFT, x2: wide, y1: y(mark), y2: y(mark) }));
-    svg.append(shape("text", { x: LEFT - 6, y: y(mark) + 4, "text-anchor": "end" }, show(mark)));
+    svg.append(shape("line", { class: "grid", x1: left, x2: wide, y1: y(mark), y2: y(mark) }));
+    svg.append(shape("text", { x: left - 6, y: y(mark) + 4, "text-anchor": "end" }, show(mark)));
   }
-  const width = (wide - LEFT) / Math.max(slices.length, 1);
-  const x = (place) => LEFT + width * place;
+  const width = (wide - left) / Math.max(slices.length, 1);
+  const x = (place) => left + width * place;
   const every = Math.max(1, Math.ceil(slices.length / Math.max(2, Math.floor(wide / (hours > 24 ? 130 : 90)))));
   slices.forEach((slice, place) => {
     if (place % every === 0) svg.append(shape("text", { x: x(place), y: HIGH - 4 }, clock(slice.at)));

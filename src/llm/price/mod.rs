@@ -49,6 +49,7 @@ use crate::{
 ///   written for five minutes, 2 when written for an hour, at any tier.
 ///
 /// A GET or HEAD makes nothing, and costs nothing: an answer that is read again was billed with the call that made it.
+/// Nor does an error that tells of no tokens: providers do not bill what they refuse or fail at.
 ///
 /// # Looking a model up
 ///
@@ -149,6 +150,9 @@ impl LlmPrices {
 impl CostModel for LlmPrices {
     fn cost(&self, call: &Call<'_>) -> Option<NanoUsd> {
         if call.request.method.is_safe() {
+            return Some(NanoUsd::ZERO);
+        }
+        if call.usage.is_none() && (call.status.is_client_error() || call.status.is_server_error()) {
             return Some(NanoUsd::ZERO);
         }
         // Some answers, transcriptions among them, do not say who gave them.

@@ -163,6 +163,11 @@ fn a_transcription_is_priced_by_the_model_that_was_asked_for_with_a_file_that_kn
     assert_eq!(prices.cost(&call(&labels, Some(&heard))), Some(NanoUsd(8 * 2500 + 25 * 6000 + 12 * 10_000)));
     assert_eq!(prices.cost(&call(&crate::entry::Labels::NONE, Some(&heard))), None);
     assert_eq!(prices.cost(&call(&labels, None)), None, "billed by its duration");
+    let failed = |status, usage| prices.cost(&Call { status, ..call(&labels, usage) });
+    for status in [http::StatusCode::BAD_REQUEST, http::StatusCode::TOO_MANY_REQUESTS, http::StatusCode::SERVICE_UNAVAILABLE] {
+        assert_eq!(failed(status, None), Some(NanoUsd::ZERO), "{status}");
+        assert_eq!(failed(status, Some(&heard)), prices.cost(&call(&labels, Some(&heard))), "{status}");
+    }
     assert!(prices.unknown().is_empty());
 }
 
