@@ -173,10 +173,8 @@ impl ApiPolicy {
 }
 
 /// What may be named in a body that is compared by its bytes. An escape could hide any name.
-static NAMES: LazyLock<[Finder<'static>; 8]> = LazyLock::new(|| {
-    ["\\u", "temperature", "previous_response_id", "previous_interaction_id", "conversation", "background", "deferred", "container_"]
-        .map(Finder::new)
-});
+static NAMES: LazyLock<[Finder<'static>; 7]> =
+    LazyLock::new(|| ["\\u", "temperature", "previous_", "conversation", "background", "deferred", "container_"].map(Finder::new));
 
 /// How much of the buffer for canonical bodies a thread keeps.
 const KEEP_SCRATCH: usize = 128 << 10;
