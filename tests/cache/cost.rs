@@ -26,7 +26,7 @@ use tower_response_cache::{
 
 use crate::{
     ask,
-    origin::{Origin, data, streamed, text},
+    origin::{Origin, data, text},
     post, read, send, until,
 };
 
@@ -195,15 +195,7 @@ async fn without_a_cost_model_nothing_is_said_of_money() {
 #[tokio::test]
 async fn a_call_is_billed_to_the_one_who_made_it_even_if_it_left_before_the_end() {
     let books = Books::default();
-    let (feeds, mut fed) = tokio::sync::mpsc::unbounded_channel();
-    let origin = Origin::new(move |_| {
-        let feeds = feeds.clone();
-        async move {
-            let (feed, response) = streamed();
-            feeds.send(feed).unwrap();
-            Ok(response)
-        }
-    });
+    let (origin, mut fed) = Origin::fed();
     let policy = ApiPolicy::new(Sharing::Shared).inspector(PerByte(0));
     let cache = CacheLayer::new(Memory::new(1 << 20), policy).cost(by_token).observer(books.observer()).layer(origin);
 
@@ -251,15 +243,7 @@ async fn one_who_leaves_before_the_head_is_recorded_once_and_billed_for_what_it_
 async fn a_call_past_the_cache_is_billed_by_its_tokens_for_as_much_as_went_by() {
     for (told, expected) in [("whole", (Ending::Complete, 9)), ("left", (Ending::Dropped, 5)), ("broken", (Ending::Failed, 5))] {
         let books = Books::default();
-        let (feeds, mut fed) = tokio::sync::mpsc::unbounded_channel();
-        let origin = Origin::new(move |_| {
-            let feeds = feeds.clone();
-            async move {
-                let (feed, response) = streamed();
-                feeds.send(feed).unwrap();
-                Ok(response)
-            }
-        });
+        let (origin, mut fed) = Origin::fed();
         let layer = CacheLayer::new(Memory::new(1 << 20), ApiPolicy::new(Sharing::Shared).inspector(PerByte(0)));
         let layer = layer.cost(by_token).observer(books.observer());
         let handle = layer.handle();
@@ -298,15 +282,7 @@ async fn a_call_past_the_cache_is_billed_by_its_tokens_for_as_much_as_went_by() 
 #[tokio::test]
 async fn a_call_is_billed_to_the_one_who_made_it_however_many_wait_for_the_bill() {
     let books = Books::default();
-    let (feeds, mut fed) = tokio::sync::mpsc::unbounded_channel();
-    let origin = Origin::new(move |_| {
-        let feeds = feeds.clone();
-        async move {
-            let (feed, response) = streamed();
-            feeds.send(feed).unwrap();
-            Ok(response)
-        }
-    });
+    let (origin, mut fed) = Origin::fed();
     let layer = CacheLayer::new(Memory::new(1 << 20), ApiPolicy::new(Sharing::Shared)).cost(by_path).observer(books.observer());
     let cache = layer.layer(origin);
     let leader = send(&cache, post("/8", "")).await;
@@ -328,15 +304,7 @@ async fn a_call_is_billed_to_the_one_who_made_it_however_many_wait_for_the_bill(
 #[tokio::test]
 async fn what_has_no_price_is_counted_of_all_who_share_the_call() {
     let books = Books::default();
-    let (feeds, mut fed) = tokio::sync::mpsc::unbounded_channel();
-    let origin = Origin::new(move |_| {
-        let feeds = feeds.clone();
-        async move {
-            let (feed, response) = streamed();
-            feeds.send(feed).unwrap();
-            Ok(response)
-        }
-    });
+    let (origin, mut fed) = Origin::fed();
     let layer = CacheLayer::new(Memory::new(1 << 20), ApiPolicy::new(Sharing::Shared)).cost(|_: &Call<'_>| None).observer(books.observer());
     let handle = layer.handle();
     let cache = layer.layer(origin);

@@ -119,15 +119,7 @@ async fn the_handle_finds_inserts_lists_and_removes_what_the_layer_does() {
 
 #[tokio::test]
 async fn shutdown_finishes_what_is_under_way_and_stores_it() {
-    let (feeds, mut fed) = tokio::sync::mpsc::unbounded_channel();
-    let origin = Origin::new(move |_| {
-        let feeds = feeds.clone();
-        async move {
-            let (feed, response) = streamed();
-            feeds.send(feed).unwrap();
-            Ok(response)
-        }
-    });
+    let (origin, mut fed) = Origin::fed();
     let layer = layer();
     let handle = layer.handle();
     let cache = layer.layer(origin.clone());

@@ -74,6 +74,17 @@ impl Origin {
         })
     }
 
+    /// Answers each call with a body of which the test sends the frames: the [`Feed`] of each comes when it is called.
+    pub fn fed() -> (Self, mpsc::UnboundedReceiver<Feed>) {
+        let (feeds, fed) = mpsc::unbounded_channel();
+        let origin = Self::new(move |_| {
+            let (feed, response) = streamed();
+            feeds.send(feed).expect("the test waits for it");
+            async { Ok(response) }
+        });
+        (origin, fed)
+    }
+
     pub fn calls(&self) -> usize {
         self.calls.load(Ordering::SeqCst)
     }
