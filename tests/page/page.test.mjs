@@ -392,7 +392,8 @@ test("names neither turn around what is shown nor hide what is in them", async (
     for (const cells of ["#by-model tbody th", "#records tbody td:nth-child(4)", "#entries tbody td:nth-child(6)"]) {
       const found = await page.locator(cells).allTextContents();
       assert.deepEqual(found.sort(), Object.values(names).sort(), cells);
-      for (const cell of await page.locator(`${cells} bdi`).all()) assert.equal(await cell.evaluate((it) => getComputedStyle(it).unicodeBidi), "isolate");
+      const apart = await page.locator(cells).evaluateAll((cells) => cells.map((cell) => getComputedStyle(cell.firstElementChild).unicodeBidi));
+      assert.deepEqual(apart, ["isolate", "isolate", "isolate"], cells);
     }
     const { entries: [entry] } = await api(it, "entries?limit=1");
     await page.locator("#key").fill(entry.key);
@@ -446,6 +447,7 @@ test("where there is a token the page asks for it and shows nothing before", asy
   const { page, wrong } = await open(t, it, {}, ["401"]);
   await page.locator("#door").waitFor();
   assert.equal(await page.locator("#content").isVisible(), false);
+  assert.equal(await page.getByRole("button").count(), 1, "there is no period to choose yet");
   await page.keyboard.type("wrong");
   await page.keyboard.press("Enter");
   await page.locator("#door-answer", { hasText: "That is not the token." }).waitFor();

@@ -337,7 +337,7 @@ async function refresh() {
     const answers = await Promise.all(asked.map((path) => ask(path)));
     if (mine !== round) return;
     // Charts are as wide as the room that they have.
-    $("content").hidden = false;
+    $("content").hidden = $("ranges").hidden = false;
     show(...answers);
     if (!$("door").hidden) {
       $("door").hidden = true;
@@ -353,7 +353,7 @@ async function refresh() {
     if (mine !== round) return;
     link.className = "link down";
     if (error.status === 401) {
-      $("content").hidden = true;
+      $("content").hidden = $("ranges").hidden = true;
       link.textContent = "locked";
       $("door-answer").textContent = token === null ? "" : "That is not the token.";
       if ($("door").hidden) {
