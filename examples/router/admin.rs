@@ -80,7 +80,7 @@ impl Guard {
         let Some(expected) = &self.0 else { return true };
         let given = headers.get(header::AUTHORIZATION).map_or(&[][..], HeaderValue::as_bytes);
         let (scheme, token) = given.split_at_checked(7).unwrap_or_default();
-        let digest: [u8; 32] = Sha256::digest(token).into();
+        let digest: [u8; 32] = Sha256::digest(token.trim_ascii()).into();
         scheme.eq_ignore_ascii_case(b"bearer ") && bool::from(digest.ct_eq(expected.as_slice()))
     }
 }

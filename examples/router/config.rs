@@ -111,7 +111,8 @@ impl Settings {
     pub(crate) fn read(args: Args) -> Result<Self, StartError> {
         let file = args.config.as_deref().map(read_file).transpose()?.unwrap_or_default();
         let admin_listen = args.admin_listen.or(file.admin_listen).unwrap_or(SocketAddr::from(([127, 0, 0, 1], 8081)));
-        let admin_token = args.admin_token.filter(|token| !token.is_empty());
+        // Header fields lose blanks around their values.
+        let admin_token = args.admin_token.map(|token| token.trim().to_owned()).filter(|token| !token.is_empty());
         if admin_token.is_none() && !admin_listen.ip().is_loopback() {
             return Err(StartError::usage(format!(
                 "the admin listener would be open to others on {admin_listen}: set a token (--admin-token or ROUTER_ADMIN_TOKEN), or listen on a loopback address"
@@ -474,6 +475,7 @@ mod tests {
             let error = read(&toml, &[]).err().unwrap_or_else(|| panic!("taken: {toml}"));
             assert!(error.contains(expected) && !error.contains('\n') && !error.contains("hush"), "{toml}\n{error}");
         }
-        assert!(read("admin_listen = \"0.0.0.0:8081\"", &["--admin-token", "t"]).is_ok());
+        assert!(read("admin_listen = \"0.0.0.0:8081\"", &["--admin-token", " \n"]).is_err(), "blanks are no token");
+        assert_eq!(read("admin_listen = \"0.0.0.0:8081\"", &["--admin-token", " t\n"]).unwrap().admin_token.as_deref(), Some("t"));
     }
 }

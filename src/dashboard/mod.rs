@@ -12,9 +12,9 @@
 //! | `GET /stats` | what the cache did since it was made, and what its store holds |
 //! | `GET /entry?key=…` | what is known about a stored answer; never its body |
 //! | `GET /entries?limit=50&cursor=…` | a page of what is stored: `entries`, each as `/entry` shows it, and `next`, the cursor of the next page, or null |
-//! | `POST /invalidate` | removes what `{"key": …}`, `{"tag": …}` or `{"pattern": …}` names, and says how many it was |
+//! | `POST /invalidate` | removes what `{"key": …}`, `{"tag": …}` or [`{"pattern": …}`](Selection::Pattern) names, or with `{"all": true}` everything, and says how many it was |
 //!
-//! `latency_ms` has `p50`, `p90` and `p99` of `hit` and of `miss`, or null where there was none: of all requests within 1 %, and in each model, provider, route and label within 6.25 %. `errors` are
+//! `latency_ms` has `p50`, `p90` and `p99` of `hit` and of `miss`, or null where there was none; coalesced requests, which wait for a call of another, are in neither. Of all requests within 1 %, and in each model, provider, route and label within 6.25 %. `errors` are
 //! requests that went wrong: those answered with a status of 500 or more, and those that `failed`, since the inner service or the response body did.
 //!
 //! # Safety
@@ -94,10 +94,10 @@ impl<St, P> Dashboard<St, P> {
         self
     }
 
-    /// Asks for this bearer token. Default: none.
+    /// Asks for this bearer token; blanks around it are no part of it. Default: none.
     #[must_use]
     pub fn token(mut self, token: impl AsRef<[u8]>) -> Self {
-        self.token = Some(Sha256::digest(token.as_ref()).into());
+        self.token = Some(Sha256::digest(token.as_ref().trim_ascii()).into());
         self
     }
 
@@ -106,7 +106,7 @@ impl<St, P> Dashboard<St, P> {
         let Some(expected) = self.token else { return true };
         let given = headers.get(header::AUTHORIZATION).map_or(&[][..], HeaderValue::as_bytes);
         let (scheme, token) = given.split_at_checked(7).unwrap_or_default();
-        let digest: [u8; 32] = Sha256::digest(token).into();
+        let digest: [u8; 32] = Sha256::digest(token.trim_ascii()).into();
         scheme.eq_ignore_ascii_case(b"bearer ") && digest == expected
     }
 }
@@ -190,14 +190,17 @@ where
         let body = body.map_err(|_| refuse(StatusCode::PAYLOAD_TOO_LARGE, WISHES))?.to_bytes();
         let wish: Wish = serde_json::from_slice(&body).map_err(|_| refuse(StatusCode::BAD_REQUEST, WISHES))?;
         let removed = match wish {
-            Wish { key: Some(key), tag: None, pattern: None } => {
+            Wish { key: Some(key), tag: None, pattern: None, all: None } => {
                 let key: Key = key.parse().map_err(|error: InvalidKey| refuse(StatusCode::BAD_REQUEST, &error.to_string()))?;
                 self.handle.invalidate_key(&key).await
             }
-            Wish { key: None, tag: Some(tag), pattern: None } if !tag.is_empty() => self.handle.invalidate(&Selection::Tag(tag)).await,
-            Wish { key: None, tag: None, pattern: Some(pattern) } if !pattern.is_empty() => {
+            Wish { key: None, tag: Some(tag), pattern: None, all: None } if !tag.is_empty() => {
+                self.handle.invalidate(&Selection::Tag(tag)).await
+            }
+            Wish { key: None, tag: None, pattern: Some(pattern), all: None } if !pattern.is_empty() => {
                 self.handle.invalidate(&Selection::Pattern(pattern)).await
             }
+            Wish { key: None, tag: None, pattern: None, all: Some(true) } => self.handle.invalidate(&Selection::All).await,
             _ => return Err(refuse(StatusCode::BAD_REQUEST, WISHES)),
         };
         removed.map(|removed| shown(json!({"invalidated": removed}))).map_err(|error| failed(&error))
@@ -245,9 +248,10 @@ struct Wish {
     key: Option<String>,
     tag: Option<String>,
     pattern: Option<String>,
+    all: Option<bool>,
 }
 
-const WISHES: &str = r#"send exactly one of {"key": "64 hex digits"}, {"tag": "name"} and {"pattern": "gpt-4*"}"#;
+const WISHES: &str = r#"send exactly one of {"key": "64 hex digits"}, {"tag": "name"}, {"pattern": "gpt-4*"} and {"all": true}"#;
 
 /// The page and its parts, which hold nothing that is worth a token.
 fn asset(path: &str, base: &str) -> Option<Reply> {

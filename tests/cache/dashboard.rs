@@ -41,21 +41,30 @@ async fn get(page: &Page, path: &str) -> (StatusCode, Value) {
 
 #[tokio::test]
 async fn it_shows_what_is_stored_and_invalidates_it_by_key_tag_and_pattern() {
-    for by in ["key", "tag", "pattern"] {
+    for by in ["key", "tag", "pattern", "all"] {
         let (page, key) = used().await;
         let (status, entry) = get(&page, &format!("/cache/entry?key={key}")).await;
         assert_eq!((status, &entry["request_id"], &entry["tags"]), (StatusCode::OK, &json!("<b>first</b>"), &json!(["blue"])));
         assert!(!entry.to_string().contains("question"), "neither what was asked nor what was answered is shown");
         let value = match by {
-            "key" => key.as_str(),
-            "tag" => "blue",
-            _ => "model=m*",
+            "key" => json!(key),
+            "tag" => json!("blue"),
+            "pattern" => json!("model=m*"),
+            _ => json!(true),
         };
         let request = || Request::post("/cache/invalidate").header("content-type", "application/json");
         let (status, _, text) = send(&page, request(), &json!({by: value}).to_string()).await;
         assert_eq!((status, text.as_str()), (StatusCode::OK, r#"{"invalidated":1}"#), "{by}");
         assert_eq!(get(&page, &format!("/cache/entry?key={key}")).await.0, StatusCode::NOT_FOUND);
-        for wrong in ["", "{}", r#"{"all": true}"#, r#"{"tag": ""}"#, r#"{"tag": "a", "key": "b"}"#, r#"{"key": "short"}"#] {
+        for wrong in [
+            "",
+            "{}",
+            r#"{"all": false}"#,
+            r#"{"all": true, "tag": "blue"}"#,
+            r#"{"tag": ""}"#,
+            r#"{"tag": "a", "key": "b"}"#,
+            r#"{"key": "short"}"#,
+        ] {
             assert_eq!(send(&page, request(), wrong).await.0, StatusCode::BAD_REQUEST, "{wrong}");
         }
         assert_eq!(send(&page, request(), &"x".repeat(100_000)).await.0, StatusCode::PAYLOAD_TOO_LARGE);
@@ -160,4 +169,9 @@ async fn other_pages_and_those_without_the_token_are_refused() {
     let request = post().header("content-type", "application/json").header("origin", "http://localhost:1");
     assert_eq!(send(&page, request.header("authorization", "bearer s3cret"), wish).await.0, StatusCode::OK);
     assert!(!format!("{page:?}").contains("s3cret"));
+
+    for (set, given) in [("s3cret\n", "Bearer s3cret"), ("s3cret", "Bearer  s3cret ")] {
+        let request = Request::get("/cache/stats").header("authorization", given);
+        assert_eq!(send(&page.clone().token(set), request, "").await.0, StatusCode::OK, "blanks around it are no part of a token");
+    }
 }

@@ -4,6 +4,7 @@ import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { writeFileSync } from "node:fs";
+import { createServer as createHttpServer } from "node:http";
 import { createRequire } from "node:module";
 import { createServer } from "node:net";
 import path from "node:path";
@@ -308,6 +309,129 @@ test("what is stored is browsed page by page and invalidated from there, by keyb
   }
 });
 
+test("everything is removed by keyboard alone, and not by a slip", async (t) => {
+  const it = await router(t);
+  for (const question of ["a", "b", "c"]) await chat(it, "gpt-4o", question);
+  await stored(it, 3);
+  for (const viewport of [{ width: 1280, height: 900 }, { width: 390, height: 844 }]) {
+    const { page, wrong } = await open(t, it, { viewport });
+    const dialog = page.getByRole("dialog", { name: "Remove every stored answer?" });
+    const kept = async () => assert.equal((await api(it, "stats")).cached_responses, 3);
+    const focused = () => page.evaluate(() => document.activeElement.textContent || document.activeElement.id);
+    const ask = async () => {
+      await page.getByRole("button", { name: "Remove everything…" }).focus();
+      await page.keyboard.press("Enter");
+      await dialog.waitFor();
+      assert.equal(await focused(), "sure-word");
+    };
+    await page.locator("#link.up").waitFor();
+    await page.locator("#entries-said", { hasText: "3 answers" }).waitFor();
+
+    // Keys that are held down, other words, and the button without the word do nothing.
+    await ask();
+    const box = await dialog.boundingBox();
+    assert.ok(box.x > 0 && box.x + box.width < viewport.width && Math.abs(box.x * 2 + box.width - viewport.width) < 20, "in the middle");
+    for (let n = 0; n < 3; n++) await page.keyboard.press("Enter");
+    await page.keyboard.type("every");
+    await page.keyboard.press("Enter");
+    await dialog.getByRole("button", { name: "Remove everything" }).click();
+    assert.ok(await dialog.isVisible());
+    await kept();
+
+    // Both ways out lead back to where one came from.
+    await page.keyboard.press("Escape");
+    await dialog.waitFor({ state: "hidden" });
+    assert.equal(await focused(), "Remove everything…");
+    await ask();
+    assert.equal(await page.locator("#sure-word").inputValue(), "");
+    await page.keyboard.press("Tab");
+    await page.keyboard.press("Enter");
+    await dialog.waitFor({ state: "hidden" });
+    await kept();
+    assert.deepEqual(wrong, []);
+    if (viewport.width > 1000) continue;
+
+    await ask();
+    await page.keyboard.type("everything");
+    await page.keyboard.press("Enter");
+    await dialog.waitFor({ state: "hidden" });
+    await page.locator("#invalidated", { hasText: "3 answers invalidated" }).waitFor();
+    assert.equal(await focused(), "Remove everything…");
+    assert.equal((await api(it, "stats")).cached_responses, 0);
+    await page.locator("#entries-said", { hasText: "0 answers on this page" }).waitFor();
+    assert.deepEqual(wrong, []);
+  }
+});
+
+test("what a pattern is is said where one is asked for", async (t) => {
+  const it = await router(t);
+  await chat(it, "[a]", "a");
+  await stored(it, 1);
+  const { page, wrong } = await open(t, it, {});
+  await page.locator("#entries-said", { hasText: "1 answer" }).waitFor();
+  await page.getByLabel("By", { exact: true }).selectOption("pattern");
+  assert.match(await page.locator("#value").evaluate((it) => document.getElementById(it.getAttribute("aria-describedby")).textContent), /\* is any run of characters, \? any one, and all else is itself/);
+  for (const [pattern, removed] of [["[a", "0 answers"], ["[a]", "1 answer"]]) {
+    await page.locator("#value").fill(pattern);
+    await page.keyboard.press("Enter");
+    await page.locator("#invalidated", { hasText: `${removed} invalidated` }).waitFor();
+  }
+  assert.deepEqual(wrong, []);
+});
+
+test("names neither turn around what is shown nor hide what is in them", async (t) => {
+  const it = await router(t, "--sharing", "header:x-tenant");
+  const names = { "gpt\u202e4o": "gptU+202E4o", "   ": "U+0020U+0020U+0020", "\u2066a\u200b b\u00a0": "U+2066aU+200B bU+00A0" };
+  for (const model of Object.keys(names)) await chat(it, model, "a", { "x-tenant": "blue" });
+  await stored(it, 3);
+  await recorded(it, 3);
+  for (const viewport of [{ width: 1280, height: 900 }, { width: 390, height: 844 }]) {
+    const { page, wrong } = await open(t, it, { viewport });
+    await page.locator("#link.up").waitFor();
+    await page.locator("#entries-said", { hasText: "3 answers" }).waitFor();
+    for (const cells of ["#by-model tbody th", "#records tbody td:nth-child(4)", "#entries tbody td:nth-child(6)"]) {
+      const found = await page.locator(cells).allTextContents();
+      assert.deepEqual(found.sort(), Object.values(names).sort(), cells);
+      const apart = await page.locator(cells).evaluateAll((cells) => cells.map((cell) => getComputedStyle(cell.firstElementChild).unicodeBidi));
+      assert.deepEqual(apart, ["isolate", "isolate", "isolate"], cells);
+    }
+    const { entries: [entry] } = await api(it, "entries?limit=1");
+    await page.locator("#key").fill(entry.key);
+    await page.keyboard.press("Enter");
+    await page.locator("#entry dd", { hasText: names[entry.model] }).first().waitFor();
+    const shown = await page.evaluate(() => document.body.innerText);
+    assert.ok(!/[\u202a-\u202e\u2066-\u2069\u200b]/.test(shown), "nothing of it is left as it was");
+    assert.deepEqual(wrong, []);
+  }
+});
+
+test("who waited for a call of another is not in the median of hits", async (t) => {
+  let finish;
+  const origin = createHttpServer((from, to) => {
+    from.resume();
+    const say = (delta, reason) => `data: ${JSON.stringify({ model: "gpt-4o", choices: [{ index: 0, delta, finish_reason: reason }] })}\n\n`;
+    to.writeHead(200, { "content-type": "text/event-stream" }).write(say({ content: "a" }, null));
+    finish = () => to.end(`${say({}, "stop")}data: [DONE]\n\n`);
+  }).listen(0, "127.0.0.1");
+  t.after(() => origin.close());
+  await once(origin, "listening");
+  const it = await router(t, "--upstream", `http://127.0.0.1:${origin.address().port}`);
+  const body = JSON.stringify({ model: "gpt-4o", stream: true, messages: [{ role: "user", content: "a" }] });
+  const answers = [];
+  // Each has the head of the one answer before there is an end of it.
+  while (answers.length < 4) answers.push(await fetch(`${it.open}/v1/chat/completions`, { method: "POST", headers: { "content-type": "application/json" }, body }));
+  finish();
+  for (const answer of answers) assert.match(await answer.text(), /\[DONE\]/);
+  await recorded(it, 4);
+  const { page, wrong } = await open(t, it, {});
+  await page.locator("#link.up").waitFor();
+  const { by_outcome: outcomes, latency_ms: { hit, miss } } = await api(it, "metrics?hours=1");
+  assert.deepEqual([outcomes, hit.p50], [{ collapsed: 3, miss: 1 }, null]);
+  assert.deepEqual([await text(page, "hit-latency"), await text(page, "miss-latency")], ["–", milliseconds(miss.p50)]);
+  assert.match(await page.locator(".figure", { hasText: "Median latency" }).innerText(), /what was coalesced is in neither/);
+  assert.deepEqual(wrong, []);
+});
+
 test("a stored answer is looked up by its key, without its body", async (t) => {
   const it = await router(t);
   const { page, wrong } = await open(t, it, {}, ["404"]);
@@ -323,12 +447,17 @@ test("where there is a token the page asks for it and shows nothing before", asy
   const { page, wrong } = await open(t, it, {}, ["401"]);
   await page.locator("#door").waitFor();
   assert.equal(await page.locator("#content").isVisible(), false);
+  assert.equal(await page.getByRole("button").count(), 1, "there is no period to choose yet");
   await page.keyboard.type("wrong");
   await page.keyboard.press("Enter");
   await page.locator("#door-answer", { hasText: "That is not the token." }).waitFor();
-  await page.locator("#token").fill("s3cret");
-  await page.locator("#door button").click();
+  // As it is pasted, with what was around it where it came from.
+  await page.locator("#token").fill(" \ts3cret\u00a0 ");
+  await page.keyboard.press("Enter");
   await page.locator("#link.up").waitFor();
+  assert.equal(await page.evaluate(() => document.activeElement.tagName), "H1", "who was in the field that is gone starts at the top");
+  await page.keyboard.press("Tab");
+  assert.equal(await page.evaluate(() => document.activeElement.textContent), "1 h");
   assert.equal(await text(page, "requests"), "1");
   assert.equal(await page.locator("#door").isVisible(), false);
   await page.reload();

@@ -19,7 +19,7 @@ let hours = 1;
 let token = sessionStorage.getItem("token");
 let timer = 0;
 let round = 0;
-let listed = false;
+let isListed = false;
 let next = null;
 
 const number = new Intl.NumberFormat("en", { maximumFractionDigits: 1, notation: "compact" });
@@ -65,6 +65,24 @@ function shape(name, attributes = {}, text) {
   for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
   if (text !== undefined) made.textContent = text;
   return made;
+}
+
+/** What shows nothing of itself, or changes what stands beside it: controls, marks of direction, blanks other than one between words. */
+const ODD = /^ +| +$| {2,}|(?! )[\p{C}\p{Z}\p{Default_Ignorable_Code_Point}\u2800]/gu;
+
+/** A value as text that neither turns its neighbours around nor hides what is in it. */
+function plain(value) {
+  const text = String(value ?? "–");
+  const shown = node("bdi");
+  const odd = (name) => node("span", { class: "odd" }, name);
+  if (text === "") shown.append(odd("empty"));
+  let from = 0;
+  for (const { 0: found, index } of text.matchAll(ODD)) {
+    shown.append(text.slice(from, index), ...Array.from(found, (sign) => odd(`U+${sign.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}`)));
+    from = index + found.length;
+  }
+  shown.append(text.slice(from));
+  return shown;
 }
 
 /** Header fields take bytes, one a character; a token is compared as it was set: in UTF-8. */
@@ -183,7 +201,7 @@ function fill(table, head, rows) {
   const parts = (content) => (Array.isArray(content) ? content : [content]);
   const cell = (name, content, attributes = {}) => {
     const [value, kind] = parts(content);
-    return node(name, { ...attributes, ...(kind ? { class: kind } : {}) }, value instanceof Node ? value : String(value ?? "–"));
+    return node(name, { ...attributes, ...(kind ? { class: kind } : {}) }, value instanceof Node ? value : plain(value));
   };
   const header = node("thead", {}, node("tr", {}, ...head.map((content) => cell("th", content, { scope: "col" }))));
   // Where there is no room for a table each value stands beside its name.
@@ -221,7 +239,7 @@ function labels(by) {
   for (const [label, values] of Object.entries(by)) {
     let card = known.get(label);
     if (!card) {
-      const title = `By ${label}`;
+      const title = `By ${plain(label).textContent}`;
       const scroll = node("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": title }, node("table", { class: "stacked" }));
       card = node("div", { class: "card", "data-label": label }, node("h2", {}, title), scroll);
       $("groups").append(card);
@@ -250,7 +268,7 @@ function records(list) {
 function pairs(list, entries, wrap) {
   list.replaceChildren(
     ...entries.flatMap(([name, value]) => {
-      const pair = [node("dt", {}, name), node("dd", {}, String(value ?? "unknown"))];
+      const pair = [node("dt", {}, name), node("dd", {}, value instanceof Node ? value : plain(value ?? "unknown"))];
       return wrap ? [node("div", {}, ...pair)] : pair;
     }),
   );
@@ -284,7 +302,7 @@ function show(metrics, series, newest, stats) {
   }
   bars("chart-requests", "Requests by outcome", OUTCOMES, series, (value) => number.format(value));
   lines("chart-money", "Money", [["saved_usd", "hit", "Saved"], ["cost_usd", "other", "Billed"]], series, usd);
-  lines("chart-latency", "Median latency", [["hit_p50_ms", "hit", "From the cache"], ["miss_p50_ms", "miss", "From upstream"]], series, ms, { log: true });
+  lines("chart-latency", "Median latency", [["hit_p50_ms", "hit", "Hits"], ["miss_p50_ms", "miss", "Misses"]], series, ms, { log: true });
   bars("chart-tokens", "Tokens", [["replayed", "hit", "Replayed"], ["paid", "other", "Paid for"]], series, (value) => number.format(value));
   groups($("by-model"), "Model", metrics.by_model);
   groups($("by-provider"), "Provider", metrics.by_provider);
@@ -319,10 +337,14 @@ async function refresh() {
     const answers = await Promise.all(asked.map((path) => ask(path)));
     if (mine !== round) return;
     // Charts are as wide as the room that they have.
-    $("content").hidden = false;
+    $("content").hidden = $("ranges").hidden = false;
     show(...answers);
-    $("door").hidden = true;
-    if (!listed) entries(null);
+    if (!$("door").hidden) {
+      $("door").hidden = true;
+      // What had the focus is gone: who comes in starts at the top.
+      $("title").focus();
+    }
+    if (!isListed) entries(null);
     const store = answers[3].store_answers;
     link.className = store ? "link up" : "link down";
     const said = store ? "live" : "the store does not answer: requests go upstream";
@@ -331,10 +353,11 @@ async function refresh() {
     if (mine !== round) return;
     link.className = "link down";
     if (error.status === 401) {
-      $("content").hidden = true;
+      $("content").hidden = $("ranges").hidden = true;
       link.textContent = "locked";
-      $("door-answer").textContent = token ? "That is not the token." : "";
+      $("door-answer").textContent = token === null ? "" : "That is not the token.";
       if ($("door").hidden) {
+        $("sure").close();
         $("door").hidden = false;
         $("token").focus();
       }
@@ -355,13 +378,28 @@ for (const button of document.querySelectorAll("[data-hours]")) {
 
 $("door").addEventListener("submit", (event) => {
   event.preventDefault();
-  token = $("token").value;
+  // Blanks around it come from where it was copied. What is said twice is only heard if it was gone between.
+  token = $("token").value.trim();
+  $("door-answer").textContent = "";
   sessionStorage.setItem("token", token);
   refresh();
 });
 
 const EXAMPLES = { tag: "team:blue", pattern: "model=gpt-4*", key: "64 hexadecimal digits" };
-$("by").addEventListener("change", () => ($("value").placeholder = EXAMPLES[$("by").value]));
+const HINTS = {
+  tag: ["Answers that carry this very tag."],
+  pattern: ["*", " is any run of characters, ", "?", " any one, and all else is itself; there are no sets as in ", "[a-z]", ". It is held against keys, models, providers and labels, or against one: ", "model=gpt-4*", "."],
+  key: ["The one answer of this key."],
+};
+
+function choose(by) {
+  $("by").value = by;
+  $("value").placeholder = EXAMPLES[by];
+  $("hint").replaceChildren(...HINTS[by].map((part, place) => (place % 2 || HINTS[by].length === 1 ? part : node("code", {}, part))));
+}
+
+$("by").addEventListener("change", () => choose($("by").value));
+choose("tag");
 
 const counted = (count) => `${whole.format(count)} ${count === 1 ? "answer" : "answers"}`;
 
@@ -372,7 +410,7 @@ async function invalidate(by, value) {
 
 /** Fills the form in, and leaves it to the reader to send it. */
 function wish(by, value) {
-  $("by").value = by;
+  choose(by);
   $("value").value = value;
   $("value").focus();
 }
@@ -386,6 +424,28 @@ $("invalidate").addEventListener("submit", async (event) => {
     entries(null);
   } catch (error) {
     answer.textContent = error.message;
+  }
+});
+
+// All at once: the word has to be typed, so that neither a slip nor a key that is held down does it.
+
+$("everything").addEventListener("click", () => {
+  $("sure-form").reset();
+  $("sure-answer").textContent = "";
+  $("sure").showModal();
+  $("sure-word").focus();
+});
+$("sure-not").addEventListener("click", () => $("sure").close());
+$("sure-form").addEventListener("submit", async (event) => {
+  event.preventDefault();
+  try {
+    const removed = await invalidate("all", true);
+    $("sure").close();
+    $("invalidated").textContent = `${counted(removed)} invalidated`;
+    refresh();
+    entries(null);
+  } catch (error) {
+    $("sure-answer").textContent = error.message;
   }
 });
 
@@ -405,13 +465,17 @@ $("look").addEventListener("submit", async (event) => {
       ["Provider", entry.provider],
       ["Made for", entry.request_id],
       ["Upstream took", ms(entry.upstream_ms)],
-      ["Tags", entry.tags.join(", ") || "none"],
-      ["Labels", entry.labels.map(([name, value]) => `${name}=${value}`).join(", ") || "none"],
+      ["Tags", listed(entry.tags.map(plain))],
+      ["Labels", listed(entry.labels.map(([name, value]) => node("span", {}, plain(name), "=", plain(value))))],
     ]);
   } catch (error) {
     said.textContent = error.message;
   }
 });
+
+function listed(values) {
+  return values.length ? node("span", {}, ...values.flatMap((value, place) => (place ? [", ", value] : [value]))) : "none";
+}
 
 // What is stored, page by page. It stays as it is until it is asked for anew: nobody loses their place.
 
@@ -427,12 +491,12 @@ function entryRow(entry) {
     $("entry-title").focus();
   });
   const tags = entry.tags.map((tag) => {
-    const button = node("button", { type: "button", "aria-label": `Invalidate by tag ${tag}` }, tag);
+    const button = node("button", { type: "button", "aria-label": `Invalidate by tag ${plain(tag).textContent}` }, plain(tag));
     button.addEventListener("click", () => wish("tag", tag));
     return button;
   });
   const drop = node("button", { type: "button", class: "danger", "aria-label": `Invalidate stored answer ${name}` }, "Invalidate");
-  const cell = (name, value, kind = "") => node("td", { "data-name": name, ...(kind ? { class: kind } : {}) }, value instanceof Node ? value : String(value ?? "–"));
+  const cell = (name, value, kind = "") => node("td", { "data-name": name, ...(kind ? { class: kind } : {}) }, value instanceof Node ? value : plain(value));
   const row = node(
     "tr",
     {},
@@ -464,7 +528,7 @@ function entryRow(entry) {
 }
 
 async function entries(cursor) {
-  listed = true;
+  isListed = true;
   const said = $("entries-said");
   try {
     // Where others share the store a page may be empty and not the last.
@@ -473,7 +537,7 @@ async function entries(cursor) {
       page = await ask(`entries?limit=${ENTRIES}${page.next ? `&cursor=${encodeURIComponent(page.next)}` : ""}`);
     } while (page.entries.length === 0 && page.next);
     next = page.next;
-    fill($("entries"), ["Key", ["Status", "n"], ["Age", "n"], ["Fresh for", "n"], ["Size", "n"], "Model", "Route", "Tags", ""], []);
+    fill($("entries"), ["Key", ["Status", "n"], ["Age", "n"], ["Fresh for", "n"], ["Size", "n"], "Model", "Route", "Tags", "Action"], []);
     if (page.entries.length) $("entries").tBodies[0].replaceChildren(...page.entries.map(entryRow));
     said.textContent = `${counted(page.entries.length)} on this page${next ? "" : ", the last"}`;
   } catch (error) {

@@ -150,8 +150,9 @@ impl Price {
         for (field, value) in fields {
             // What others write for "not known".
             if let Some((class, tier, above)) = meaning(field).filter(|_| !value.is_null()) {
-                let femto_usd =
-                    femto_usd(value).ok_or_else(|| Error::config(format!("`{field}` of `{id}` is no price in USD per token")))?;
+                let femto_usd = femto_usd(value).ok_or_else(|| {
+                    Error::config(format!("`{field}` of `{id}` is no price in USD per token: a number from 0 to {DEAREST}"))
+                })?;
                 rates.push(Rate { class, tier: tier.to_owned(), above, femto_usd });
             }
         }
@@ -255,9 +256,11 @@ fn meaning(field: &str) -> Option<(Class, &str, u64)> {
     Some((class, tier, above))
 }
 
+/// In US dollars per token. More than a thousand is a mistake.
+const DEAREST: f64 = 1000.0;
+
 fn femto_usd(value: &Value) -> Option<u64> {
-    // A thousand dollars per token is a mistake.
-    let usd = value.as_f64().filter(|usd| (0.0..=1000.0).contains(usd))?;
+    let usd = value.as_f64().filter(|usd| (0.0..=DEAREST).contains(usd))?;
     Some((usd * 1e15).round() as u64)
 }
 

@@ -301,12 +301,12 @@ fn a_file_that_makes_no_sense_is_refused_with_what_is_wrong() {
     for (json, expected) in [
         ("[]", "the prices are no JSON object by model"),
         (r#"{"m": 1}"#, "the prices of `m` are no object"),
-        (r#"{"m": {"input_cost_per_token": -1}}"#, "`input_cost_per_token` of `m` is no price in USD per token"),
+        (r#"{"m": {"input_cost_per_token": -1}}"#, "`input_cost_per_token` of `m` is no price in USD per token: a number from 0 to 1000"),
         (
             r#"{"m": {"input_cost_per_token": 1e-6, "output_cost_per_token": "free"}}"#,
-            "`output_cost_per_token` of `m` is no price in USD per token",
+            "`output_cost_per_token` of `m` is no price in USD per token: a number from 0 to 1000",
         ),
-        (r#"{"m": {"input_cost_per_token": 2500}}"#, "`input_cost_per_token` of `m` is no price in USD per token"),
+        (r#"{"m": {"input_cost_per_token": 2500}}"#, "`input_cost_per_token` of `m` is no price in USD per token: a number from 0 to 1000"),
     ] {
         assert_eq!(LlmPrices::empty().with_json(json).unwrap_err().to_string(), expected, "{json}");
     }

@@ -101,9 +101,10 @@ pub struct Builder {
 pub struct Period {
     /// All of it.
     pub totals: Totals,
-    /// Of whole answers from the store, and from other requests' calls: from arrival to the end of the body.
+    /// Of whole answers from the store, stale ones included: from arrival to the end of the body. Those that were coalesced waited for a call of another request, and are
+    /// neither here nor there.
     pub hit_latency: Latency,
-    /// Of whole answers from upstream.
+    /// Of whole answers from upstream, by a call of their own.
     pub miss_latency: Latency,
     /// Requests by `outcome`, and by outcome and reason as in `bypass/range`, in alphabetical order. Outcomes that did not occur are left out.
     pub by_outcome: Vec<(String, u64)>,
@@ -123,9 +124,10 @@ pub struct Group {
     pub value: String,
     /// What happened.
     pub totals: Totals,
-    /// Of whole answers from the store, and from other requests' calls: from arrival to the end of the body.
+    /// Of whole answers from the store, stale ones included: from arrival to the end of the body. Those that were coalesced waited for a call of another request, and are
+    /// neither here nor there.
     pub hit_latency: Latency,
-    /// Of whole answers from upstream.
+    /// Of whole answers from upstream, by a call of their own.
     pub miss_latency: Latency,
 }
 

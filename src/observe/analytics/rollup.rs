@@ -43,7 +43,7 @@ pub struct Totals {
     pub billed_nanos: u64,
     /// Billionths of a dollar that answers from the cache would have cost.
     pub saved_nanos: u64,
-    /// Millionths of a second that the upstream took for answers that were served again.
+    /// Millionths of a second that the upstream took for answers that were served again, less what was waited for them.
     pub saved_micros: u64,
     /// Prompt tokens of upstream calls.
     pub input_tokens: u64,
@@ -73,7 +73,7 @@ impl Totals {
         NanoUsd(self.saved_nanos)
     }
 
-    /// How long the upstream took for answers that were served again.
+    /// How long the upstream took for answers that were served again, less what was waited for them.
     pub fn saved_time(&self) -> Duration {
         Duration::from_micros(self.saved_micros)
     }
@@ -205,7 +205,8 @@ impl<'a> Noted<'a> {
         let (count, latency) = match record.outcome {
             Outcome::Hit | Outcome::Revalidated(_) => (&mut totals.hits, Some(Answered::Cache(took))),
             Outcome::Stale(_) => (&mut totals.stale, Some(Answered::Cache(took))),
-            Outcome::Collapsed | Outcome::CollapsedElsewhere => (&mut totals.coalesced, Some(Answered::Cache(took))),
+            // Who waits for a call of another is answered by no store, and has waited for less than a call.
+            Outcome::Collapsed | Outcome::CollapsedElsewhere => (&mut totals.coalesced, None),
             Outcome::Miss(_) => (&mut totals.misses, Some(Answered::Upstream(took))),
             Outcome::Bypass(_) => (&mut totals.bypassed, None),
             _ => (&mut totals.unanswered, None),

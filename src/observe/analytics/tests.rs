@@ -4,7 +4,7 @@ use crate::{
     key::{Digest, Envelope},
     observe::Ending,
     policy::Bypass,
-    status::{Miss, Outcome},
+    status::{Miss, Outcome, Stale},
 };
 
 /// A time of day, on some day.
@@ -101,6 +101,30 @@ async fn a_period_sums_up_what_happened_in_it() {
         (recent[1].request_id.as_deref(), recent[1].route.as_deref(), recent[1].saved),
         (Some("second"), Some("chat"), Some(NanoUsd(400)))
     );
+}
+
+#[tokio::test]
+async fn who_waited_for_a_call_of_another_is_neither_in_the_latency_of_hits_nor_in_that_of_misses() {
+    let analytics = Analytics::builder().spawn();
+    for (outcome, millis) in [
+        (Outcome::Miss(Miss::Absent), 2000),
+        (Outcome::Collapsed, 1900),
+        (Outcome::CollapsedElsewhere, 1800),
+        (Outcome::Stale(Stale::WhileRevalidate), 1),
+        (Outcome::Hit, 1),
+    ] {
+        let mut record = record(outcome, at(0, 0, 0));
+        record.model = Some("m".into());
+        record.timings.total = Duration::from_millis(millis);
+        tell(&analytics, &record);
+    }
+    let period = analytics.period(at(0, 0, 0)..at(0, 1, 0)).await;
+    assert_eq!((period.totals.coalesced, period.totals.hit_rate()), (2, 0.8));
+    let group = &period.groups[0];
+    for (hits, misses) in [(&period.hit_latency, &period.miss_latency), (&group.hit_latency, &group.miss_latency)] {
+        assert_eq!((hits.count(), misses.count()), (2, 1));
+        assert!(hits.quantile(1.0).unwrap() < Duration::from_millis(2) && misses.quantile(0.0).unwrap() > Duration::from_millis(1950));
+    }
 }
 
 #[tokio::test]

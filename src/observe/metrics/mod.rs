@@ -21,7 +21,7 @@ use crate::{
 /// | `cache_request_duration_seconds` | histogram | seconds | `outcome`, `reason` | from arrival to the end of the body |
 /// | `cache_first_byte_seconds` | histogram | seconds | `outcome`, `reason` | from arrival to the response head |
 /// | `cache_degraded_total` | counter | operations | | of the store, that requests went on without |
-/// | `cache_saved_microseconds_total` | counter | microseconds | | what the upstream took for answers that were served again |
+/// | `cache_saved_microseconds_total` | counter | microseconds | | what the upstream took for answers that were served again, less what was waited for them |
 /// | `cache_billed_nanousd_total` | counter | nano-USD | `provider`, `model` | what upstream calls cost, those in the background included |
 /// | `cache_saved_nanousd_total` | counter | nano-USD | `provider`, `model` | what answers from the cache would have cost today |
 /// | `cache_tokens_total` | counter | tokens | `provider`, `model`, `source`, `type` | `input` and `output`, billed by the `upstream` or replayed from the `cache` |
@@ -164,7 +164,11 @@ fn describe(recorder: &dyn Recorder) {
         ("cache_requests_total", Unit::Count, "Requests, by where their answer came from and why"),
         ("cache_response_bytes_total", Unit::Bytes, "Bytes of response bodies that were handed on"),
         ("cache_degraded_total", Unit::Count, "Operations of the store that requests went on without"),
-        ("cache_saved_microseconds_total", Unit::Microseconds, "What the upstream took for answers that were served again"),
+        (
+            "cache_saved_microseconds_total",
+            Unit::Microseconds,
+            "What the upstream took for answers that were served again, less what was waited for them",
+        ),
         ("cache_billed_nanousd_total", Unit::Count, "What upstream calls cost, in billionths of a US dollar"),
         ("cache_saved_nanousd_total", Unit::Count, "What answers from the cache would have cost, in billionths of a US dollar"),
         ("cache_tokens_total", Unit::Count, "Tokens, billed by the upstream or replayed from the cache"),
