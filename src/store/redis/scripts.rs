@@ -54,7 +54,8 @@ return 1",
 /// Puts the mark of a removal in the place of whatever is there, and says whether that was a record. The mark remembers that: called twice
 /// with the same mark, it answers twice the same.
 ///
-/// Whoever makes an answer now makes it in vain: its lease ends.
+/// Whoever makes an answer now makes it in vain: its lease ends. That comes first, for a server that is out of memory refuses the first write of a script if it
+/// needs room, and no later one.
 ///
 /// Keys: record, lease. Arguments: magic, kind and number of the mark; its lifetime in milliseconds; how records begin.
 pub(super) static REMOVE: LazyLock<Script> = LazyLock::new(|| {
@@ -64,8 +65,8 @@ if type(head) ~= 'string' then head = '' end
 if string.sub(head, 1, 12) == ARGV[1] then return string.byte(head, 16) end
 local was = 0
 if string.sub(head, 1, 4) == ARGV[3] then was = 1 end
-redis.call('SET', KEYS[1], ARGV[1] .. string.char(0, 0, 0, was), 'PX', ARGV[2])
 redis.call('UNLINK', KEYS[2])
+redis.call('SET', KEYS[1], ARGV[1] .. string.char(0, 0, 0, was), 'PX', ARGV[2])
 return was",
     )
 });
