@@ -661,6 +661,32 @@ async fn who_comes_after_an_invalidation_by_another_process_joins_nothing_from_b
     }
 }
 
+#[tokio::test]
+async fn who_joins_those_who_wait_for_another_process_after_an_invalidation_is_shown_nothing_that_began_before_it() {
+    let fleet = Fleet::start();
+    let _leader = fleet.leader(LONG, "").await;
+    let cache = fleet.follower();
+    let come = || {
+        let cache = cache.clone();
+        tokio::spawn(async move { ask(&cache, post("/")).await })
+    };
+    let waiting = come();
+    fleet.until_wanted().await;
+    // Nobody in this process is told.
+    layer(patient(fleet.redis.url()).build().unwrap()).handle().invalidate(&Selection::All).await.unwrap();
+    let before = commands(&fleet.redis, "getrange");
+    let coming: Vec<_> = (0..20).map(|_| come()).collect();
+    // They have looked up, and join the one who waits.
+    until(async || commands(&fleet.redis, "getrange") >= before + 20).await;
+    say(&fleet.control, "follower", &["!head 200", "new", "!end"]);
+    say(&fleet.control, "leader", &["!head 200", "old", "!end"]);
+    for coming in coming {
+        assert_eq!(coming.await.unwrap().1, "new");
+    }
+    waiting.await.unwrap();
+    assert_eq!((fleet.led().await.as_str(), calls(&fleet.control)["/"]), ("miss: old", 2));
+}
+
 fn commands(server: &Server, name: &str) -> u64 {
     let stats: String = server.run(&["INFO", "commandstats"]);
     let line = stats.lines().find_map(|line| line.strip_prefix(&format!("cmdstat_{name}:calls="))).unwrap_or("0,");
