@@ -29,17 +29,18 @@ impl Script {
 }
 
 /// Stores a value, unless the epoch is another than the one seen, or there is a value and it is not the one seen. That there is none any
-/// more says nothing: it may have been evicted. Called twice with the same value, it answers twice the same.
+/// more says nothing: it may have been evicted. Called twice with the same value, it answers twice the same, as long as that is there: what is there is
+/// to stay in the sets of its tags.
 ///
 /// By the holder of a lease, unless another holds it by now; and that ends it.
 ///
 /// Keys: record, epoch; perhaps lease. Arguments: epoch seen, number of the value seen, lifetime in milliseconds, value; perhaps token.
 pub(super) static PUT: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
-        "if redis.call('GET', KEYS[2]) ~= ARGV[1] then return 0 end
-local head = redis.call('GETRANGE', KEYS[1], 0, 11)
+        "local head = redis.call('GETRANGE', KEYS[1], 0, 11)
 local there = string.sub(head, 5)
 if there == string.sub(ARGV[4], 5, 12) then return 1 end
+if redis.call('GET', KEYS[2]) ~= ARGV[1] then return 0 end
 if head ~= '' and there ~= ARGV[2] then return 0 end
 if KEYS[3] then
   local holder = redis.call('GET', KEYS[3])
