@@ -99,6 +99,14 @@ local function write(...)
   if writes >= before then try(...) end
   if not fault then writes = writes + 1 end
 end
+local function increase(key, field, by)
+  write('HINCRBY', key, field, by)
+  -- There is no larger sum than that.
+  if fault and string.find(fault.err, 'overflow', 1, true) then
+    fault = nil
+    write('HSET', key, field, '9223372036854775807')
+  end
+end
 local at = 7
 for _ = 1, tonumber(ARGV[5]) do
   local count = tonumber(ARGV[at])
@@ -115,7 +123,7 @@ end
 for i = 3, #KEYS, 2 do
   local lifetime, count = ARGV[at], tonumber(ARGV[at + 1])
   at = at + 2
-  for field = at, at + 2 * count - 2, 2 do write('HINCRBY', KEYS[i], ARGV[field], ARGV[field + 1]) end
+  for field = at, at + 2 * count - 2, 2 do increase(KEYS[i], ARGV[field], ARGV[field + 1]) end
   write('HSET', KEYS[i], 'v', ARGV[6])
   write('PEXPIRE', KEYS[i], lifetime)
   at = at + 2 * count
