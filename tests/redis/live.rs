@@ -30,6 +30,7 @@ use crate::{
     key, layer,
     origin::{Call, Origin, OriginBody, OriginError, promised, streamed},
     patient, post,
+    proxy::{Proxy, Way},
     server::Server,
     until,
 };
@@ -551,6 +552,36 @@ async fn beyond_the_bound_nothing_more_is_said_and_who_has_nothing_yet_waits_for
     let (outcome, body) = waiting.await.unwrap();
     assert_eq!((outcome, body.len()), (Outcome::Hit, 2003));
     leader.end().await;
+    assert_eq!(calls(&fleet.control)["/"], 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_leads_answers_for_its_lease_though_the_word_that_somebody_asked_was_lost() {
+    let fleet = Fleet::start();
+    let proxy = Proxy::to(fleet.redis.port()).await;
+    // Unasked, it renews after hours, and who waits asks again after hours.
+    let ages = LONG * 600;
+    let leader = member(patient(proxy.url()).lease(Some(ages)), &fleet.control, "leader");
+    let leading = tokio::spawn(async move { ask_bytes(&leader).await });
+    fleet.until_called(1).await;
+    let lease = fleet.redis.run::<Vec<String>>(&["KEYS", "t:*:lease"]).remove(0);
+    let long = async || fleet.redis.run::<u64>(&["PTTL", &lease]) > (ages / 2).as_millis() as u64;
+    // It hears of changes, has renewed its lease once, and is then cut off for a moment.
+    until(async || fleet.redis.run::<String>(&["CLIENT", "LIST"]).contains("cmd=ping")).await;
+    until(long).await;
+    proxy.set(Way::Refuse);
+    proxy.reset();
+    until(async || !fleet.redis.run::<String>(&["CLIENT", "LIST"]).contains("cmd=ping")).await;
+    let () = fleet.redis.run(&["PEXPIRE", &lease, &(ages / 10).as_millis().to_string()]);
+    let cache = member(patient(fleet.redis.url()).lease(Some(ages)), &fleet.control, "follower");
+    let waiting = tokio::spawn(async move { ask_bytes(&cache).await });
+    fleet.until_wanted().await;
+    proxy.set(Way::Open);
+    until(long).await;
+    say(&fleet.control, "leader", &["!head 200", "one", "!end"]);
+    for answer in [leading, waiting] {
+        assert_eq!(answer.await.unwrap().1, "one");
+    }
     assert_eq!(calls(&fleet.control)["/"], 1);
 }
 

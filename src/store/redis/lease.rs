@@ -85,7 +85,7 @@ impl Redis {
             let holder = match inner.ask(To::Key(&record), Lane::Read, Instant::now() + inner.deadlines.read, 0, asked).await? {
                 Value::Int(1) => {
                     stage.keep();
-                    return Ok(Claim::Granted(token, self.renew_in(granted_for)));
+                    return Ok(Claim::Granted(token, granted_for / 3));
                 }
                 Value::Int(2) => return Ok(Claim::Changed),
                 Value::Int(3) => return Ok(Claim::Alone),
@@ -119,7 +119,7 @@ impl Redis {
             2 => self.inner.waiters.wanted(key, Some(token)),
             _ => {}
         }
-        Ok(Some(self.renew_in(lasts)))
+        Ok(Some(lasts / 3))
     }
 
     pub(super) async fn release_lease(&self, key: &Key, token: Token, declined: bool) -> Result<(), Error> {
@@ -127,14 +127,14 @@ impl Redis {
         self.settle(key, token, if declined { DECLINED } else { b"" }, DECLINED_FOR).await.map(drop)
     }
 
-    /// Gives the sign of life that somebody asked for. Says whether the lease is held still.
-    pub(super) async fn answer_for(&self, key: &Key, token: Token, lasts: Duration) -> bool {
+    /// Gives the sign of life that somebody asked for. Says what [`SETTLE`] says: 0 if the lease is held no more.
+    pub(super) async fn answer_for(&self, key: &Key, token: Token, lasts: Duration) -> i64 {
         // Then it is over.
         let until = Instant::now() + granted_for(lasts);
         loop {
             match self.settle(key, token, &token.0, lasts).await {
-                Ok(settled) => return settled != 0,
-                Err(_) if Instant::now() >= until => return false,
+                Ok(settled) => return settled,
+                Err(_) if Instant::now() >= until => return 0,
                 Err(_) => sleep(POLL).await,
             }
         }
@@ -146,11 +146,6 @@ impl Redis {
         let mut command = SETTLE.call(&[&name, &inner.names.wanted(key)]);
         command.arg(&token.0[..]).arg(instead).arg(millis(lasts));
         Ok(inner.run(&SETTLE, &name, Instant::now() + inner.deadlines.write, 0, &command).await?)
-    }
-
-    /// How long a holder waits before it renews. Where no word comes, it gives signs of life unasked, and learns by the way that it has an audience.
-    fn renew_in(&self, lasts: Duration) -> Duration {
-        if self.inner.waiters.are_told() { lasts / 3 } else { (lasts / 3).min(LEAST_GRANT / 2) }
     }
 
     /// Has word of changes come from now on.
@@ -215,6 +210,11 @@ impl Waiters {
             }
         }
     }
+
+    /// Has all holders of leases see whether they have an audience.
+    fn wanted_all(&self) {
+        self.stages().values().flatten().for_each(|(_, wanted)| wanted.notify_one());
+    }
 }
 
 impl Listener for Waiters {
@@ -233,12 +233,16 @@ impl Listener for Waiters {
     fn begun(&self) {
         self.told.store(true, Ordering::SeqCst);
         self.changed(Change::All);
+        // Somebody may have asked meanwhile.
+        self.wanted_all();
     }
 
     fn proven(&self, _: std::time::Instant) {}
 
     fn lost(&self) {
         self.told.store(false, Ordering::SeqCst);
+        // Nobody is to wait for word any more.
+        self.wanted_all();
     }
 }
 
