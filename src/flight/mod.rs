@@ -92,7 +92,7 @@ impl Flights {
     ///
     /// Who has `seen` another generation of the store than one that is part of a fleet comes after an invalidation, or after another answer: it parts that from
     /// those who come later, and starts anew. So does one who comes when the process that is followed has said nothing for a moment: it may be dead. If it is
-    /// not, the flight is [reopened](Lead::reopen).
+    /// not, the flight is [reopened](Lead::reopen). Where it is not known yet who makes the answer, they are aboard, which is [remembered](Lead::is_by_another).
     pub(crate) fn join(self: &Arc<Self>, key: &Key, mark: Option<Mark>, despite_declined: bool, seen: Option<Generation>) -> Role {
         let mut shard = self.shard(key);
         let mut silent = Weak::new();

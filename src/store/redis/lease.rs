@@ -85,7 +85,7 @@ impl Redis {
             let holder = match inner.ask(To::Key(&record), Lane::Read, Instant::now() + inner.deadlines.read, 0, asked).await? {
                 Value::Int(1) => {
                     stage.keep();
-                    return Ok(Claim::Granted(token, granted_for / 3));
+                    return Ok(Claim::Granted(token, self.renew_in(granted_for)));
                 }
                 Value::Int(2) => return Ok(Claim::Changed),
                 Value::Int(3) => return Ok(Claim::Alone),
@@ -119,7 +119,7 @@ impl Redis {
             2 => self.inner.waiters.wanted(key, Some(token)),
             _ => {}
         }
-        Ok(Some(lasts / 3))
+        Ok(Some(self.renew_in(lasts)))
     }
 
     pub(super) async fn release_lease(&self, key: &Key, token: Token, declined: bool) -> Result<(), Error> {
@@ -146,6 +146,11 @@ impl Redis {
         let mut command = SETTLE.call(&[&name, &inner.names.wanted(key)]);
         command.arg(&token.0[..]).arg(instead).arg(millis(lasts));
         Ok(inner.run(&SETTLE, &name, Instant::now() + inner.deadlines.write, 0, &command).await?)
+    }
+
+    /// How long a holder waits before it renews. Where no word comes, it gives signs of life unasked, and learns by the way that it has an audience.
+    pub(super) fn renew_in(&self, lasts: Duration) -> Duration {
+        if self.inner.waiters.are_told() { lasts / 3 } else { (lasts / 3).min(LEAST_GRANT / 2) }
     }
 
     /// Has word of changes come from now on.

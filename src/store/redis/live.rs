@@ -71,8 +71,8 @@ impl Redis {
             if inner.waiters.are_told() {
                 wanted.notified().await;
             } else {
-                // Where no word comes, it gives signs of life unasked, and learns by the way that it has an audience.
-                timeout((lasts / 3).min(LEAST_GRANT / 2), wanted.notified()).await.ok();
+                // It may have been told when it renewed last that there is time until the next.
+                timeout(self.renew_in(lasts), wanted.notified()).await.ok();
             }
             match self.answer_for(key, token, lasts).await {
                 0 => return None,
