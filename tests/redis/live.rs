@@ -585,6 +585,36 @@ async fn who_leads_answers_for_its_lease_though_the_word_that_somebody_asked_was
     assert_eq!(calls(&fleet.control)["/"], 1);
 }
 
+#[tokio::test]
+async fn who_leads_and_hears_no_word_any_more_gives_signs_of_life_unasked() {
+    let fleet = Fleet::start();
+    // As long as it hears, it renews after hours.
+    let ages = LONG * 600;
+    let leader = member(patient(fleet.redis.url()).lease(Some(ages)), &fleet.control, "leader");
+    let leading = tokio::spawn(async move { ask_bytes(&leader).await });
+    fleet.until_called(1).await;
+    let lease = fleet.redis.run::<Vec<String>>(&["KEYS", "t:*:lease"]).remove(0);
+    let long = async || fleet.redis.run::<u64>(&["PTTL", &lease]) > (ages / 2).as_millis() as u64;
+    let hearing = || {
+        let clients: String = fleet.redis.run(&["CLIENT", "LIST"]);
+        let client = clients.lines().find(|client| client.contains("cmd=ping"))?;
+        Some(client.strip_prefix("id=")?.split(' ').next()?.to_owned())
+    };
+    until(async || hearing().is_some() && long().await).await;
+    // As by one who asks; of this it is not told, and it renews as it was going to before it heard.
+    let cut = || fleet.redis.run::<()>(&["PEXPIRE", &lease, &(ages / 10).as_millis().to_string()]);
+    cut();
+    until(long).await;
+    let () = fleet.redis.run(&["ACL", "SETUSER", "default", "-client|tracking"]);
+    let _: u64 = fleet.redis.run(&["CLIENT", "KILL", "ID", &hearing().unwrap()]);
+    for _ in 0..3 {
+        cut();
+        until(long).await;
+    }
+    say(&fleet.control, "leader", &["!head 200", "one", "!end"]);
+    assert_eq!(leading.await.unwrap().1, "one");
+}
+
 async fn ask_bytes(cache: &Member) -> (Outcome, Bytes) {
     let answer = begin(cache, "/").await;
     (outcome(&answer), rest(answer).await.unwrap())
