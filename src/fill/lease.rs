@@ -73,12 +73,13 @@ where
         // Within the guard also what a store does before its first await: a panic there costs the lease, and no request.
         let claim = shared.attempt("claim", lazy(|_| shared.core.store.claim(key, generation, patience)).flatten());
         let claim = vigil.keep(&self.lead, claim).await;
-        if matches!(claim, Ok(Some(Claim::Granted(..) | Claim::Live(_)))) {
-            self.lead.is_of(generation);
-        }
         match claim {
-            Ok(Some(Claim::Granted(token, renew_in))) => Ok(Turn::Ours(Some(Arc::new(self.hold(token, renew_in))))),
-            Ok(Some(Claim::Live(token))) => Ok(Turn::Theirs(token)),
+            Ok(Some(Claim::Granted(token, renew_in))) => {
+                self.lead.is_of(generation);
+                Ok(Turn::Ours(Some(Arc::new(self.hold(token, renew_in)))))
+            }
+            Ok(Some(Claim::Live(token))) if self.lead.is_by_another(generation) => Ok(Turn::Theirs(token)),
+            Ok(Some(Claim::Live(_))) => Err(NotStored::Elsewhere),
             Ok(Some(Claim::Changed | Claim::Taken)) => Err(NotStored::Elsewhere),
             // Leases save calls; without them each process makes its own.
             Ok(Some(Claim::Alone) | None) | Err(Unwanted::Stopped) => Ok(Turn::Ours(None)),

@@ -8,7 +8,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -92,7 +92,7 @@ impl Flights {
     ///
     /// Who has `seen` another generation of the store than one that is part of a fleet comes after an invalidation, or after another answer: it parts that from
     /// those who come later, and starts anew. So does one who comes when the process that is followed has said nothing for a moment: it may be dead. If it is
-    /// not, the flight is [reopened](Lead::reopen).
+    /// not, the flight is [reopened](Lead::reopen). Where it is not known yet who makes the answer, they are aboard, which is [remembered](Lead::is_by_another).
     pub(crate) fn join(self: &Arc<Self>, key: &Key, mark: Option<Mark>, despite_declined: bool, seen: Option<Generation>) -> Role {
         let mut shard = self.shard(key);
         let mut silent = Weak::new();
@@ -102,6 +102,10 @@ impl Flights {
                 _ if flight.is_silent() => {
                     silent = Arc::downgrade(flight);
                     shard.flights.remove(key);
+                }
+                (None, Some(_)) if flight.seen.is_some() && flight.seen != seen => {
+                    flight.is_mixed.store(true, Ordering::SeqCst);
+                    return Role::Follow(Ticket::new(flight));
                 }
                 _ => return Role::Follow(Ticket::new(flight)),
             }
@@ -116,14 +120,14 @@ impl Flights {
             }
             shard.declined.remove(key);
         }
-        let flight = Arc::new(Flight::new());
+        let flight = Arc::new(Flight::new(seen));
         shard.flights.insert(*key, Arc::clone(&flight));
         Role::Lead(Lead { flights: Arc::clone(self), joinable: true, settling: OnceLock::new(), key: *key, flight, silent })
     }
 
     /// A flight that nobody else can join.
     pub(crate) fn alone(self: &Arc<Self>, key: &Key) -> Lead {
-        let flight = Arc::new(Flight::new());
+        let flight = Arc::new(Flight::new(None));
         Lead { flights: Arc::clone(self), joinable: false, settling: OnceLock::new(), key: *key, flight, silent: Weak::new() }
     }
 
@@ -177,6 +181,10 @@ pub(crate) struct Flight {
     /// Who waits for it or reads from it.
     interest: AtomicUsize,
     abandoned: Notify,
+    /// What its leader saw of the store.
+    seen: Option<Generation>,
+    /// Others who are aboard saw something else, and perhaps later: an answer that was begun elsewhere before they came may be none to them.
+    is_mixed: AtomicBool,
     /// What its leader saw of a store that other processes share: they may invalidate what is under way here, and nobody here is told.
     generation: OnceLock<Generation>,
     /// The process that is followed, if another makes the answer.
@@ -237,8 +245,10 @@ pub(crate) enum Ended {
 }
 
 impl Flight {
-    fn new() -> Self {
+    fn new(seen: Option<Generation>) -> Self {
         Self {
+            seen,
+            is_mixed: AtomicBool::new(false),
             state: watch::Sender::new(State::Pending),
             interest: AtomicUsize::new(0),
             abandoned: Notify::new(),
@@ -301,15 +311,27 @@ impl Lead {
         &self.key
     }
 
-    /// The answer is made for all processes that share a store, or by another of them.
+    /// The answer is made for all processes that share a store.
     pub(crate) fn is_of(&self, generation: Generation) {
         self.flight.generation.get_or_init(|| generation);
     }
 
-    /// The process with this token, which makes the answer, said something now.
+    /// The answer is made by another process. Says whether it is one to all aboard: who came while we waited for it may have come after an invalidation.
+    pub(crate) fn is_by_another(&self, generation: Generation) -> bool {
+        // Whoever joins does so under this lock.
+        let _shard = self.flights.shard(&self.key);
+        self.is_of(generation);
+        !self.flight.is_mixed.load(Ordering::SeqCst)
+    }
+
+    /// The process with this token, which makes the answer, said something now. Once nothing more is expected, that stays so: what nobody can join any more is not
+    /// to be [reopened](Self::reopen).
     pub(crate) fn heard(&self, token: Token) {
-        let followed = self.flight.followed.get_or_init(|| Followed { token, heard: Mutex::default() });
-        *followed.heard() = Some(time::Instant::now());
+        let now = time::Instant::now();
+        let followed = self.flight.followed.get_or_init(|| Followed { token, heard: Mutex::new(Some(now)) });
+        if let Some(heard) = &mut *followed.heard() {
+            *heard = now;
+        }
     }
 
     /// It has said all there is.
@@ -439,6 +461,34 @@ impl Drop for Ticket {
     fn drop(&mut self) {
         if self.flight.interest.fetch_sub(1, Ordering::SeqCst) == 1 {
             self.flight.abandoned.notify_one();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TOKEN: Token = Token([1; 16]);
+
+    #[tokio::test(start_paused = true)]
+    async fn what_others_can_no_longer_join_is_not_reopened_whatever_is_heard_of_it() {
+        for (number, is_closed) in [false, true].into_iter().enumerate() {
+            let (flights, key) = (Arc::new(Flights::new()), Key::from_bytes([number as u8; 32]));
+            let lead = || match flights.join(&key, None, false, None) {
+                Role::Lead(lead) => lead,
+                _ => panic!("there is a flight"),
+            };
+            let silent = lead();
+            silent.heard(TOKEN);
+            time::advance(2 * GOOD_FOR).await;
+            let newcomer = lead();
+            if is_closed {
+                silent.close();
+            }
+            silent.heard(TOKEN);
+            assert!(!newcomer.reopen(Token([2; 16])), "another is followed");
+            assert_eq!(newcomer.reopen(TOKEN), !is_closed);
         }
     }
 }

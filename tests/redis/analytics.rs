@@ -194,6 +194,22 @@ async fn a_batch_that_something_in_its_place_stands_in_the_way_of_holds_up_no_ot
     crate::until(async || analytics.last(DAY).await.totals.requests == 2).await;
 }
 
+#[tokio::test]
+async fn a_sum_that_is_larger_than_there_is_room_for_stays_at_that_and_costs_no_other() {
+    let server = Server::start();
+    let analytics = analytics(&server.url());
+    let mut record = record().await;
+    for _ in 0..3 {
+        record.saved = Some(NanoUsd(u64::MAX));
+        record.billed = Some(NanoUsd(i64::MAX as u64 - 1));
+        analytics.on_event(&Event::Request(&record));
+        analytics.flush().await;
+    }
+    let all = analytics.last(HOUR).await;
+    assert!(all.shared);
+    assert_eq!((all.totals.requests, all.totals.billed(), values(&all, "model")), (3, NanoUsd(i64::MAX as u64), vec![("m".to_owned(), 3)]));
+}
+
 /// For a user with what the guide to operations says, word for word, and no more.
 #[tokio::test]
 async fn the_permissions_that_the_guide_publishes_are_enough() {

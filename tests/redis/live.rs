@@ -30,6 +30,7 @@ use crate::{
     key, layer,
     origin::{Call, Origin, OriginBody, OriginError, promised, streamed},
     patient, post,
+    proxy::{Proxy, Way},
     server::Server,
     until,
 };
@@ -554,6 +555,66 @@ async fn beyond_the_bound_nothing_more_is_said_and_who_has_nothing_yet_waits_for
     assert_eq!(calls(&fleet.control)["/"], 1);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_leads_answers_for_its_lease_though_the_word_that_somebody_asked_was_lost() {
+    let fleet = Fleet::start();
+    let proxy = Proxy::to(fleet.redis.port()).await;
+    // Unasked, it renews after hours, and who waits asks again after hours.
+    let ages = LONG * 600;
+    let leader = member(patient(proxy.url()).lease(Some(ages)), &fleet.control, "leader");
+    let leading = tokio::spawn(async move { ask_bytes(&leader).await });
+    fleet.until_called(1).await;
+    let lease = fleet.redis.run::<Vec<String>>(&["KEYS", "t:*:lease"]).remove(0);
+    let long = async || fleet.redis.run::<u64>(&["PTTL", &lease]) > (ages / 2).as_millis() as u64;
+    // It hears of changes, has renewed its lease once, and is then cut off for a moment.
+    until(async || fleet.redis.run::<String>(&["CLIENT", "LIST"]).contains("cmd=ping")).await;
+    until(long).await;
+    proxy.set(Way::Refuse);
+    proxy.reset();
+    until(async || !fleet.redis.run::<String>(&["CLIENT", "LIST"]).contains("cmd=ping")).await;
+    let () = fleet.redis.run(&["PEXPIRE", &lease, &(ages / 10).as_millis().to_string()]);
+    let cache = member(patient(fleet.redis.url()).lease(Some(ages)), &fleet.control, "follower");
+    let waiting = tokio::spawn(async move { ask_bytes(&cache).await });
+    fleet.until_wanted().await;
+    proxy.set(Way::Open);
+    until(long).await;
+    say(&fleet.control, "leader", &["!head 200", "one", "!end"]);
+    for answer in [leading, waiting] {
+        assert_eq!(answer.await.unwrap().1, "one");
+    }
+    assert_eq!(calls(&fleet.control)["/"], 1);
+}
+
+#[tokio::test]
+async fn who_leads_and_hears_no_word_any_more_gives_signs_of_life_unasked() {
+    let fleet = Fleet::start();
+    // As long as it hears, it renews after hours.
+    let ages = LONG * 600;
+    let leader = member(patient(fleet.redis.url()).lease(Some(ages)), &fleet.control, "leader");
+    let leading = tokio::spawn(async move { ask_bytes(&leader).await });
+    fleet.until_called(1).await;
+    let lease = fleet.redis.run::<Vec<String>>(&["KEYS", "t:*:lease"]).remove(0);
+    let long = async || fleet.redis.run::<u64>(&["PTTL", &lease]) > (ages / 2).as_millis() as u64;
+    let hearing = || {
+        let clients: String = fleet.redis.run(&["CLIENT", "LIST"]);
+        let client = clients.lines().find(|client| client.contains("cmd=ping"))?;
+        Some(client.strip_prefix("id=")?.split(' ').next()?.to_owned())
+    };
+    until(async || hearing().is_some() && long().await).await;
+    // As by one who asks; of this it is not told, and it renews as it was going to before it heard.
+    let cut = || fleet.redis.run::<()>(&["PEXPIRE", &lease, &(ages / 10).as_millis().to_string()]);
+    cut();
+    until(long).await;
+    let () = fleet.redis.run(&["ACL", "SETUSER", "default", "-client|tracking"]);
+    let _: u64 = fleet.redis.run(&["CLIENT", "KILL", "ID", &hearing().unwrap()]);
+    for _ in 0..3 {
+        cut();
+        until(long).await;
+    }
+    say(&fleet.control, "leader", &["!head 200", "one", "!end"]);
+    assert_eq!(leading.await.unwrap().1, "one");
+}
+
 async fn ask_bytes(cache: &Member) -> (Outcome, Bytes) {
     let answer = begin(cache, "/").await;
     (outcome(&answer), rest(answer).await.unwrap())
@@ -659,6 +720,32 @@ async fn who_comes_after_an_invalidation_by_another_process_joins_nothing_from_b
             assert_eq!(coming.await.unwrap(), "new");
         }
     }
+}
+
+#[tokio::test]
+async fn who_joins_those_who_wait_for_another_process_after_an_invalidation_is_shown_nothing_that_began_before_it() {
+    let fleet = Fleet::start();
+    let _leader = fleet.leader(LONG, "").await;
+    let cache = fleet.follower();
+    let come = || {
+        let cache = cache.clone();
+        tokio::spawn(async move { ask(&cache, post("/")).await })
+    };
+    let waiting = come();
+    fleet.until_wanted().await;
+    // Nobody in this process is told.
+    layer(patient(fleet.redis.url()).build().unwrap()).handle().invalidate(&Selection::All).await.unwrap();
+    let before = commands(&fleet.redis, "getrange");
+    let coming: Vec<_> = (0..20).map(|_| come()).collect();
+    // They have looked up, and join the one who waits.
+    until(async || commands(&fleet.redis, "getrange") >= before + 20).await;
+    say(&fleet.control, "follower", &["!head 200", "new", "!end"]);
+    say(&fleet.control, "leader", &["!head 200", "old", "!end"]);
+    for coming in coming {
+        assert_eq!(coming.await.unwrap().1, "new");
+    }
+    waiting.await.unwrap();
+    assert_eq!((fleet.led().await.as_str(), calls(&fleet.control)["/"]), ("miss: old", 2));
 }
 
 fn commands(server: &Server, name: &str) -> u64 {

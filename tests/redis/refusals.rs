@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use tower_response_cache::{
     observe::TracingObserver,
-    store::{LinkState, Redis, Store},
+    store::{LinkState, Redis, Selection, Store},
 };
 
-use crate::{ask, fill, key, layer, log::Log, origin::Origin, patient, post, record, resp::Resp, server::Server, stored, until};
+use crate::{ask, fill, key, layer, log::Log, origin::Origin, patient, post, record, resp::Resp, server::Server, stored, tagged, until};
 
 /// Asks as often as would open any breaker that counts.
 async fn ask_often(store: &Redis) {
@@ -113,6 +113,33 @@ async fn a_full_redis_is_read_and_not_written() {
     assert_eq!((store.refused_writes(), store.status().state), (20, LinkState::Closed));
     let () = server.run(&["CONFIG", "SET", "maxmemory", "0"]);
     assert!(store.put(&key(2), record("room"), seen).await.unwrap());
+}
+
+#[tokio::test]
+async fn what_is_removed_from_a_full_redis_is_removed_and_voids_fills() {
+    let server = Server::start();
+    let store = patient(server.url()).build().unwrap();
+    let selections = [None, Some(Selection::All), Some(Selection::Tag("tag".into())), Some(Selection::Pattern("model=*".into()))];
+    for (number, selection) in selections.into_iter().enumerate() {
+        let (there, missing) = (key(2 * number as u64), key(2 * number as u64 + 1));
+        assert!(fill(&store, &there, tagged("old", &["tag"], &[("model", "m")])).await);
+        let seen = [store.get(&there).await.unwrap().generation, store.get(&missing).await.unwrap().generation];
+        let () = server.run(&["CONFIG", "SET", "maxmemory", "1"]);
+        match &selection {
+            None => {
+                assert!(store.remove(&there).await.unwrap());
+                assert!(!store.remove(&missing).await.unwrap());
+            }
+            Some(selection) => assert_eq!(store.remove_where(selection).await.unwrap(), 1, "{selection:?}"),
+        }
+        assert_eq!(stored(&store, &there).await, None, "{selection:?}");
+        let () = server.run(&["CONFIG", "SET", "maxmemory", "0"]);
+        for (key, seen) in [there, missing].iter().zip(seen) {
+            assert!(!store.put(key, record("from before"), seen).await.unwrap(), "{selection:?}");
+            assert!(fill(&store, key, record("from after")).await, "{selection:?}");
+            store.remove(key).await.unwrap();
+        }
+    }
 }
 
 #[tokio::test]

@@ -43,6 +43,29 @@ async fn removal_by_tag_looks_at_nothing_that_does_not_carry_it() {
 }
 
 #[tokio::test]
+async fn a_record_whose_writer_had_to_write_twice_is_removed_by_tag_though_a_removal_began_in_between() {
+    let server = Server::start();
+    let proxy = Proxy::to(server.port()).await;
+    let (near, far) = (patient(server.url()).build().unwrap(), patient(proxy.url()).build().unwrap());
+    // All its connections are there.
+    for number in 10..20 {
+        assert!(fill(&far, &key(number), tagged("x", &["other"], &[])).await);
+    }
+    let seen = far.get(&key(1)).await.unwrap().generation;
+    proxy.delay(Duration::from_millis(500));
+    let writing = tokio::spawn(async move { far.put(&key(1), tagged("old", &["tag"], &[]), seen).await });
+    let name = format!("t:{{01}}{}", &key(1).to_string()[2..]);
+    crate::until(async || server.run::<bool>(&["EXISTS", &name])).await;
+    // Its writer is not told so: the connection breaks, and it tries again. Before that, someone began to remove.
+    let () = server.run(&["SET", "t:{01}", "anything"]);
+    proxy.delay(Duration::ZERO);
+    proxy.reset();
+    assert!(writing.await.unwrap().unwrap(), "it was stored");
+    assert_eq!(near.remove_where(&tag("tag")).await.unwrap(), 1);
+    assert_eq!(stored(&near, &key(1)).await, None);
+}
+
+#[tokio::test]
 async fn no_command_has_much_to_do_though_all_that_is_removed_be_in_one_bucket() {
     let server = Server::start();
     let store = patient(server.url()).build().unwrap();

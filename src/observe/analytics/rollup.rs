@@ -306,7 +306,7 @@ impl Rollup {
         self.hit_latency.add(&other.hit_latency);
         self.miss_latency.add(&other.miss_latency);
         for (outcome, count) in &other.outcomes {
-            *self.outcomes.entry(outcome.clone()).or_default() += count;
+            increase(self.outcomes.entry(outcome.clone()).or_default(), *count);
         }
         for (dimension, others) in &other.groups {
             for (value, tally) in others {
@@ -362,7 +362,7 @@ impl Rollup {
             }
             "o" => {
                 if let Some((outcome, reason)) = rest.split_once('\0') {
-                    *self.outcomes.entry((outcome.to_owned().into(), reason.to_owned().into())).or_default() += by;
+                    increase(self.outcomes.entry((outcome.to_owned().into(), reason.to_owned().into())).or_default(), by);
                 }
             }
             "g" => {
@@ -400,9 +400,9 @@ impl Rollup {
         let Self { totals, hit_latency, miss_latency, outcomes, groups } = self;
         let mut by_outcome = BTreeMap::<String, u64>::new();
         for ((outcome, reason), count) in outcomes {
-            *by_outcome.entry(outcome.clone().into_owned()).or_default() += count;
+            increase(by_outcome.entry(outcome.clone().into_owned()).or_default(), count);
             if !reason.is_empty() {
-                *by_outcome.entry(format!("{outcome}/{reason}")).or_default() += count;
+                increase(by_outcome.entry(format!("{outcome}/{reason}")).or_default(), count);
             }
         }
         let mut groups: Vec<Group> = groups
@@ -420,9 +420,27 @@ impl Rollup {
     }
 }
 
+/// What is in Redis may be anything.
+fn increase(sum: &mut u64, by: u64) {
+    *sum = sum.saturating_add(by);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[cfg(feature = "redis")]
+    #[test]
+    fn sums_that_others_wrote_do_not_overflow() {
+        let mut sum = Rollup::default();
+        for reason in ["a", "a", "b"] {
+            sum.add_field(&format!("o\0miss\0{reason}"), u64::MAX);
+        }
+        let other = sum.clone();
+        sum.add(&other);
+        let period = sum.into_period();
+        assert_eq!(period.by_outcome, ["miss", "miss/a", "miss/b"].map(|outcome| (outcome.to_owned(), u64::MAX)));
+    }
 
     #[cfg(feature = "redis")]
     #[test]

@@ -127,14 +127,14 @@ impl Redis {
         self.settle(key, token, if declined { DECLINED } else { b"" }, DECLINED_FOR).await.map(drop)
     }
 
-    /// Gives the sign of life that somebody asked for. Says whether the lease is held still.
-    pub(super) async fn answer_for(&self, key: &Key, token: Token, lasts: Duration) -> bool {
+    /// Gives the sign of life that somebody asked for. Says what [`SETTLE`] says: 0 if the lease is held no more.
+    pub(super) async fn answer_for(&self, key: &Key, token: Token, lasts: Duration) -> i64 {
         // Then it is over.
         let until = Instant::now() + granted_for(lasts);
         loop {
             match self.settle(key, token, &token.0, lasts).await {
-                Ok(settled) => return settled != 0,
-                Err(_) if Instant::now() >= until => return false,
+                Ok(settled) => return settled,
+                Err(_) if Instant::now() >= until => return 0,
                 Err(_) => sleep(POLL).await,
             }
         }
@@ -149,7 +149,7 @@ impl Redis {
     }
 
     /// How long a holder waits before it renews. Where no word comes, it gives signs of life unasked, and learns by the way that it has an audience.
-    fn renew_in(&self, lasts: Duration) -> Duration {
+    pub(super) fn renew_in(&self, lasts: Duration) -> Duration {
         if self.inner.waiters.are_told() { lasts / 3 } else { (lasts / 3).min(LEAST_GRANT / 2) }
     }
 
@@ -215,6 +215,11 @@ impl Waiters {
             }
         }
     }
+
+    /// Has all holders of leases see whether they have an audience.
+    fn wanted_all(&self) {
+        self.stages().values().flatten().for_each(|(_, wanted)| wanted.notify_one());
+    }
 }
 
 impl Listener for Waiters {
@@ -233,12 +238,16 @@ impl Listener for Waiters {
     fn begun(&self) {
         self.told.store(true, Ordering::SeqCst);
         self.changed(Change::All);
+        // Somebody may have asked meanwhile.
+        self.wanted_all();
     }
 
     fn proven(&self, _: std::time::Instant) {}
 
     fn lost(&self) {
         self.told.store(false, Ordering::SeqCst);
+        // Nobody is to wait for word any more.
+        self.wanted_all();
     }
 }
 

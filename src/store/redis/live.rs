@@ -15,7 +15,7 @@ use std::{sync::Arc, time::Duration};
 
 use futures_util::{Stream, stream::try_unfold};
 use redis::Value;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::{
     Redis,
@@ -67,9 +67,20 @@ impl Redis {
         let lasts = inner.lease?;
         let wanted = inner.waiters.stage(key, token)?;
         self.hear();
-        wanted.notified().await;
-        let is_held = self.answer_for(key, token, lasts).await;
-        is_held.then(|| Audience { max_bytes: inner.live.unwrap_or_default(), renew_in: beat(lasts) })
+        loop {
+            if inner.waiters.are_told() {
+                wanted.notified().await;
+            } else {
+                // It may have been told when it renewed last that there is time until the next.
+                timeout(self.renew_in(lasts), wanted.notified()).await.ok();
+            }
+            match self.answer_for(key, token, lasts).await {
+                0 => return None,
+                2 => return Some(Audience { max_bytes: inner.live.unwrap_or_default(), renew_in: beat(lasts) }),
+                // Word may have been lost, and was not.
+                _ => {}
+            }
+        }
     }
 
     pub(super) async fn publish_parts(&self, key: &Key, token: Token, from: u64, parts: &[LivePart]) -> Result<bool, Error> {

@@ -29,17 +29,18 @@ impl Script {
 }
 
 /// Stores a value, unless the epoch is another than the one seen, or there is a value and it is not the one seen. That there is none any
-/// more says nothing: it may have been evicted. Called twice with the same value, it answers twice the same.
+/// more says nothing: it may have been evicted. Called twice with the same value, it answers twice the same, as long as that is there: what is there is
+/// to stay in the sets of its tags.
 ///
 /// By the holder of a lease, unless another holds it by now; and that ends it.
 ///
 /// Keys: record, epoch; perhaps lease. Arguments: epoch seen, number of the value seen, lifetime in milliseconds, value; perhaps token.
 pub(super) static PUT: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
-        "if redis.call('GET', KEYS[2]) ~= ARGV[1] then return 0 end
-local head = redis.call('GETRANGE', KEYS[1], 0, 11)
+        "local head = redis.call('GETRANGE', KEYS[1], 0, 11)
 local there = string.sub(head, 5)
 if there == string.sub(ARGV[4], 5, 12) then return 1 end
+if redis.call('GET', KEYS[2]) ~= ARGV[1] then return 0 end
 if head ~= '' and there ~= ARGV[2] then return 0 end
 if KEYS[3] then
   local holder = redis.call('GET', KEYS[3])
@@ -54,7 +55,8 @@ return 1",
 /// Puts the mark of a removal in the place of whatever is there, and says whether that was a record. The mark remembers that: called twice
 /// with the same mark, it answers twice the same.
 ///
-/// Whoever makes an answer now makes it in vain: its lease ends.
+/// Whoever makes an answer now makes it in vain: its lease ends. That comes first, for a server that is out of memory refuses the first write of a script if it
+/// needs room, and no later one.
 ///
 /// Keys: record, lease. Arguments: magic, kind and number of the mark; its lifetime in milliseconds; how records begin.
 pub(super) static REMOVE: LazyLock<Script> = LazyLock::new(|| {
@@ -64,8 +66,8 @@ if type(head) ~= 'string' then head = '' end
 if string.sub(head, 1, 12) == ARGV[1] then return string.byte(head, 16) end
 local was = 0
 if string.sub(head, 1, 4) == ARGV[3] then was = 1 end
-redis.call('SET', KEYS[1], ARGV[1] .. string.char(0, 0, 0, was), 'PX', ARGV[2])
 redis.call('UNLINK', KEYS[2])
+redis.call('SET', KEYS[1], ARGV[1] .. string.char(0, 0, 0, was), 'PX', ARGV[2])
 return was",
     )
 });
@@ -97,6 +99,14 @@ local function write(...)
   if writes >= before then try(...) end
   if not fault then writes = writes + 1 end
 end
+local function increase(key, field, by)
+  write('HINCRBY', key, field, by)
+  -- There is no larger sum than that.
+  if fault and string.find(fault.err, 'overflow', 1, true) then
+    fault = nil
+    write('HSET', key, field, '9223372036854775807')
+  end
+end
 local at = 7
 for _ = 1, tonumber(ARGV[5]) do
   local count = tonumber(ARGV[at])
@@ -113,7 +123,7 @@ end
 for i = 3, #KEYS, 2 do
   local lifetime, count = ARGV[at], tonumber(ARGV[at + 1])
   at = at + 2
-  for field = at, at + 2 * count - 2, 2 do write('HINCRBY', KEYS[i], ARGV[field], ARGV[field + 1]) end
+  for field = at, at + 2 * count - 2, 2 do increase(KEYS[i], ARGV[field], ARGV[field + 1]) end
   write('HSET', KEYS[i], 'v', ARGV[6])
   write('PEXPIRE', KEYS[i], lifetime)
   at = at + 2 * count

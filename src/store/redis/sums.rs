@@ -99,7 +99,8 @@ impl Redis {
         for Sums { lifetime, fields, histograms, .. } in &addition.sums {
             command.arg(millis(*lifetime)).arg(fields.len());
             for (field, by) in fields {
-                command.arg(field).arg(*by);
+                // Numbers in Redis are signed.
+                command.arg(field).arg((*by).min(i64::MAX as u64));
             }
             command.arg(histograms.len());
             for (field, by) in histograms {

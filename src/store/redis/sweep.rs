@@ -39,6 +39,20 @@ pub(super) async fn remove_where(store: &Redis, selection: &Selection) -> Result
         (name, command)
     });
     let replies = inner.servers.spread(Lane::Bulk, step(until), None, epochs.collect()).await?;
+    let mut gone = Vec::new();
+    for (bucket, reply) in replies.iter().enumerate() {
+        match Fault::of_value(reply) {
+            None => {}
+            // There is no room for another. That there is none says as much: whoever makes one later makes another.
+            Some(Fault::Refused("OOM")) => {
+                let (name, mut command) = (inner.names.epoch(bucket), redis::cmd("UNLINK"));
+                command.arg(&name);
+                gone.push((name, command));
+            }
+            Some(fault) => return Err(fault.into()),
+        }
+    }
+    let replies = inner.servers.spread(Lane::Bulk, step(until), None, gone).await?;
     if let Some(fault) = replies.iter().find_map(Fault::of_value) {
         return Err(fault.into());
     }
