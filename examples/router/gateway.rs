@@ -122,7 +122,7 @@ impl Inner {
         head.uri = head.uri.path_and_query().cloned().map_or_else(Uri::default, Uri::from);
         head.headers.insert(header::HOST, upstream.host());
         let mut options = CacheOptions::new()
-            .upstream(&upstream.name)
+            .upstream(upstream.identity())
             .label("provider", &upstream.name)
             .label("route", route.name)
             .request_id(id.to_str().unwrap_or_default());
@@ -166,9 +166,11 @@ fn check(head: &request::Parts) -> Result<(), Problem> {
     if head.method == Method::CONNECT {
         return Err(Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "this is no proxy for tunnels"));
     }
-    let is_dots = |segment: &str| matches!(segment.replace("%2e", ".").replace("%2E", ".").as_str(), "." | "..");
     let path = head.uri.path();
-    if !path.starts_with('/') || path.split('/').any(is_dots) {
+    // As the most lenient of servers reads it: some take an escaped slash for a slash, or a backslash, and what follows a semicolon for no part of the name.
+    let lenient = path.to_ascii_lowercase().replace("%2e", ".").replace("%2f", "/").replace("%5c", "\\").replace("%3b", ";");
+    let is_dots = |segment: &str| matches!(segment.split(';').next(), Some("." | ".."));
+    if !path.starts_with('/') || lenient.split(['/', '\\']).any(is_dots) {
         return Err(Problem::new(
             StatusCode::BAD_REQUEST,
             "invalid_path",

@@ -129,6 +129,25 @@ async fn it_says_where_it_listens_serves_and_ends_when_told_to() {
     }
 }
 
+#[tokio::test]
+async fn it_serves_and_drains_when_nobody_reads_its_log_any_more() {
+    let mut child = program()
+        .args(["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--simulator-pace", "instant"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let line = lines.next_line().await.unwrap().expect("a line");
+    drop(child.stderr.take());
+    let mut request = chat("hello");
+    *request.uri_mut() = format!("{}{}", line.strip_prefix("listening on ").unwrap(), request.uri()).parse().unwrap();
+    assert_eq!(client().request(request).await.unwrap().status(), 200);
+    let id = child.id().expect("it runs").to_string();
+    assert!(std::process::Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
+    assert_eq!(child.wait().await.unwrap().code(), Some(0));
+}
+
 /// An upstream whose stream the test feeds, and the program with that stream open.
 async fn streaming() -> (Running, Feed, hyper::body::Incoming, Upstream) {
     let (feeds, mut fed) = mpsc::unbounded_channel();
