@@ -230,6 +230,18 @@ async fn what_it_cannot_run_with_is_one_line_and_an_exit_code() {
 }
 
 #[tokio::test]
+async fn what_is_wrong_in_the_environment_is_said_by_the_name_it_has_there() {
+    for (variable, value, option) in [("ROUTER_READ_ONLY", "", "--read-only"), ("ROUTER_MEMORY", "lots", "--memory <BYTES>")] {
+        let output = program().env(variable, value).output().await.unwrap();
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2));
+        assert!(error.contains(option) && error.contains(&format!("the environment variable {variable} is set")), "{error}");
+    }
+    let (_, error) = refused(&["--memory", "lots"]).await;
+    assert!(!error.contains("ROUTER_MEMORY"), "{error}");
+}
+
+#[tokio::test]
 async fn what_is_set_by_environment_is_heeded_and_help_does_not_show_secrets() {
     let output = program()
         .args(["--help"])
