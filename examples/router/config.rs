@@ -113,6 +113,12 @@ impl Settings {
         let file = args.config.as_deref().map(read_file).transpose()?.unwrap_or_default();
         let admin_listen = args.admin_listen.or(file.admin_listen).unwrap_or(SocketAddr::from(([127, 0, 0, 1], 8081)));
         let admin_token = args.admin_token.filter(|token| !token.is_empty());
+        // What no field can carry, as the end of a line that came along from a file, nobody could ever show.
+        if admin_token.as_deref().is_some_and(|token| token.trim() != token || HeaderValue::from_bytes(token.as_bytes()).is_err()) {
+            return Err(StartError::usage(
+                "the admin token (--admin-token or ROUTER_ADMIN_TOKEN) has a line end, a control character, or a space around it, which no caller could send",
+            ));
+        }
         if admin_token.is_none() && !admin_listen.ip().is_loopback() {
             return Err(StartError::usage(format!(
                 "the admin listener would be open to others on {admin_listen}: set a token (--admin-token or ROUTER_ADMIN_TOKEN), or listen on a loopback address"
@@ -243,6 +249,11 @@ fn directory(single: Option<&str>, tables: Vec<UpstreamTable>, default: Option<S
         let (upstream, models) = upstream(table)?;
         let upstream = Arc::new(upstream);
         for prefix in models {
+            if prefix.is_empty() || prefix.contains('*') {
+                return Err(StartError::usage(format!(
+                    "models `{prefix}` of upstream `{name}`: these are beginnings of names, as in `gpt-`, without `*`; `default` names who has all others"
+                )));
+            }
             if let Some((_, other)) = rules.iter().find(|(taken, _)| *taken == prefix) {
                 return Err(StartError::usage(format!(
                     "models `{prefix}*` go to both `{}` and `{name}`: only one can have them",
@@ -493,6 +504,8 @@ mod tests {
                 "`ROUTER_TEST_UNSET` is not set, or empty",
             ),
             (format!("{one}headers = {{ \"no name\" = \"x\" }}\n"), "a header of upstream `a` cannot be called `no name`"),
+            (format!("{one}models = [\"gpt-*\"]\n"), "models `gpt-*` of upstream `a`: these are beginnings of names"),
+            (format!("{one}models = [\"\"]\n"), "models `` of upstream `a`"),
             (format!("{one}headers = \"Bearer hush\"\n"), "FILE:4: invalid type: string, expected a map"),
             ("upstream = \"hu, \\\"expected\\\", hush\"\n".to_owned(), "FILE:1: invalid type: string, expected a sequence"),
             (format!("{one}headers = {{ Host = \"x\" }}\n"), "header `Host` of upstream `a` cannot be set"),
@@ -507,5 +520,10 @@ mod tests {
             assert!(error.contains(expected) && !error.contains('\n') && !error.contains("hush"), "{toml}\n{error}");
         }
         assert!(read("admin_listen = \"0.0.0.0:8081\"", &["--admin-token", "t"]).is_ok());
+        for token in ["hush\n", " hush", "hu\nsh", "hu\u{1b}sh"] {
+            let error = read("", &["--admin-token", token]).err().unwrap_or_else(|| panic!("taken: {token:?}"));
+            assert!(error.contains("ROUTER_ADMIN_TOKEN") && !error.contains("hush"), "{error}");
+        }
+        assert!(read("", &["--admin-token", "gr\u{fc}n"]).is_ok());
     }
 }
