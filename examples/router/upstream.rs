@@ -137,6 +137,11 @@ impl Directory {
         rule.map_or(&self.default, |(_, upstream)| upstream)
     }
 
+    /// Does it matter which model it is?
+    pub(crate) fn is_choice(&self) -> bool {
+        self.rules.iter().any(|(_, upstream)| !Arc::ptr_eq(upstream, &self.default))
+    }
+
     /// All of them, the default first.
     pub(crate) fn all(&self) -> impl Iterator<Item = &Arc<Upstream>> {
         std::iter::once(&self.default).chain(self.rules.iter().map(|(_, upstream)| upstream))
