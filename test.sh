@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # All that proves this crate, in one go. It stops at the first failure and skips nothing.
 #
-# It needs a Rust toolchain, cargo-deny, redis-server, nginx, curl, openssl, Python, Node.js and Chromium. What of it is missing it installs, the system's packages on Debian only, as
+# It needs a Rust toolchain, cargo-deny, redis-server, nginx, curl, Python, Node.js and Chromium. What of it is missing it installs, the system's packages on Debian only, as
 # root or through sudo; elsewhere it says what to install.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
@@ -37,7 +37,6 @@ tools() {
     # Debian keeps it where only root looks for programs.
     need nginx || [[ -x /usr/sbin/nginx ]] || install nginx-light
     need cargo-deny || cargo install --quiet --locked cargo-deny
-    need openssl || install openssl
     need python3 && python3 -c 'import venv, ensurepip' || install python3 python3-venv
     { need node && need npm; } || install nodejs npm
     need chromium || install chromium

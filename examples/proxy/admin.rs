@@ -83,14 +83,14 @@ where
     }
 
     async fn purge(&self, query: Option<&str>) -> Result<u64, Error> {
-        match query.unwrap_or_default().split_once('=') {
+        match query.map(|query| query.split_once('=').unwrap_or((query, ""))) {
             None => self.handle.invalidate(&Selection::All).await,
-            Some(("tag", tag)) => self.handle.invalidate(&Selection::Tag(tag.to_owned())).await,
+            Some(("tag", tag)) if !tag.is_empty() => self.handle.invalidate(&Selection::Tag(tag.to_owned())).await,
             Some(("url", url)) => {
                 let request = Request::get(url).body(Bytes::new()).map_err(|_| Error::config("this is no URL"))?;
                 self.handle.invalidate_request(&request).await
             }
-            Some(_) => Err(Error::config("url or tag")),
+            Some(_) => Err(Error::config("what to remove is ?url=http://host/path or ?tag=name, or all without either")),
         }
     }
 }

@@ -79,7 +79,48 @@ fn add_forwarded(request: &mut request::Parts, peer: SocketAddr) {
         SocketAddr::V4(peer) => peer.ip().to_string(),
         SocketAddr::V6(peer) => format!("\"[{}]\"", peer.ip()),
     };
+    // Lines are read as one list: a quote that stays open would swallow what is said here.
+    if !request.headers.get_all(&FORWARDED).iter().all(|line| closes_its_quotes(line.as_bytes())) {
+        request.headers.remove(&FORWARDED);
+    }
     if let Ok(value) = HeaderValue::try_from(format!("for={node};host=\"{host}\";proto=http")) {
         request.headers.append(&FORWARDED, value);
+    }
+}
+
+/// Does each quoted string (RFC 9110 section 5.6.4) in this end in it?
+fn closes_its_quotes(line: &[u8]) -> bool {
+    let mut bytes = line.iter();
+    let mut is_quoted = false;
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'"' => is_quoted = !is_quoted,
+            b'\\' if is_quoted => drop(bytes.next()),
+            _ => {}
+        }
+    }
+    !is_quoted
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_asked_is_said_whatever_the_one_who_asked_says() {
+        for (line, is_kept) in [
+            ("for=1.2.3.4", true),
+            (r#"for="[::1]";by="a\"b", for="x""#, true),
+            (r#"for="x"#, false),
+            (r#"for="x\""#, false),
+            (r#"for=x;by=" "", "#, false),
+        ] {
+            let (mut parts, ()) =
+                http::Request::get("http://h/").header("host", "h").header("forwarded", line).body(()).unwrap().into_parts();
+            forward(&mut parts, "proxy", Some(([127, 0, 0, 1], 1).into()), &uri::Authority::from_static("h")).unwrap();
+            let lines: Vec<&str> = parts.headers.get_all("forwarded").iter().map(|line| line.to_str().unwrap()).collect();
+            let ours = r#"for=127.0.0.1;host="h";proto=http"#;
+            assert_eq!(lines, if is_kept { vec![line, ours] } else { vec![ours] });
+        }
     }
 }

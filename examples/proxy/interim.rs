@@ -13,7 +13,7 @@ use std::{
 };
 
 use bytes::{Buf as _, Bytes, BytesMut};
-use http::{HeaderMap, Request, StatusCode, Version};
+use http::{HeaderMap, Request, StatusCode, Version, header};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     sync::mpsc,
@@ -91,6 +91,8 @@ impl Hints {
 
 fn message(status: StatusCode, mut headers: HeaderMap, received: Version, via: &str) -> Bytes {
     fields::answer(&mut headers, received, via);
+    // It has no content, and who believes a length all the same takes the response for some of it (RFC 9110 section 8.6).
+    headers.remove(header::CONTENT_LENGTH);
     let mut message = format!("HTTP/1.1 {} {}\r\n", status.as_str(), status.canonical_reason().unwrap_or_default()).into_bytes();
     for (name, value) in &headers {
         for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {

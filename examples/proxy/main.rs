@@ -51,11 +51,11 @@ struct Args {
     origin_http2: bool,
 
     /// How long the origin may take to answer, in seconds.
-    #[arg(long, default_value_t = 60)]
+    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
     origin_timeout: u64,
 
     /// How long a request body may pause before its sender gets a 408, in seconds.
-    #[arg(long, default_value_t = 30)]
+    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..))]
     body_idle: u64,
 
     /// How long open responses may take to finish after SIGTERM or SIGINT, in seconds.
@@ -100,7 +100,9 @@ const MAX_RECORD: usize = 16 << 20;
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    tracing_subscriber::fmt().with_env_filter(tracing_subscriber::EnvFilter::from_default_env()).with_writer(std::io::stderr).init();
+    let log = tracing_subscriber::fmt().with_env_filter(tracing_subscriber::EnvFilter::from_default_env()).with_writer(std::io::stderr);
+    // Nobody may read the log any more. That is no reason to end, and where else would it be said?
+    log.log_internal_errors(false).init();
     match run(Args::parse()).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

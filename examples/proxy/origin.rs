@@ -55,6 +55,10 @@ pub fn base(text: &str) -> Result<Uri, &'static str> {
     if authority.as_str().contains('@') {
         return Err("a URL with credentials in it, which would not be sent");
     }
+    let port = authority.as_str().strip_prefix(authority.host()).map(|port| port.trim_start_matches(':'));
+    if authority.host().is_empty() || port.is_none_or(|port| !port.is_empty() && authority.port_u16().is_none_or(|port| port == 0)) {
+        return Err("a URL without a host, or whose port is none");
+    }
     if uri.path_and_query().is_some_and(|path| path != "/") {
         return Err("a URL with a path, which would not be sent: requests keep theirs");
     }

@@ -11,6 +11,7 @@ use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
+use tokio::sync::OwnedSemaphorePermit;
 use tower_response_cache::{BoxError, ResponseBody};
 
 use super::{
@@ -26,11 +27,14 @@ pub(crate) enum Upload {
     Whole {
         bytes: Bytes,
         trailers: Option<HeaderMap>,
+        /// Held for as long as the bytes, if they are many.
+        _room: Option<OwnedSemaphorePermit>,
     },
     /// More than the cache takes: what was read, and the rest.
     Rejoined {
         start: Bytes,
         rest: Arriving,
+        _room: Option<OwnedSemaphorePermit>,
     },
 }
 
@@ -44,13 +48,46 @@ impl Upload {
                 Ok(data) => {
                     start.push(data, &body.size_hint());
                     if start.len() > limit {
-                        return Ok(Self::Rejoined { start: start.freeze(), rest: body });
+                        return Ok(Self::Rejoined { start: start.freeze(), rest: body, _room: None });
                     }
                 }
                 Err(frame) => trailers = frame.into_trailers().ok(),
             }
         }
-        Ok(Self::Whole { bytes: start.freeze(), trailers })
+        Ok(Self::Whole { bytes: start.freeze(), trailers, _room: None })
+    }
+
+    /// Is there more than was read?
+    pub(crate) fn goes_on(&self) -> bool {
+        matches!(self, Self::Rejoined { .. })
+    }
+
+    /// Reads on until `enough` says so of what was read, asked each time that it has doubled, or there are `most` bytes, or no more.
+    pub(crate) async fn read_on(
+        self,
+        most: usize,
+        room: OwnedSemaphorePermit,
+        enough: impl Fn(&[u8]) -> bool,
+    ) -> Result<Self, ArrivalError> {
+        let Self::Rejoined { start, mut rest, .. } = self else { return Ok(self) };
+        let room = Some(room);
+        let mut read = BytesMut::from(start);
+        let mut asked = read.len();
+        while read.len() < most {
+            let data = match rest.frame().await.transpose()?.map(Frame::into_data) {
+                Some(Ok(data)) => data,
+                Some(Err(frame)) => return Ok(Self::Whole { bytes: read.freeze(), trailers: frame.into_trailers().ok(), _room: room }),
+                None => return Ok(Self::Whole { bytes: read.freeze(), trailers: None, _room: room }),
+            };
+            read.extend_from_slice(&data);
+            if read.len() / 2 >= asked {
+                if enough(&read) {
+                    break;
+                }
+                asked = read.len();
+            }
+        }
+        Ok(Self::Rejoined { start: read.freeze(), rest, _room: room })
     }
 
     /// What was read.
@@ -101,12 +138,12 @@ impl Body for Upload {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, ArrivalError>>> {
         match self.get_mut() {
             Self::Live(body) => Pin::new(body).poll_frame(cx),
-            Self::Whole { bytes, trailers } => Poll::Ready(if bytes.is_empty() {
+            Self::Whole { bytes, trailers, .. } => Poll::Ready(if bytes.is_empty() {
                 trailers.take().map(|trailers| Ok(Frame::trailers(trailers)))
             } else {
                 Some(Ok(Frame::data(std::mem::take(bytes))))
             }),
-            Self::Rejoined { start, rest } => {
+            Self::Rejoined { start, rest, .. } => {
                 if start.is_empty() {
                     Pin::new(rest).poll_frame(cx)
                 } else {
@@ -119,8 +156,8 @@ impl Body for Upload {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Live(body) => body.is_end_stream(),
-            Self::Whole { bytes, trailers } => bytes.is_empty() && trailers.is_none(),
-            Self::Rejoined { start, rest } => start.is_empty() && rest.is_end_stream(),
+            Self::Whole { bytes, trailers, .. } => bytes.is_empty() && trailers.is_none(),
+            Self::Rejoined { start, rest, .. } => start.is_empty() && rest.is_end_stream(),
         }
     }
 
@@ -128,7 +165,7 @@ impl Body for Upload {
         match self {
             Self::Live(body) => body.size_hint(),
             Self::Whole { bytes, .. } => SizeHint::with_exact(bytes.len() as u64),
-            Self::Rejoined { start, rest } => {
+            Self::Rejoined { start, rest, .. } => {
                 let (held, rest) = (start.len() as u64, rest.size_hint());
                 let mut hint = SizeHint::new();
                 hint.set_lower(rest.lower().saturating_add(held));

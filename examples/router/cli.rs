@@ -2,7 +2,11 @@
 
 use std::{net::SocketAddr, path::PathBuf};
 
-use clap::{Parser, ValueEnum, builder::BoolishValueParser};
+use clap::{
+    CommandFactory as _, Parser, ValueEnum,
+    builder::BoolishValueParser,
+    error::{ContextKind, ContextValue},
+};
 use serde::Deserialize;
 use tower_response_cache::entry::record::Compression;
 
@@ -207,7 +211,21 @@ fn one_line(error: &clap::Error) -> String {
     let text = error.render().to_string();
     let lines = text.lines().map(str::trim).take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more information"));
     let said: Vec<&str> = lines.filter(|line| !line.is_empty()).map(|line| line.strip_prefix("error: ").unwrap_or(line)).collect();
-    said.join("; ").replace(":; ", ": ")
+    let mut line = said.join("; ").replace(":; ", ": ");
+    // clap names the option alone, which whoever set the variable has not heard of.
+    if let Some(variable) = variable_of(error).filter(|variable| std::env::var_os(variable).is_some()) {
+        line = format!("{line}; the environment variable {variable} is set");
+    }
+    line
+}
+
+/// The environment variable of the option that an error is about.
+fn variable_of(error: &clap::Error) -> Option<String> {
+    let Some(ContextValue::String(option)) = error.get(ContextKind::InvalidArg) else { return None };
+    let long = option.split(' ').next()?.strip_prefix("--")?;
+    let command = Args::command();
+    let variable = command.get_arguments().find(|argument| argument.get_long() == Some(long))?.get_env()?;
+    Some(variable.to_str()?.to_owned())
 }
 
 /// `4096`, `64KiB`, `256MiB`, `1GiB`.

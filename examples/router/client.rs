@@ -128,7 +128,13 @@ impl Inner {
                     head.headers.remove(header::HOST);
                     head.version = Version::HTTP_11;
                     let response = self.http.request(Request::from_parts(head, body)).await;
-                    Ok(response.map_err(|error| Failure::of(&upstream.name, error))?.map(Answer::Http))
+                    let response = response.map_err(|error| Failure::of(&upstream.name, error))?;
+                    // Nobody asked for it: `Upgrade` is not forwarded.
+                    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+                        let detail = "101 without a request to upgrade".to_owned();
+                        return Err(Failure { detail, ..Failure::new(&upstream.name, Kind::Broken) });
+                    }
+                    Ok(response.map(Answer::Http))
                 }
             }
         };
@@ -231,7 +237,7 @@ impl fmt::Display for Failure {
             Kind::Unreachable => "cannot be reached",
             Kind::Slow => "could not be connected to in time",
             Kind::Silent => "did not begin to answer in time",
-            Kind::Broken => "broke off before it answered",
+            Kind::Broken => "broke off before it answered, or made no sense",
             Kind::Unasked(problem) => return write!(f, "the upstream `{}` was not asked: {}", self.upstream, problem.message),
         };
         write!(f, "the upstream `{}` {what}", self.upstream)

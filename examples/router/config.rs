@@ -8,12 +8,13 @@ use std::{
     time::Duration,
 };
 
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 use serde::Deserialize;
 use tower_response_cache::{
     entry::record::SealKeys,
     key::{CREDENTIAL_HEADERS, Key},
     llm::LlmPrices,
+    policy::is_hop_by_hop,
     store::{Redis, RedisBuilder},
 };
 
@@ -111,8 +112,13 @@ impl Settings {
     pub(crate) fn read(args: Args) -> Result<Self, StartError> {
         let file = args.config.as_deref().map(read_file).transpose()?.unwrap_or_default();
         let admin_listen = args.admin_listen.or(file.admin_listen).unwrap_or(SocketAddr::from(([127, 0, 0, 1], 8081)));
-        // Header fields lose blanks around their values.
+        // Header fields lose blanks around their values, as a line end that came along from a file.
         let admin_token = args.admin_token.map(|token| token.trim().to_owned()).filter(|token| !token.is_empty());
+        if admin_token.as_deref().is_some_and(|token| HeaderValue::from_bytes(token.as_bytes()).is_err()) {
+            return Err(StartError::usage(
+                "the admin token (--admin-token or ROUTER_ADMIN_TOKEN) has a control character in it, which no caller could send",
+            ));
+        }
         if admin_token.is_none() && !admin_listen.ip().is_loopback() {
             return Err(StartError::usage(format!(
                 "the admin listener would be open to others on {admin_listen}: set a token (--admin-token or ROUTER_ADMIN_TOKEN), or listen on a loopback address"
@@ -212,8 +218,16 @@ fn read_file(path: &Path) -> Result<File, StartError> {
     let text = std::fs::read_to_string(path).map_err(|error| StartError::usage(format!("cannot read {shown}: {error}")))?;
     toml::from_str(&text).map_err(|error| {
         let line = error.span().and_then(|span| text.get(..span.start)).map_or(1, |before| before.matches('\n').count() + 1);
-        StartError::usage(format!("{shown}:{line}: {}", error.message().replace('\n', "; ")))
+        StartError::usage(format!("{shown}:{line}: {}", without_text(error.message()).replace('\n', "; ")))
     })
+}
+
+/// What serde says of a value of the wrong kind, without the value: text in the wrong place may be a key.
+fn without_text(message: &str) -> String {
+    match (message.find("string \""), message.rfind("\", expected")) {
+        (Some(start), Some(end)) if start < end => format!("{}string{}", &message[..start], &message[end + 1..]),
+        _ => message.to_owned(),
+    }
 }
 
 fn directory(single: Option<&str>, tables: Vec<UpstreamTable>, default: Option<String>) -> Result<Directory, StartError> {
@@ -235,6 +249,11 @@ fn directory(single: Option<&str>, tables: Vec<UpstreamTable>, default: Option<S
         let (upstream, models) = upstream(table)?;
         let upstream = Arc::new(upstream);
         for prefix in models {
+            if prefix.is_empty() || prefix.contains('*') {
+                return Err(StartError::usage(format!(
+                    "models `{prefix}` of upstream `{name}`: these are beginnings of names, as in `gpt-`, without `*`; `default` names who has all others"
+                )));
+            }
             if let Some((_, other)) = rules.iter().find(|(taken, _)| *taken == prefix) {
                 return Err(StartError::usage(format!(
                     "models `{prefix}*` go to both `{}` and `{name}`: only one can have them",
@@ -289,6 +308,11 @@ fn upstream(table: UpstreamTable) -> Result<(Upstream, Vec<String>), StartError>
     let mut map = HeaderMap::new();
     for (field, value) in headers {
         let field_name = header_name(&field, &format!("a header of upstream `{name}`"))?;
+        if is_of_the_connection(&field_name) {
+            return Err(StartError::usage(format!(
+                "header `{field}` of upstream `{name}` cannot be set: the router's connection decides it"
+            )));
+        }
         let value = expand(&value).map_err(|wrong| StartError::usage(format!("header `{field}` of upstream `{name}`: {wrong}")))?;
         let mut value = HeaderValue::from_str(&value).map_err(|_| {
             StartError::usage(format!("header `{field}` of upstream `{name}` has characters in it that no header may have"))
@@ -299,6 +323,11 @@ fn upstream(table: UpstreamTable) -> Result<(Upstream, Vec<String>), StartError>
     Ok((Upstream { name, destination, headers: map }, models))
 }
 
+/// Fields that say where a message goes and where it ends.
+fn is_of_the_connection(name: &HeaderName) -> bool {
+    is_hop_by_hop(name) || [header::HOST, header::CONTENT_LENGTH, header::EXPECT].contains(name)
+}
+
 /// Puts environment variables in place of `${NAME}`.
 fn expand(text: &str) -> Result<String, String> {
     let mut expanded = String::new();
@@ -306,7 +335,8 @@ fn expand(text: &str) -> Result<String, String> {
     while let Some(start) = rest.find("${") {
         let Some(len) = rest[start..].find('}') else { return Err("`${` without `}`".to_owned()) };
         let name = &rest[start + 2..start + len];
-        let value = std::env::var(name).map_err(|_| format!("the environment variable `{name}` is not set"))?;
+        let value = std::env::var(name).ok().filter(|value| !value.is_empty());
+        let value = value.ok_or_else(|| format!("the environment variable `{name}` is not set, or empty"))?;
         expanded.push_str(&rest[..start]);
         expanded.push_str(&value);
         rest = &rest[start + len + 1..];
@@ -340,6 +370,9 @@ fn sharing(text: Option<&str>) -> Result<Shared, StartError> {
         other => match other.strip_prefix("header:") {
             Some(name) => {
                 let name = header_name(name, "the header for tenants")?;
+                if is_of_the_connection(&name) {
+                    return Err(StartError::usage(format!("`{name}` is about the connection and names no tenant")));
+                }
                 // A tenant's name is shown to operators, and kept.
                 if CREDENTIAL_HEADERS.contains(&name.as_str()) {
                     return Err(StartError::usage(format!(
@@ -466,8 +499,19 @@ mod tests {
             (two.clone(), "no `default`: name the one for all other models, \"a\", \"b\", or \"simulator\""),
             (format!("default = \"c\"\n{two}"), "the default upstream `c` is not there"),
             (format!("default = \"a\"\n{two}models = [\"x\"]\n"), "models `x*` go to both `a` and `b`"),
-            (format!("{one}headers = {{ authorization = \"Bearer ${{ROUTER_TEST_UNSET}}\" }}\n"), "`ROUTER_TEST_UNSET` is not set"),
+            (
+                format!("{one}headers = {{ authorization = \"Bearer ${{ROUTER_TEST_UNSET}}\" }}\n"),
+                "`ROUTER_TEST_UNSET` is not set, or empty",
+            ),
             (format!("{one}headers = {{ \"no name\" = \"x\" }}\n"), "a header of upstream `a` cannot be called `no name`"),
+            (format!("{one}models = [\"gpt-*\"]\n"), "models `gpt-*` of upstream `a`: these are beginnings of names"),
+            (format!("{one}models = [\"\"]\n"), "models `` of upstream `a`"),
+            (format!("{one}headers = \"Bearer hush\"\n"), "FILE:4: invalid type: string, expected a map"),
+            ("upstream = \"hu, \\\"expected\\\", hush\"\n".to_owned(), "FILE:1: invalid type: string, expected a sequence"),
+            (format!("{one}headers = {{ Host = \"x\" }}\n"), "header `Host` of upstream `a` cannot be set"),
+            (format!("{one}headers = {{ transfer-encoding = \"x\" }}\n"), "`transfer-encoding` of upstream `a` cannot be set"),
+            (format!("{one}headers = {{ content-length = \"5\" }}\n"), "`content-length` of upstream `a` cannot be set"),
+            ("sharing = \"header:host\"".to_owned(), "`host` is about the connection and names no tenant"),
             ("sharing = \"header:X-Api-Key\"".to_owned(), "`x-api-key` is a credential and names no tenant"),
             ("sharing = \"everyone\"".to_owned(), "sharing is `per-credential`, `shared` or `header:NAME`, not `everyone`"),
             ("admin_listen = \"0.0.0.0:8081\"".to_owned(), "set a token (--admin-token or ROUTER_ADMIN_TOKEN)"),
@@ -477,5 +521,10 @@ mod tests {
         }
         assert!(read("admin_listen = \"0.0.0.0:8081\"", &["--admin-token", " \n"]).is_err(), "blanks are no token");
         assert_eq!(read("admin_listen = \"0.0.0.0:8081\"", &["--admin-token", " t\n"]).unwrap().admin_token.as_deref(), Some("t"));
+        for token in ["hu\nsh", "hu\u{1b}sh"] {
+            let error = read("", &["--admin-token", token]).err().unwrap_or_else(|| panic!("taken: {token:?}"));
+            assert!(error.contains("ROUTER_ADMIN_TOKEN") && !error.contains("hush"), "{error}");
+        }
+        assert!(read("", &["--admin-token", "gr\u{fc}n"]).is_ok());
     }
 }

@@ -4,6 +4,7 @@ use std::{convert::Infallible, future::Future, pin::Pin, sync::Arc};
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header, request};
+use tokio::sync::Semaphore;
 use tower::Service as _;
 use tower_response_cache::{ApiPolicy, Cache, CacheOptions, policy::strip_hop_by_hop, store::BoxStore};
 
@@ -26,6 +27,12 @@ const REQUEST_ID_LEN: usize = 128;
 /// Longer names of models are cut off in labels.
 const LABEL_LEN: usize = 128;
 
+/// So much of a body is searched for its model, in bytes, where that decides who is asked. Anthropic takes no longer ones.
+const LONGEST: usize = 32 << 20;
+
+/// So many are held for it at the same time.
+const ROOMS: usize = 8;
+
 /// The service behind the public listener.
 #[derive(Clone)]
 pub(crate) struct Gateway(Arc<Inner>);
@@ -37,11 +44,13 @@ struct Inner {
     limit: usize,
     /// The field that names the caller's tenant.
     tenant: Option<HeaderName>,
+    /// For longer ones, whose model has to be found.
+    rooms: Arc<Semaphore>,
 }
 
 impl Gateway {
     pub(crate) fn new(cache: Cache<Client, BoxStore, ApiPolicy>, directory: Directory, limit: usize, tenant: Option<HeaderName>) -> Self {
-        Self(Arc::new(Inner { cache, directory, limit, tenant }))
+        Self(Arc::new(Inner { cache, directory, limit, tenant, rooms: Arc::new(Semaphore::new(ROOMS)) }))
     }
 }
 
@@ -104,11 +113,7 @@ impl Inner {
         head.headers.remove(header::EXPECT);
 
         let (body, model) = match route.model {
-            Model::Body if head.method == Method::POST => {
-                let body = Upload::read(body, self.limit).await?;
-                let model = model_of(body.seen());
-                (body, model)
-            }
+            Model::Body if head.method == Method::POST => self.upload(body).await?,
             // The cache would read it; what goes wrong then it would leave to the upstream to find.
             Model::Path(model) if route.cached && head.method == Method::POST => {
                 (Upload::read(body, self.limit).await?, Some(model.to_owned()))
@@ -122,7 +127,7 @@ impl Inner {
         head.uri = head.uri.path_and_query().cloned().map_or_else(Uri::default, Uri::from);
         head.headers.insert(header::HOST, upstream.host());
         let mut options = CacheOptions::new()
-            .upstream(&upstream.name)
+            .upstream(upstream.identity())
             .label("provider", &upstream.name)
             .label("route", route.name)
             .request_id(id.to_str().unwrap_or_default());
@@ -142,6 +147,24 @@ impl Inner {
             Ok(response) => Ok(response.map(Reply::Cached)),
             Err(failure) => Err(failure.problem()),
         }
+    }
+}
+
+impl Inner {
+    /// A body with the model that it names. Official SDKs write the model behind the messages, which may be long: with images in them, most of all.
+    async fn upload(&self, body: Arriving) -> Result<(Upload, Option<String>), Problem> {
+        let body = Upload::read(body, self.limit).await?;
+        let model = model_of(body.seen());
+        if model.is_some() || !body.goes_on() || !self.directory.is_choice() {
+            return Ok((body, model));
+        }
+        let room = Arc::clone(&self.rooms).try_acquire_owned().map_err(|_| {
+            let why = "too many long requests that do not begin with their `model` are on their way";
+            Problem::new(StatusCode::SERVICE_UNAVAILABLE, "too_many_long_requests", why)
+        })?;
+        let body = body.read_on(LONGEST, room, |seen| model_of(seen).is_some()).await?;
+        let model = model_of(body.seen());
+        Ok((body, model))
     }
 }
 
@@ -166,9 +189,11 @@ fn check(head: &request::Parts) -> Result<(), Problem> {
     if head.method == Method::CONNECT {
         return Err(Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "this is no proxy for tunnels"));
     }
-    let is_dots = |segment: &str| matches!(segment.replace("%2e", ".").replace("%2E", ".").as_str(), "." | "..");
     let path = head.uri.path();
-    if !path.starts_with('/') || path.split('/').any(is_dots) {
+    // As the most lenient of servers reads it: some take an escaped slash for a slash, or a backslash, and what follows a semicolon for no part of the name.
+    let lenient = path.to_ascii_lowercase().replace("%2e", ".").replace("%2f", "/").replace("%5c", "\\").replace("%3b", ";");
+    let is_dots = |segment: &str| matches!(segment.split(';').next(), Some("." | ".."));
+    if !path.starts_with('/') || lenient.split(['/', '\\']).any(is_dots) {
         return Err(Problem::new(
             StatusCode::BAD_REQUEST,
             "invalid_path",

@@ -59,7 +59,9 @@ fn run(settings: Settings) -> Result<(), StartError> {
     let filter = std::env::var(EnvFilter::DEFAULT_ENV).ok().filter(|filter| !filter.is_empty());
     let filter =
         EnvFilter::try_new(filter.as_deref().unwrap_or("info")).map_err(|error| StartError::usage(format!("RUST_LOG: {error}")))?;
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal()).init();
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
+    // Nobody may read the log any more. That is no reason to end, and where else would it be said?
+    log.log_internal_errors(false).init();
     let runtime = tokio::runtime::Runtime::new().map_err(|error| StartError::run(format!("cannot start: {error}")))?;
     let done = runtime.block_on(serve(settings));
     // A look-up of a host name that hangs must not hold up the end.

@@ -72,7 +72,10 @@ pub(crate) fn policy(settings: &Settings) -> ApiPolicy {
         .inspector(Dialects::new().document_limit(settings.max_response));
     if let Shared::Header(name) = settings.sharing.clone() {
         // Whoever is not named, or named twice, shares with nobody.
-        policy = policy.bypass_if(move |request| request.headers.get_all(&name).iter().count() != 1);
+        policy = policy.bypass_if(move |request| {
+            let mut named = request.headers.get_all(&name).iter();
+            !matches!((named.next(), named.next()), (Some(tenant), None) if !tenant.is_empty())
+        });
     }
     if let Some(ttl_header) = settings.trust.clone() {
         policy = policy.trust_request_headers(Some(ttl_header));

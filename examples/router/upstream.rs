@@ -33,6 +33,14 @@ impl Upstream {
         }
     }
 
+    /// Who it is to the cache's keys: two of one name, in routers that share a Redis, are two if they are in different places. `host` does not tell all of that.
+    pub(crate) fn identity(&self) -> String {
+        match &self.destination {
+            Destination::Simulator => self.name.clone(),
+            Destination::Http(Base { scheme, authority, prefix, .. }) => format!("{} {scheme}://{authority}{prefix}", self.name),
+        }
+    }
+
     /// Has it credentials of its own? Then callers' are not for it.
     pub(crate) fn has_credentials(&self) -> bool {
         CREDENTIAL_HEADERS.iter().any(|name| self.headers.contains_key(*name))
@@ -60,6 +68,11 @@ impl Base {
         }
         if authority.as_str().contains('@') {
             return Err("has credentials in it: they belong into `headers`");
+        }
+        // A port that is none would be the scheme's own to the key, and an error to the client.
+        let port = authority.as_str().strip_prefix(authority.host()).map(|port| port.trim_start_matches(':'));
+        if authority.host().is_empty() || port.is_none_or(|port| !port.is_empty() && authority.port_u16().is_none_or(|port| port == 0)) {
+            return Err(FORM);
         }
         let path = parts.path_and_query.unwrap_or_else(|| PathAndQuery::from_static("/"));
         if path.query().is_some() || url.contains('#') {
@@ -124,6 +137,11 @@ impl Directory {
         rule.map_or(&self.default, |(_, upstream)| upstream)
     }
 
+    /// Does it matter which model it is?
+    pub(crate) fn is_choice(&self) -> bool {
+        self.rules.iter().any(|(_, upstream)| !Arc::ptr_eq(upstream, &self.default))
+    }
+
     /// All of them, the default first.
     pub(crate) fn all(&self) -> impl Iterator<Item = &Arc<Upstream>> {
         std::iter::once(&self.default).chain(self.rules.iter().map(|(_, upstream)| upstream))
@@ -155,6 +173,8 @@ mod tests {
             ("https://h/v1beta", "/v1beta/x", "https://h/v1beta/x"),
             ("https://h/api", "/api/x", "https://h/api/api/x"),
             ("https://h/v1", "/", "https://h/v1/"),
+            ("http://[::1]:81/v1", "/v1/x", "http://[::1]:81/v1/x"),
+            ("http://[::1]", "/v1/x", "http://[::1]/v1/x"),
         ] {
             let joined = Base::parse(base).unwrap().join(&path.parse().unwrap()).unwrap();
             assert_eq!(joined.to_string(), expected, "{base} and {path}");
@@ -163,8 +183,21 @@ mod tests {
 
     #[test]
     fn what_is_no_base_is_refused_without_repeating_it() {
-        for url in ["", "/path", "host", "ftp://h", "http://", "https://user:secret@h", "http://h/?a=b", "http://h/#f", "http://h h"] {
-            let error = Base::parse(url).unwrap_err();
+        for url in [
+            "",
+            "/path",
+            "host",
+            "ftp://h",
+            "http://",
+            "http://:80",
+            "http://h:0",
+            "http://h:65536",
+            "https://user:secret@h",
+            "http://h/?a=b",
+            "http://h/#f",
+            "http://h h",
+        ] {
+            let error = Base::parse(url).err().unwrap_or_else(|| panic!("taken: {url}"));
             assert!(!error.contains("secret"), "{url}");
         }
     }

@@ -30,7 +30,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower_response_cache::BoxError;
 
-/// How long a connection may take to send the head of its next request. It bounds idle connections as well.
+/// How long a connection may take to send the head of its next request. It bounds idle connections of HTTP/1.1 as well; those of HTTP/2 are asked whether they live.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(75);
 
 /// How long a request that has not all arrived may be silent once no more are taken.
@@ -100,9 +100,7 @@ impl Listeners {
         T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
         S: Answers,
     {
-        let mut builder = Builder::new(TokioExecutor::new());
-        builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
-        builder.http2().timer(TokioTimer::new()).keep_alive_interval(Duration::from_secs(30));
+        let builder = builder();
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
@@ -126,6 +124,13 @@ impl Listeners {
     }
 }
 
+fn builder() -> Builder<TokioExecutor> {
+    let mut builder = Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
+    builder.http2().timer(TokioTimer::new()).keep_alive_interval(Duration::from_secs(30));
+    builder
+}
+
 async fn connection<T, S>(builder: Builder<TokioExecutor>, stream: T, service: S, body_idle: Duration, stop: CancellationToken)
 where
     T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
@@ -134,20 +139,22 @@ where
     let asked = Arc::new(AtomicBool::new(false));
     let service = Arriver { service, body_idle, stop: stop.clone(), asked: Arc::clone(&asked) };
     let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let unasked = async |within| {
+        sleep(within).await;
+        if asked.load(Ordering::SeqCst) {
+            std::future::pending::<()>().await;
+        }
+    };
     let served = tokio::select! {
         served = connection.as_mut() => served,
+        // hyper bounds a head once it knows which HTTP is spoken, and would wait for that for ever.
+        () = unasked(HEAD_TIMEOUT) => Ok(()),
         () = stop.cancelled() => {
             connection.as_mut().graceful_shutdown();
             // hyper waits for the rest of a head that has begun. Whoever has not asked yet is owed nothing.
-            let unasked = async {
-                sleep(GRACE).await;
-                if asked.load(Ordering::SeqCst) {
-                    std::future::pending::<()>().await;
-                }
-            };
             tokio::select! {
                 served = connection.as_mut() => served,
-                () = unasked => Ok(()),
+                () = unasked(GRACE) => Ok(()),
             }
         }
     };
@@ -289,6 +296,10 @@ impl Error for ArrivalError {
 /// Does a request name one host, as it has to (RFC 9112 section 3.2)? An older one, and one of HTTP/2 with its `:authority`, may name none.
 pub(crate) fn names_one_host(head: &request::Parts) -> bool {
     let mut hosts = head.headers.get_all(header::HOST).iter();
+    // Who asks has no place in the target either, where it is absolute (RFC 9110 section 4.2.4).
+    if head.uri.authority().is_some_and(|authority| authority.as_str().contains('@')) {
+        return false;
+    }
     match (hosts.next(), hosts.next()) {
         (None, _) => head.version != Version::HTTP_11,
         (Some(host), None) => {
@@ -302,11 +313,25 @@ pub(crate) fn names_one_host(head: &request::Parts) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::future::poll_fn;
+    use std::{convert::Infallible, future::poll_fn};
+
+    use hyper::service::service_fn;
+    use tokio::io::AsyncWriteExt as _;
 
     use super::*;
 
     const IDLE: Duration = Duration::from_secs(30);
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_on_which_nothing_is_asked_is_not_kept() {
+        for said in ["", "P", "PRI * HTTP/2.0\r\n\r\nSM", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "GET / HTTP/1.1\r\nhost: h"] {
+            let (mut caller, stream) = tokio::io::duplex(1024);
+            caller.write_all(said.as_bytes()).await.unwrap();
+            let service = service_fn(|_| async { Ok::<_, Infallible>(Response::new(http_body_util::Empty::<Bytes>::new())) });
+            let served = connection(builder(), stream, service, IDLE, CancellationToken::new());
+            timeout(HEAD_TIMEOUT * 2, served).await.unwrap_or_else(|_| panic!("kept after {said:?}"));
+        }
+    }
 
     /// How patience ends within so long, if it does.
     async fn after(patience: &mut Patience, time: Duration) -> Option<ArrivalError> {

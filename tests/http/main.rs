@@ -14,6 +14,8 @@
 #[path = "../support/redis.rs"]
 mod server;
 
+#[path = "../../examples/proxy/admin.rs"]
+mod admin;
 #[path = "../../examples/proxy/fields.rs"]
 mod fields;
 #[path = "../../examples/proxy/interim.rs"]

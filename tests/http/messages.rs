@@ -9,6 +9,7 @@ use tower::Layer;
 use tower_response_cache::{CacheLayer, HttpPolicy, store::Memory};
 
 use crate::{
+    admin::Admin,
     listener::Listeners,
     origin::Origin,
     proxy::{self, Proxy},
@@ -101,8 +102,9 @@ async fn bodies_stream_both_ways_while_they_are_stored() {
 #[tokio::test]
 async fn a_request_of_http_1_1_that_does_not_name_one_host_is_refused() {
     let rig = Rig::new(HttpPolicy::shared()).await;
-    for hosts in ["", "Host: a\r\nHost: a\r\n", "Host: a b\r\n", "Host: me@a\r\n"] {
-        for target in ["/", "http://a/"] {
+    let cases = ["", "Host: a\r\nHost: a\r\n", "Host: a b\r\n", "Host: me@a\r\n"].map(|hosts| (hosts, &["/", "http://a/"][..]));
+    for (hosts, targets) in cases.into_iter().chain([("Host: a\r\n", &["http://me:secret@a/"][..])]) {
+        for target in targets {
             let mut client = TcpStream::connect(rig.proxy).await.unwrap();
             client.write_all(format!("GET {target} HTTP/1.1\r\n{hosts}Connection: close\r\n\r\n").as_bytes()).await.unwrap();
             let mut read = String::new();
@@ -156,18 +158,57 @@ async fn what_an_origin_says_before_it_answers_reaches_the_client_before_the_ans
     for page in ["/1", "/2"] {
         let asked = wire::read(&mut origin, true, false).await.unwrap();
         assert!(asked.start.contains(page));
-        for hint in ["HTTP/1.1 102 Processing\r\n\r\n", "HTTP/1.1 103 Early Hints\r\nLink: </style.css>\r\n\r\n"] {
+        // A length of what has no content would take the answer for it.
+        for hint in ["HTTP/1.1 102 Processing\r\n\r\n", "HTTP/1.1 103 Early Hints\r\nLink: </style.css>\r\nContent-Length: 17\r\n\r\n"] {
             origin.write_all(hint.as_bytes()).await.unwrap();
             // The client has it while there is no answer yet.
             let told = read_to(&mut client, "\r\n\r\n").await;
             assert!(told.starts_with(&hint[..12]), "{told}");
             assert_eq!(told.contains("link: </style.css>"), hint.contains("Link"), "{told}");
+            assert!(!told.contains("length"), "{told}");
         }
         // One that comes with the answer comes before it all the same.
         let end = "HTTP/1.1 103 Early Hints\r\nX: last\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\npage";
         origin.write_all(end.as_bytes()).await.unwrap();
         let told = read_to(&mut client, "page").await;
         assert!(told.starts_with("HTTP/1.1 103 Early Hints\r\nx: last\r\nvia: 1.1 proxy\r\n\r\nHTTP/1.1 200 OK\r\n"), "{told}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_no_wish_to_remove_removes_nothing() {
+    let layer = CacheLayer::new(Memory::default(), HttpPolicy::shared());
+    let page = http::Response::builder().header("cache-control", "max-age=60").body(bytes::Bytes::from_static(b"page")).unwrap();
+    for path in ["/a", "/b"] {
+        let request = http::Request::get(format!("http://h{path}")).body(bytes::Bytes::new()).unwrap();
+        assert!(layer.handle().insert(&request, page.clone(), None).await.unwrap().is_ok());
+    }
+    let admin = Admin::new(layer.handle(), None);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    Listeners::new(Duration::from_secs(30), CancellationToken::new()).serve(listener, move |_| {
+        let admin = admin.clone();
+        hyper::service::service_fn(move |request| {
+            let admin = admin.clone();
+            async move { admin.answer(request).await }
+        })
+    });
+    for (query, expected) in [
+        ("?tag", "HTTP/1.1 400 "),
+        ("?tag=", "HTTP/1.1 400 "),
+        ("?url", "HTTP/1.1 400 "),
+        ("?url=", "HTTP/1.1 400 "),
+        ("?", "HTTP/1.1 400 "),
+        ("?all", "HTTP/1.1 400 "),
+        ("?tag=none", "0 removed"),
+        ("?url=http://h/a", "1 removed"),
+        ("", "1 removed"),
+    ] {
+        let mut client = TcpStream::connect(address).await.unwrap();
+        client.write_all(format!("DELETE /entries{query} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n").as_bytes()).await.unwrap();
+        let mut read = String::new();
+        client.read_to_string(&mut read).await.unwrap();
+        assert!(read.contains(expected), "{query}: {read}");
     }
 }
 

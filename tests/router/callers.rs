@@ -52,6 +52,7 @@ async fn tenants_share_by_name_and_who_has_none_shares_with_nobody() {
     let mut twice = with(chat("hello"), "x-tenant", "blue");
     twice.headers_mut().append("x-tenant", "red".parse().unwrap());
     assert_eq!(router.ask(twice).await.cache(), "fwd=bypass");
+    assert_eq!(ask("", "Bearer one").await.cache(), "fwd=bypass");
 }
 
 #[tokio::test]

@@ -71,6 +71,33 @@ async fn an_upstream_that_hangs_up_is_a_502_and_is_not_asked_twice() {
 }
 
 #[tokio::test]
+async fn an_upgrade_that_nobody_asked_for_is_a_502_in_the_dialect_of_the_caller() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            tokio::spawn(async move {
+                let mut request = vec![0; 4096];
+                let _ = stream.read(&mut request).await;
+                let _ = stream
+                    .write_all(b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: x\r\n\r\nHTTP/1.1 200 OK\r\n\r\n")
+                    .await;
+                // Open until the router hangs up.
+                while stream.read(&mut request).await.is_ok_and(|read| read > 0) {}
+            });
+        }
+    });
+    let router = Router::start(&["--upstream", &url]).await;
+    for request in [chat("hello"), get("/v1/files")] {
+        let answer = router.ask(request).await;
+        assert_eq!((answer.status, &answer.json()["error"]["code"]), (502, &json!("upstream_failed")));
+    }
+}
+
+#[tokio::test]
 async fn the_failure_of_an_upstream_is_passed_on_as_it_is_and_not_kept() {
     let upstream = Upstream::new(|call| async move {
         let mut response = document(json!({"error": {"message": "slow down", "call": call.number}}));

@@ -129,6 +129,25 @@ async fn it_says_where_it_listens_serves_and_ends_when_told_to() {
     }
 }
 
+#[tokio::test]
+async fn it_serves_and_drains_when_nobody_reads_its_log_any_more() {
+    let mut child = program()
+        .args(["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--simulator-pace", "instant"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let line = lines.next_line().await.unwrap().expect("a line");
+    drop(child.stderr.take());
+    let mut request = chat("hello");
+    *request.uri_mut() = format!("{}{}", line.strip_prefix("listening on ").unwrap(), request.uri()).parse().unwrap();
+    assert_eq!(client().request(request).await.unwrap().status(), 200);
+    let id = child.id().expect("it runs").to_string();
+    assert!(std::process::Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
+    assert_eq!(child.wait().await.unwrap().code(), Some(0));
+}
+
 /// An upstream whose stream the test feeds, and the program with that stream open.
 async fn streaming() -> (Running, Feed, hyper::body::Incoming, Upstream) {
     let (feeds, mut fed) = mpsc::unbounded_channel();
@@ -208,6 +227,18 @@ async fn what_it_cannot_run_with_is_one_line_and_an_exit_code() {
         assert_eq!(lines.len(), 1, "{args:?}: {error}");
         assert!(!error.contains("hush"), "{error}");
     }
+}
+
+#[tokio::test]
+async fn what_is_wrong_in_the_environment_is_said_by_the_name_it_has_there() {
+    for (variable, value, option) in [("ROUTER_READ_ONLY", "", "--read-only"), ("ROUTER_MEMORY", "lots", "--memory <BYTES>")] {
+        let output = program().env(variable, value).output().await.unwrap();
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2));
+        assert!(error.contains(option) && error.contains(&format!("the environment variable {variable} is set")), "{error}");
+    }
+    let (_, error) = refused(&["--memory", "lots"]).await;
+    assert!(!error.contains("ROUTER_MEMORY"), "{error}");
 }
 
 #[tokio::test]

@@ -44,6 +44,23 @@ async fn routers_with_one_redis_answer_from_each_others_cache() {
 }
 
 #[tokio::test]
+async fn upstreams_of_one_name_and_host_in_different_places_share_nothing() {
+    let redis = Server::start();
+    let upstream = Upstream::signed().await;
+    let [one, other] = ["one", "other"].map(|account| format!("{}/{account}", upstream.url()));
+    let environment = [("REDIS_URL", redis.url()), ("ROUTER_SHARING", "shared".to_owned())];
+    let environment = environment.each_ref().map(|(name, value)| (*name, value.as_str()));
+    let (one, other) =
+        (Running::start_with(&["--upstream", &one], &environment).await, Running::start_with(&["--upstream", &other], &environment).await);
+    assert_eq!(one.ask(chat("hello")).await.json()["target"], "/one/v1/chat/completions");
+    while one.stats().await["stored"] != 1 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(one.ask(chat("hello")).await.cache(), "hit");
+    assert_eq!(other.ask(chat("hello")).await.json()["target"], "/other/v1/chat/completions");
+}
+
+#[tokio::test]
 async fn routers_with_one_cluster_answer_from_each_others_cache_and_know_how_it_is() {
     let mut cluster = Cluster::start();
     let upstream = Upstream::signed().await;

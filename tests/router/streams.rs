@@ -6,9 +6,9 @@ use bytes::Bytes;
 use http::Request;
 use http_body_util::{BodyExt, Full};
 use serde_json::json;
-use tokio::sync::mpsc;
+use tokio::{io::AsyncWriteExt as _, sync::mpsc};
 
-use crate::harness::{Answer, Body, CHAT, Feed, Router, Upstream, document, events, fed, next, post};
+use crate::harness::{Answer, Body, CHAT, Feed, Router, Upstream, chat, document, events, fed, next, post};
 
 /// An upstream whose event streams the test feeds.
 async fn streaming() -> (Upstream, mpsc::UnboundedReceiver<Feed>) {
@@ -126,8 +126,10 @@ async fn a_body_over_the_limit_arrives_byte_for_byte_at_the_upstream_for_its_mod
     let filler = "x".repeat(200 << 10);
     for (json, upstream) in [
         (format!("{{\"model\":\"b-1\",\"input\":\"{filler}\"}}"), "b"),
-        // Its model stands behind what is read in front: it goes where everything goes that names none.
-        (format!("{{\"input\":\"{filler}\",\"model\":\"b-1\"}}"), "a"),
+        // Official SDKs write the model behind the messages.
+        (format!("{{\"input\":\"{filler}\",\"model\":\"b-1\"}}"), "b"),
+        (format!("{{\"input\":\"{filler}\",\"model\":\"b-1\",\"more\":\"{filler}{filler}{filler}\"}}"), "b"),
+        (format!("{{\"input\":\"{filler}\"}}"), "a"),
         (format!("{{\"model\":\"b-1\",\"input\":\"{}\"}}", "x".repeat((64 << 10) - 26)), "b"),
     ] {
         for chunked in [false, true] {
@@ -154,6 +156,43 @@ async fn a_body_over_the_limit_arrives_byte_for_byte_at_the_upstream_for_its_mod
     let other = payload(300 << 10);
     let request = Request::post(CHAT).body(Full::new(other.clone()).boxed_unsync()).unwrap();
     assert!(router.ask(request).await.body == other);
+}
+
+#[tokio::test]
+async fn long_bodies_that_do_not_begin_with_their_model_are_held_up_to_a_bound() {
+    let (a, b) = (Upstream::signed().await, Upstream::signed().await);
+    let config = format!(
+        "default = \"a\"\n[[upstream]]\nname = \"a\"\nurl = \"{}\"\n[[upstream]]\nname = \"b\"\nurl = \"{}\"\nmodels = [\"b-\"]\n",
+        a.url(),
+        b.url()
+    );
+    let router = Router::configured(&config, &["--max-request", "1KiB"]).await;
+    let filler = "x".repeat(2048);
+    let mut held = Vec::new();
+    for _ in 0..8 {
+        let mut stream = tokio::net::TcpStream::connect(router.app.public).await.unwrap();
+        let start = format!("POST {CHAT} HTTP/1.1\r\nhost: h\r\ncontent-length: 100000\r\n\r\n{{\"input\":\"{filler}");
+        stream.write_all(start.as_bytes()).await.unwrap();
+        held.push(stream);
+    }
+    // More than arrives at once.
+    let long = "x".repeat(1 << 20);
+    let ask = || router.ask(post(CHAT, format!("{{\"input\":\"{long}\",\"model\":\"b-1\"}}")));
+    let refused = loop {
+        let answer = ask().await;
+        if answer.status != 200 {
+            break answer;
+        }
+    };
+    assert_eq!((refused.status, &refused.json()["error"]["code"]), (503, &"too_many_long_requests".into()));
+    // One that begins with its model is not held, nor one that is short.
+    assert_eq!(router.ask(post(CHAT, format!("{{\"model\":\"b-1\",\"input\":\"{filler}\"}}"))).await.status, 200);
+    assert_eq!(router.ask(chat("hello")).await.status, 200);
+    drop(held);
+    while ask().await.status != 200 {
+        tokio::task::yield_now().await;
+    }
+    assert!(a.calls() == 1, "all but the one that names no model of b's went to b");
 }
 
 #[tokio::test]

@@ -129,13 +129,27 @@ async fn fields_of_one_connection_stay_on_it() {
 async fn paths_that_may_mean_another_than_they_say_go_nowhere() {
     let upstream = Upstream::signed().await;
     let router = Router::start(&["--upstream", &format!("{}/inner", upstream.url())]).await;
-    for path in ["/../admin", "/v1/%2e%2E/admin", "/v1/./x", "/v1/.%2e"] {
+    for path in [
+        "/../admin",
+        "/v1/%2e%2E/admin",
+        "/v1/./x",
+        "/v1/.%2e",
+        "/..%2Fadmin",
+        "/%2e%2e%2fadmin",
+        "/v1\\..\\admin",
+        "/v1%5C..%5cadmin",
+        "/v1/..;x=y/admin",
+        "/v1/..%3Bx/admin",
+        "/v1beta/models/..%2f..%2fadmin:generateContent",
+    ] {
         let answer = router.ask(get(path)).await;
         assert_eq!(answer.status, 400, "{path}");
-        assert_eq!(answer.json()["error"]["code"], "invalid_path");
+        assert!(answer.text().contains("the path has to begin with a slash"), "{path}");
     }
     assert_eq!(upstream.calls(), 0);
-    assert_eq!(router.ask(get("/v1/..x/...")).await.status, 200);
+    for path in ["/v1/..x/...", "/v1/x..%2Fy", "/v1/;.."] {
+        assert_eq!(router.ask(get(path)).await.status, 200, "{path}");
+    }
 }
 
 #[tokio::test]
